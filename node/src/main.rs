@@ -1,0 +1,2 @@
+//! lbnode
+fn main() {}

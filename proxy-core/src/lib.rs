@@ -1,0 +1,3 @@
+//! The data plane of `lbnode`: a process without privileges that carries the clients' bytes.
+
+pub mod plan;
