@@ -48,7 +48,7 @@ clippy:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 deny:            ## bans, licences and sources of everything that is linked in
-	PATH="$(TOOLS)/bin:$$PATH" $(CARGO) deny --offline --locked check --hide-inclusion-graph bans licenses sources
+	PATH="$(TOOLS)/bin:$$PATH" $(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources
 
 audit:           ## security advisories; needs their database from the network
 	PATH="$(TOOLS)/bin:$$PATH" $(CARGO) deny --locked check advisories
