@@ -1,0 +1,136 @@
+//! The applied revision on disk: one file, replaced as a whole, so that it is either the old one or the new one.
+//!
+//! It holds the cluster file's text as it was applied. A file that cannot be read is set aside, never deleted.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// What runs on this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revision {
+    /// Counts up by one with each applied change; the bootstrap file is 1.
+    pub number: u64,
+    /// The cluster file, to the letter.
+    pub text: String,
+}
+
+/// Why the store could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The system said no.
+    #[error("could not {what} {}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What was found when the store was read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing was ever applied here.
+    Empty,
+    /// This.
+    Revision(Revision),
+    /// Something unreadable, which now lies at this path.
+    SetAside(PathBuf, String),
+}
+
+/// The store in the node's state directory.
+#[derive(Clone, Debug)]
+pub struct Store {
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens the store, making the directory (0700) if it is not there.
+    pub fn open(state_dir: &Path) -> Result<Store, StoreError> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(|source| StoreError::Io {
+            what: "make the state directory",
+            path: state_dir.into(),
+            source,
+        })?;
+        Ok(Store { path: state_dir.join("revision.json") })
+    }
+
+    /// Reads what was applied last.
+    pub fn read(&self) -> Result<Found, StoreError> {
+        let bytes = match fs::read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Empty),
+            Err(source) => return Err(StoreError::Io { what: "read", path: self.path.clone(), source }),
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(revision) => Ok(Found::Revision(revision)),
+            Err(error) => {
+                let aside = self.path.with_extension("json.unreadable");
+                fs::rename(&self.path, &aside).map_err(|source| StoreError::Io {
+                    what: "set aside the unreadable",
+                    path: self.path.clone(),
+                    source,
+                })?;
+                Ok(Found::SetAside(aside, error.to_string()))
+            }
+        }
+    }
+
+    /// Writes `revision` so that it survives a power cut from the moment this returns.
+    pub fn write(&self, revision: &Revision) -> Result<(), StoreError> {
+        let fresh = self.path.with_extension("json.new");
+        let io = |what, path: &Path| {
+            let path = path.to_path_buf();
+            move |source| StoreError::Io { what, path, source }
+        };
+        let bytes = serde_json::to_vec_pretty(revision).expect("a number and a string are always JSON");
+        let mut file = File::create(&fresh).map_err(io("create", &fresh))?;
+        file.write_all(&bytes).map_err(io("write", &fresh))?;
+        file.sync_all().map_err(io("sync", &fresh))?;
+        fs::rename(&fresh, &self.path).map_err(io("replace", &self.path))?;
+        let dir = self.path.parent().expect("the path was joined to a directory");
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("sync the directory", dir))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(name: &str) -> (PathBuf, Store) {
+        let dir = std::env::temp_dir().join(format!("lbnode-store-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        let store = Store::open(&dir).expect("a temporary directory");
+        (dir, store)
+    }
+
+    #[test]
+    fn what_was_written_is_read_again() {
+        let (dir, store) = store("round-trip");
+        assert_eq!(store.read().expect("readable"), Found::Empty);
+        for number in 1..4 {
+            let revision = Revision { number, text: format!("# revision {number}\n") };
+            store.write(&revision).expect("writable");
+            assert_eq!(store.read().expect("readable"), Found::Revision(revision));
+        }
+        fs::remove_dir_all(dir).expect("ours");
+    }
+
+    #[test]
+    fn an_unreadable_file_is_set_aside_and_kept() {
+        let (dir, store) = store("torn");
+        fs::write(&store.path, b"{\"number\": 3, \"te").expect("writable");
+        let Found::SetAside(aside, _) = store.read().expect("readable") else { panic!("it was taken for good") };
+        assert_eq!(fs::read(aside).expect("kept"), b"{\"number\": 3, \"te");
+        assert_eq!(store.read().expect("readable"), Found::Empty);
+        fs::remove_dir_all(dir).expect("ours");
+    }
+}
