@@ -3,5 +3,7 @@
 
 pub mod config;
 pub mod event;
+pub mod machine;
 pub mod packet;
+mod timers;
 pub mod types;

@@ -1,0 +1,660 @@
+//! The election of one virtual router (RFC 9568 §6.4). No socket, no clock, no random source is inside.
+//!
+//! ```text
+//!               startup                    silence · released · preempted
+//!   Init ──────────────────────► Backup ─────────────────────────────────► Master
+//!    ▲                            │  ▲ ◄──────────────────────────────────  │ │
+//!    │ shutdown        a fault,   │  │ recovered     outranked · stalled    │ │ a fault, or the
+//!    │ (from any)      not serving▼  │                                      │ │ VIP was taken over
+//!    └──────────────────────────  Fault ◄───────────────────────────────────┘ ┘
+//! ```
+//! Feed it with [`Router::handle`] and [`Router::handle_timeout`], then take effects from [`Router::poll_output`]
+//! until there are none, in their order, and come back at [`Router::poll_timeout`].
+//!
+//! An active router whose proxy core cannot serve *offers* the VIP (docs/adr/0002): one advert of priority 0, the
+//! addresses kept, silence. If another router is heard, it took over; if not, this one goes on.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use crate::config::RouterConfig;
+use crate::event::{Advert, Applied, Fault, Input, Note, OWNER, Output, RELEASE, State, Why};
+use crate::timers::{Timer, Timers};
+use crate::types::{Interval, Time};
+
+/// How long the kernel keeps an address after the last renewal, at least.
+pub const LEASE: Duration = Duration::from_secs(1);
+
+/// Announcements after the addresses are there: the usual burst of five.
+const BURST: [u64; 5] = [0, 10, 20, 50, 100];
+/// Until the lease of a silent predecessor has lapsed (the kernel takes up to 1.2 s), which may still answer ARP.
+const INSIST: [u64; 7] = [300, 500, 700, 900, 1100, 1300, 1500];
+/// The usual second burst, for switches that were busy with something else.
+const SECOND_BURST: u64 = 5000;
+
+const CLAIM_ANSWER: Duration = Duration::from_millis(100);
+const NOTE_AGAIN: Duration = Duration::from_secs(60);
+
+/// The active router as it was last heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// Where its adverts come from.
+    pub source: Ipv4Addr,
+    /// What they say.
+    pub priority: u8,
+    /// How often they come.
+    pub interval: Interval,
+    /// When the last one came.
+    pub at: Time,
+}
+
+/// One virtual router.
+#[derive(Clone, Debug)]
+pub struct Router {
+    config: RouterConfig,
+    state: State,
+    why: Why,
+    since: Time,
+    faults: BTreeSet<Fault>,
+    serving: Option<bool>,
+    source: Option<Option<Ipv4Addr>>,
+    timers: Timers,
+    /// Active_Adver_Interval: the active router's, learned from its adverts (RFC 9568 §6.1).
+    learned: Interval,
+    heard: Option<Heard>,
+    /// Backup: the active router released the VIP.
+    released: bool,
+    /// Backup: a lower priority is being ignored.
+    preempting: bool,
+    /// Backup: the preemption delay has passed.
+    may_preempt: bool,
+    /// Active: priority 0 is out, the addresses are kept.
+    offering: bool,
+    /// Active: it was said that nobody took the offer.
+    offer_noted: bool,
+    /// Active: what is still to be announced, as offsets from `announce_from`.
+    announcements: VecDeque<u64>,
+    announce_from: Time,
+    /// Active: announce when the addresses are acknowledged next.
+    announce_when_present: bool,
+    last_announced: Option<Time>,
+    /// Active: the other active router that was last noted.
+    rival: Option<(Ipv4Addr, Time)>,
+    noted: Noted,
+    outputs: VecDeque<Output>,
+}
+
+/// What was said already, so that a fact makes one event.
+#[derive(Clone, Debug, Default)]
+struct Noted {
+    interval: Option<(Ipv4Addr, Interval)>,
+    addresses: Option<(Ipv4Addr, Vec<Ipv4Addr>)>,
+    own_address: Option<Time>,
+    owner: Option<(Ipv4Addr, Time)>,
+    duplicate: Option<Time>,
+    claimed: Option<([u8; 6], Time)>,
+}
+
+impl Router {
+    /// A router that waits to be told its link, its source address and whether the proxy serves.
+    pub fn new(config: RouterConfig, now: Time) -> Router {
+        Router {
+            learned: config.advert_interval,
+            config,
+            state: State::Init,
+            why: Why::Startup,
+            since: now,
+            faults: BTreeSet::new(),
+            serving: None,
+            source: None,
+            timers: Timers::default(),
+            heard: None,
+            released: false,
+            preempting: false,
+            may_preempt: false,
+            offering: false,
+            offer_noted: false,
+            announcements: VecDeque::new(),
+            announce_from: now,
+            announce_when_present: false,
+            last_announced: None,
+            rival: None,
+            noted: Noted::default(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes in one fact.
+    pub fn handle(&mut self, input: Input, now: Time) {
+        self.notice_stall(now);
+        match input {
+            Input::Advert(advert) => self.on_advert(advert, now),
+            Input::Fault(fault, true) => {
+                if self.faults.insert(fault) {
+                    self.reconsider(Why::Faulty(fault), now);
+                }
+            }
+            Input::Fault(fault, false) => {
+                if self.faults.remove(&fault) {
+                    self.reconsider(Why::Recovered, now);
+                }
+            }
+            Input::Serving(serving) => self.on_serving(serving, now),
+            Input::Source(source) => self.on_source(source, now),
+            Input::Vip(applied) => self.on_vip(applied, now),
+            Input::Claimed { address, mac } => self.on_claimed(address, mac, now),
+            Input::Configure(config) => self.on_configure(config, now),
+            Input::Shutdown => self.on_shutdown(now),
+        }
+    }
+
+    /// Acts on every timer that is due. Calling it early or late is harmless.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.notice_stall(now);
+        while let Some(timer) = self.timers.take_due(now) {
+            match timer {
+                Timer::Advert => self.advertise(now),
+                Timer::Down => {
+                    let why = match (self.released, self.preempting) {
+                        (true, _) => Why::Released,
+                        (false, true) => Why::Preempted,
+                        (false, false) => Why::Silence,
+                    };
+                    self.become_master(why, now);
+                }
+                Timer::Preempt => self.may_preempt = true,
+                Timer::Offer => self.offer_ended(now),
+                Timer::OfferAgain => self.offer(now),
+                Timer::Lease => {
+                    self.faults.insert(Fault::LeaseNotRenewed);
+                    self.reconsider(Why::Faulty(Fault::LeaseNotRenewed), now);
+                    self.timers.set(Timer::Mend, now + self.down_interval());
+                }
+                Timer::Announce => self.announce_due(now),
+                Timer::Mend => {
+                    self.faults.remove(&Fault::LeaseNotRenewed);
+                    self.reconsider(Why::Recovered, now);
+                }
+            }
+        }
+    }
+
+    /// The next effect. Take them all before waiting.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Router::handle_timeout`] wants to be called. Any other call may change it.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.timers.next()
+    }
+
+    /// What it was told to be.
+    pub fn config(&self) -> &RouterConfig {
+        &self.config
+    }
+
+    /// The state.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Why it is in this state.
+    pub fn why(&self) -> &Why {
+        &self.why
+    }
+
+    /// Since when.
+    pub fn since(&self) -> Time {
+        self.since
+    }
+
+    /// Why it cannot take part, apart from a proxy core that cannot serve.
+    pub fn faults(&self) -> &BTreeSet<Fault> {
+        &self.faults
+    }
+
+    /// Whether the proxy core can serve, as last told.
+    pub fn serving(&self) -> bool {
+        self.serving == Some(true)
+    }
+
+    /// Whether an offer is under way.
+    pub fn offering(&self) -> bool {
+        self.offering
+    }
+
+    /// The other router that was heard last.
+    pub fn heard(&self) -> Option<Heard> {
+        self.heard
+    }
+
+    fn priority(&self) -> u8 {
+        self.config.priority.get()
+    }
+
+    /// Skew_Time (RFC 9568 §6.1), in whole microseconds.
+    fn skew(&self) -> Duration {
+        self.learned.duration() * (256 - u32::from(self.priority())) / 256
+    }
+
+    /// Active_Down_Interval (RFC 9568 §6.1).
+    fn down_interval(&self) -> Duration {
+        self.learned.duration() * 3 + self.skew()
+    }
+
+    fn can_take_part(&self) -> bool {
+        self.faults.is_empty() && self.serving == Some(true) && self.source.flatten().is_some()
+    }
+
+    /// A router leaves Init once everything that may keep it from taking part has been told.
+    fn is_told(&self) -> bool {
+        self.serving.is_some() && (self.source.is_some() || !self.faults.is_empty())
+    }
+
+    /// Acts on a change of what [`Router::can_take_part`] looks at.
+    fn reconsider(&mut self, why: Why, now: Time) {
+        match self.state {
+            State::Init if self.is_told() && self.can_take_part() => self.become_backup(Why::Startup, now),
+            State::Init if self.is_told() => {
+                let why = match self.faults.first() {
+                    Some(fault) => Why::Faulty(*fault),
+                    None => Why::NotServing,
+                };
+                self.change(State::Fault, why, now);
+            }
+            State::Init => {}
+            State::Backup if !self.can_take_part() => {
+                self.timers.stop_all();
+                self.change(State::Fault, why, now);
+            }
+            State::Backup => {}
+            State::Master if !self.faults.is_empty() => {
+                self.emit(Output::Advert { priority: RELEASE });
+                self.leave_master(State::Fault, false, why, now);
+            }
+            State::Master => {}
+            State::Fault if self.can_take_part() => self.become_backup(Why::Recovered, now),
+            State::Fault => {}
+        }
+    }
+
+    fn on_serving(&mut self, serving: bool, now: Time) {
+        if self.serving == Some(serving) {
+            return;
+        }
+        self.serving = Some(serving);
+        match (self.state, serving) {
+            (State::Master, false) if !self.offering => self.offer(now),
+            // An offer runs its course: the peer may be half-way through its takeover.
+            (State::Master, false) => {}
+            (State::Master, true) => {
+                self.timers.stop(Timer::OfferAgain);
+                self.offer_noted = false;
+            }
+            (_, true) => self.reconsider(Why::Recovered, now),
+            (_, false) => self.reconsider(Why::NotServing, now),
+        }
+    }
+
+    fn on_source(&mut self, source: Option<Ipv4Addr>, now: Time) {
+        self.source = Some(source);
+        let changed = match source {
+            Some(_) => self.faults.remove(&Fault::NoSourceAddress),
+            None => self.faults.insert(Fault::NoSourceAddress),
+        };
+        if changed || self.state == State::Init {
+            let why = if source.is_some() { Why::Recovered } else { Why::Faulty(Fault::NoSourceAddress) };
+            self.reconsider(why, now);
+        }
+    }
+
+    // === adverts ===
+
+    fn on_advert(&mut self, advert: Advert, now: Time) {
+        if self.source == Some(Some(advert.source)) {
+            if self.noted.own_address.is_none_or(|at| now - at > NOTE_AGAIN) {
+                self.noted.own_address = Some(now);
+                self.note(Note::OwnAddress);
+            }
+            return;
+        }
+        self.note_oddities(&advert, now);
+        match self.state {
+            State::Init => {}
+            State::Fault => self.remember(&advert, now),
+            State::Backup => self.advert_as_backup(&advert, now),
+            State::Master if self.offering => self.advert_while_offering(&advert, now),
+            State::Master => self.advert_as_master(&advert, now),
+        }
+    }
+
+    /// RFC 9568 §6.4.2 (430 to 460).
+    fn advert_as_backup(&mut self, advert: &Advert, now: Time) {
+        if advert.priority == RELEASE {
+            self.released = true;
+            let skewed = now + self.skew();
+            let earlier = self.timers.get(Timer::Down).map_or(skewed, |down| down.min(skewed));
+            self.timers.set(Timer::Down, earlier);
+            return;
+        }
+        let outranks = advert.priority >= self.priority();
+        if !outranks && self.may_preempt {
+            // Discarded: the running deadline stays untouched, and ends in our takeover.
+            self.preempting = true;
+            self.remember(advert, now);
+            return;
+        }
+        if outranks {
+            self.arm_preemption(now);
+        }
+        self.released = false;
+        self.preempting = false;
+        self.remember(advert, now);
+        self.learned = advert.interval;
+        self.timers.set(Timer::Down, now + self.down_interval());
+    }
+
+    /// RFC 9568 §6.4.3 (700 to 765).
+    fn advert_as_master(&mut self, advert: &Advert, now: Time) {
+        if advert.priority == RELEASE {
+            self.advertise(now);
+            return;
+        }
+        self.remember(advert, now);
+        let ours = self.source.flatten().map(u32::from);
+        let outranked = advert.priority > self.priority()
+            || (advert.priority == self.priority() && Some(u32::from(advert.source)) > ours);
+        if outranked {
+            // Where nobody preempts, a higher priority beside us can only mean that both were active all along.
+            if self.why == Why::Silence && self.config.preempt.is_none() {
+                let length = Some(now - self.since);
+                self.note(Note::DualActive { other: advert.source, length });
+            }
+            self.learned = advert.interval;
+            let why = Why::Outranked { by: advert.source, priority: advert.priority };
+            self.leave_master(State::Backup, true, why, now);
+            self.wait_as_backup(now);
+            return;
+        }
+        // RFC 9568 §6.4.3 (755): tell it, and the switches, at once.
+        self.advertise(now);
+        let known = self.rival.is_some_and(|(rival, at)| rival == advert.source && now - at < NOTE_AGAIN);
+        self.rival = Some((advert.source, now));
+        if known {
+            self.announce_limited(now);
+        } else {
+            self.note(Note::DualActive { other: advert.source, length: None });
+            self.announce_anew(false, now);
+        }
+    }
+
+    fn advert_while_offering(&mut self, advert: &Advert, now: Time) {
+        if advert.priority == RELEASE {
+            return;
+        }
+        self.remember(advert, now);
+        self.learned = advert.interval;
+        let next = if self.can_take_part() { State::Backup } else { State::Fault };
+        self.leave_master(next, true, Why::TakenOver { by: advert.source }, now);
+        if next == State::Backup {
+            self.wait_as_backup(now);
+        }
+    }
+
+    fn remember(&mut self, advert: &Advert, now: Time) {
+        let Advert { source, priority, interval, .. } = *advert;
+        self.heard = (priority != RELEASE).then_some(Heard { source, priority, interval, at: now });
+    }
+
+    fn note_oddities(&mut self, advert: &Advert, now: Time) {
+        let source = advert.source;
+        if let Some(other) = self.heard
+            && other.source != source
+            && advert.priority != RELEASE
+            && now - other.at < self.down_interval()
+            && self.noted.duplicate.is_none_or(|at| now - at > NOTE_AGAIN)
+        {
+            self.noted.duplicate = Some(now);
+            self.note(Note::DuplicateVrid { source, other: other.source });
+        }
+        if advert.priority == OWNER
+            && self.noted.owner.is_none_or(|(owner, at)| owner != source || now - at > NOTE_AGAIN)
+        {
+            self.noted.owner = Some((source, now));
+            self.note(Note::Owner(source));
+        }
+        if advert.interval != self.config.advert_interval {
+            let seen = Some((source, advert.interval));
+            if self.noted.interval != seen {
+                self.noted.interval = seen;
+                self.note(Note::IntervalLearned { source, interval: advert.interval });
+            }
+        }
+        if advert.addresses != self.config.addresses {
+            let seen = Some((source, advert.addresses.clone()));
+            if self.noted.addresses != seen {
+                self.noted.addresses = seen;
+                self.note(Note::AddressListMismatch(source));
+            }
+        }
+    }
+
+    // === states ===
+
+    fn become_backup(&mut self, why: Why, now: Time) {
+        self.learned = self.config.advert_interval;
+        self.change(State::Backup, why, now);
+        self.wait_as_backup(now);
+    }
+
+    fn wait_as_backup(&mut self, now: Time) {
+        self.released = false;
+        self.preempting = false;
+        self.timers.set(Timer::Down, now + self.down_interval());
+        self.arm_preemption(now);
+    }
+
+    fn arm_preemption(&mut self, now: Time) {
+        self.may_preempt = false;
+        match self.config.preempt {
+            Some(delay) => self.timers.set(Timer::Preempt, now + delay),
+            None => self.timers.stop(Timer::Preempt),
+        }
+    }
+
+    fn become_master(&mut self, why: Why, now: Time) {
+        self.timers.stop_all();
+        self.learned = self.config.advert_interval;
+        self.offering = false;
+        self.offer_noted = false;
+        self.announce_when_present = true;
+        self.last_announced = None;
+        self.rival = None;
+        self.advertise(now);
+        self.emit(Output::Hold);
+        self.timers.set(Timer::Lease, now + LEASE);
+        self.change(State::Master, why, now);
+    }
+
+    /// The caller has sent priority 0 if it is due.
+    fn leave_master(&mut self, to: State, taken: bool, why: Why, now: Time) {
+        self.timers.stop_all();
+        self.announcements.clear();
+        self.offering = false;
+        self.emit(Output::Release { taken });
+        self.change(to, why, now);
+    }
+
+    fn on_shutdown(&mut self, now: Time) {
+        match self.state {
+            State::Init => {}
+            State::Master => {
+                self.emit(Output::Advert { priority: RELEASE });
+                self.leave_master(State::Init, false, Why::Shutdown, now);
+            }
+            State::Backup | State::Fault => self.change(State::Init, Why::Shutdown, now),
+        }
+        self.timers.stop_all();
+        self.serving = None;
+    }
+
+    fn on_configure(&mut self, config: RouterConfig, now: Time) {
+        let before = std::mem::replace(&mut self.config, config);
+        match self.state {
+            State::Backup => {
+                if self.heard.is_none() {
+                    self.learned = self.config.advert_interval;
+                }
+                if before.priority != self.config.priority || before.advert_interval != self.config.advert_interval {
+                    self.timers.set(Timer::Down, now + self.down_interval());
+                }
+                if before.preempt != self.config.preempt {
+                    self.arm_preemption(now);
+                }
+            }
+            State::Master => {
+                self.learned = self.config.advert_interval;
+                if before.addresses != self.config.addresses {
+                    self.announce_when_present = true;
+                    self.emit(Output::Hold);
+                }
+                if !self.offering {
+                    self.advertise(now);
+                }
+            }
+            State::Init | State::Fault => self.learned = self.config.advert_interval,
+        }
+    }
+
+    /// Asleep for longer than the others wait for us: they have taken over, so nothing may be asserted.
+    fn notice_stall(&mut self, now: Time) {
+        if self.state != State::Master {
+            return;
+        }
+        let due = self.timers.get(Timer::Advert).or(self.timers.get(Timer::Offer));
+        let Some(overdue) = due.map(|due| now - due) else { return };
+        let interval = self.config.advert_interval.duration();
+        if overdue > interval * 2 {
+            let asleep = overdue + interval;
+            let next = if self.can_take_part() { State::Backup } else { State::Fault };
+            self.leave_master(next, true, Why::Stalled(asleep), now);
+            if next == State::Backup {
+                self.wait_as_backup(now);
+            }
+        }
+    }
+
+    // === offers ===
+
+    fn offer(&mut self, now: Time) {
+        self.offering = true;
+        self.emit(Output::Advert { priority: RELEASE });
+        self.timers.stop(Timer::Advert);
+        self.timers.stop(Timer::OfferAgain);
+        // Three intervals and the largest skew: by then every backup that can would have taken over.
+        self.timers.set(Timer::Offer, now + self.config.advert_interval.duration() * 4);
+    }
+
+    fn offer_ended(&mut self, now: Time) {
+        self.offering = false;
+        self.advertise(now);
+        self.announce_limited(now);
+        if self.serving == Some(true) {
+            return;
+        }
+        if !self.offer_noted {
+            self.offer_noted = true;
+            self.note(Note::OfferNotTaken);
+        }
+        let pause = (self.config.advert_interval.duration() * 10).max(Duration::from_secs(1));
+        self.timers.set(Timer::OfferAgain, now + pause);
+    }
+
+    // === addresses and announcements ===
+
+    fn on_vip(&mut self, applied: Applied, now: Time) {
+        if self.state != State::Master {
+            return;
+        }
+        match applied {
+            Applied::Present => {
+                self.timers.set(Timer::Lease, now + LEASE);
+                if std::mem::take(&mut self.announce_when_present) {
+                    self.announce_anew(self.why == Why::Silence, now);
+                }
+            }
+            Applied::Absent => {}
+            Applied::Removed => {
+                self.announce_when_present = true;
+                self.note(Note::VipRemoved);
+            }
+        }
+    }
+
+    fn on_claimed(&mut self, address: Ipv4Addr, mac: [u8; 6], now: Time) {
+        if self.state != State::Master {
+            return;
+        }
+        if self.noted.claimed.is_none_or(|(noted, at)| noted != mac || now - at > NOTE_AGAIN) {
+            self.noted.claimed = Some((mac, now));
+            self.note(Note::Claimed { address, mac });
+        }
+        self.announce_limited(now);
+    }
+
+    fn announce_anew(&mut self, insist: bool, now: Time) {
+        let second = BURST.iter().map(|offset| SECOND_BURST + offset);
+        let insisting = INSIST.iter().copied().filter(|_| insist);
+        self.announcements = BURST.into_iter().chain(insisting).chain(second).collect();
+        self.announce_from = now;
+        self.announce_due(now);
+    }
+
+    fn announce_due(&mut self, now: Time) {
+        let at = |offset: &u64| self.announce_from + Duration::from_millis(*offset);
+        let mut due = false;
+        while self.announcements.front().is_some_and(|offset| at(offset) <= now) {
+            self.announcements.pop_front();
+            due = true;
+        }
+        let at = self.announcements.front().map(|offset| self.announce_from + Duration::from_millis(*offset));
+        if due {
+            self.last_announced = Some(now);
+            self.emit(Output::Announce);
+        }
+        match at {
+            Some(at) => self.timers.set(Timer::Announce, at),
+            None => self.timers.stop(Timer::Announce),
+        }
+    }
+
+    /// One announcement outside the plan, unless one was just made.
+    fn announce_limited(&mut self, now: Time) {
+        if self.last_announced.is_none_or(|at| now - at >= CLAIM_ANSWER) {
+            self.last_announced = Some(now);
+            self.emit(Output::Announce);
+        }
+    }
+
+    fn advertise(&mut self, now: Time) {
+        self.emit(Output::Advert { priority: self.priority() });
+        self.timers.set(Timer::Advert, now + self.config.advert_interval.duration());
+    }
+
+    fn change(&mut self, to: State, why: Why, now: Time) {
+        let from = std::mem::replace(&mut self.state, to);
+        self.why = why.clone();
+        self.since = now;
+        self.emit(Output::Transition { from, to, why });
+    }
+
+    fn note(&mut self, note: Note) {
+        self.emit(Output::Note(note));
+    }
+
+    fn emit(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+}
