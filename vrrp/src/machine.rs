@@ -374,8 +374,12 @@ impl Router {
             }
             self.learned = advert.interval;
             let why = Why::Outranked { by: advert.source, priority: advert.priority };
-            self.leave_master(State::Backup, true, why, now);
-            self.wait_as_backup(now);
+            // An active router whose offer nobody took may not wait as a backup: it could not serve.
+            let next = if self.can_take_part() { State::Backup } else { State::Fault };
+            self.leave_master(next, true, why, now);
+            if next == State::Backup {
+                self.wait_as_backup(now);
+            }
             return;
         }
         // RFC 9568 §6.4.3 (755): tell it, and the switches, at once.
@@ -497,18 +501,22 @@ impl Router {
             State::Backup | State::Fault => self.change(State::Init, Why::Shutdown, now),
         }
         self.timers.stop_all();
+        self.faults.remove(&Fault::LeaseNotRenewed);
         self.serving = None;
     }
 
     fn on_configure(&mut self, config: RouterConfig, now: Time) {
+        let down_before = self.down_interval();
         let before = std::mem::replace(&mut self.config, config);
         match self.state {
             State::Backup => {
                 if self.heard.is_none() {
                     self.learned = self.config.advert_interval;
                 }
-                if before.priority != self.config.priority || before.advert_interval != self.config.advert_interval {
-                    self.timers.set(Timer::Down, now + self.down_interval());
+                // The running deadline shifts by the difference: a change of priority is no sign of life.
+                if let Some(down) = self.timers.get(Timer::Down) {
+                    let shifted = (down + self.down_interval()).since(Time(0) + down_before);
+                    self.timers.set(Timer::Down, Time(0) + shifted);
                 }
                 if before.preempt != self.config.preempt {
                     self.arm_preemption(now);
@@ -656,5 +664,174 @@ impl Router {
 
     fn emit(&mut self, output: Output) {
         self.outputs.push_back(output);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Checksum, Transport};
+
+    const US: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const THEM: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+
+    fn config(priority: i64) -> RouterConfig {
+        RouterConfig {
+            name: "web".into(),
+            interface: "eth0".into(),
+            vrid: 51.try_into().expect("in range"),
+            addresses: vec![Ipv4Addr::new(192, 0, 2, 100)],
+            priority: priority.try_into().expect("in range"),
+            advert_interval: Interval::from_centiseconds(100).expect("in range"),
+            preempt: None,
+            transport: Transport::Multicast,
+            source: None,
+            checksum: Checksum::Rfc9568,
+        }
+    }
+
+    fn advert(priority: u8) -> Input {
+        let RouterConfig { advert_interval: interval, addresses, .. } = config(1);
+        Input::Advert(Advert { source: THEM, priority, interval, addresses })
+    }
+
+    fn ms(ms: u64) -> Time {
+        Time(ms * 1000)
+    }
+
+    fn backup(priority: i64) -> Router {
+        let mut router = Router::new(config(priority), ms(0));
+        router.handle(Input::Serving(true), ms(0));
+        router.handle(Input::Source(Some(US)), ms(0));
+        assert_eq!(router.state(), State::Backup);
+        drain(&mut router);
+        router
+    }
+
+    fn master(priority: i64) -> (Router, Time) {
+        let mut router = backup(priority);
+        let now = router.poll_timeout().expect("a backup waits for silence");
+        router.handle_timeout(now);
+        router.handle(Input::Vip(Applied::Present), now);
+        assert_eq!(router.state(), State::Master);
+        drain(&mut router);
+        (router, now)
+    }
+
+    fn drain(router: &mut Router) -> Vec<Output> {
+        std::iter::from_fn(|| router.poll_output()).collect()
+    }
+
+    #[test]
+    fn rfc9568_6_4_2_silence_for_a_down_interval_makes_a_master() {
+        let mut router = backup(128);
+        assert_eq!(router.poll_timeout(), Some(ms(3500)), "three intervals and half of one");
+        router.handle_timeout(ms(3499));
+        assert_eq!(router.state(), State::Backup);
+        router.handle_timeout(ms(3500));
+        let outputs = drain(&mut router);
+        assert_eq!(outputs[..2], [Output::Advert { priority: 128 }, Output::Hold]);
+        router.handle(Input::Vip(Applied::Present), ms(3501));
+        assert_eq!(drain(&mut router), [Output::Announce]);
+    }
+
+    #[test]
+    fn rfc9568_6_4_2_a_release_shortens_the_wait_to_the_skew() {
+        let mut router = backup(128);
+        router.handle(advert(0), ms(100));
+        assert_eq!(router.poll_timeout(), Some(ms(600)));
+        router.handle_timeout(ms(600));
+        assert_eq!((router.state(), router.why()), (State::Master, &Why::Released));
+    }
+
+    #[test]
+    fn a_change_of_priority_shifts_the_running_deadline() {
+        let mut router = backup(128);
+        router.handle(Input::Configure(config(192)), ms(3000));
+        assert_eq!(router.poll_timeout(), Some(ms(3250)));
+    }
+
+    #[test]
+    fn rfc9568_6_4_3_of_equal_priorities_the_higher_address_stays() {
+        let (mut router, now) = master(128);
+        router.handle(advert(128), now);
+        assert_eq!(router.state(), State::Backup);
+        assert!(!drain(&mut router).contains(&Output::Advert { priority: 0 }), "yielding sends no release");
+    }
+
+    #[test]
+    fn rfc9568_6_4_3_a_lower_priority_is_answered_at_once() {
+        let (mut router, now) = master(128);
+        router.handle(advert(127), now);
+        assert_eq!(router.state(), State::Master);
+        let outputs = drain(&mut router);
+        assert!(outputs.contains(&Output::Advert { priority: 128 }) && outputs.contains(&Output::Announce));
+    }
+
+    #[test]
+    fn a_fault_sends_the_release_before_the_addresses_go() {
+        let (mut router, now) = master(128);
+        router.handle(Input::Fault(Fault::Maintenance, true), now);
+        let outputs = drain(&mut router);
+        assert_eq!(outputs[..2], [Output::Advert { priority: 0 }, Output::Release { taken: false }]);
+        assert_eq!(router.state(), State::Fault);
+    }
+
+    #[test]
+    fn an_offer_that_nobody_takes_ends_in_an_advert() {
+        let (mut router, now) = master(128);
+        router.handle(Input::Serving(false), now);
+        assert_eq!(drain(&mut router), [Output::Advert { priority: 0 }]);
+        router.handle(Input::Vip(Applied::Present), now);
+        for step in 1..=400 {
+            let at = now + Duration::from_millis(10 * step);
+            router.handle(Input::Vip(Applied::Present), at);
+            router.handle_timeout(at);
+        }
+        assert_eq!(router.state(), State::Master);
+        let outputs = drain(&mut router);
+        assert!(outputs.contains(&Output::Advert { priority: 128 }));
+        assert!(outputs.contains(&Output::Note(Note::OfferNotTaken)));
+        assert!(!outputs.iter().any(|output| matches!(output, Output::Release { .. })));
+    }
+
+    #[test]
+    fn a_taken_offer_releases_and_a_router_that_cannot_serve_never_waits_to_take_over() {
+        for offered in [true, false] {
+            let (mut router, now) = master(128);
+            router.handle(Input::Serving(false), now);
+            let mut at = now;
+            if !offered {
+                at = now + Duration::from_secs(4);
+                for step in 1..=400 {
+                    router.handle(Input::Vip(Applied::Present), now + Duration::from_millis(10 * step));
+                    router.handle_timeout(now + Duration::from_millis(10 * step));
+                }
+            }
+            router.handle(advert(200), at);
+            assert_eq!(router.state(), State::Fault);
+            assert!(drain(&mut router).contains(&Output::Release { taken: true }));
+            assert_eq!(router.poll_timeout(), None);
+        }
+    }
+
+    #[test]
+    fn a_master_that_slept_past_the_others_wait_steps_down_in_silence() {
+        let (mut router, now) = master(128);
+        router.handle_timeout(now + Duration::from_secs(4));
+        assert_eq!(router.state(), State::Backup);
+        let outputs = drain(&mut router);
+        assert_eq!(outputs[0], Output::Release { taken: true });
+        assert!(!outputs.iter().any(|output| matches!(output, Output::Advert { .. })));
+    }
+
+    #[test]
+    fn an_unacknowledged_lease_is_a_fault_that_mends_through_backup() {
+        let (mut router, now) = master(128);
+        router.handle_timeout(now + LEASE);
+        assert_eq!(router.state(), State::Fault);
+        let mend = router.poll_timeout().expect("it will try again");
+        router.handle_timeout(mend);
+        assert_eq!((router.state(), router.faults().len()), (State::Backup, 0));
     }
 }

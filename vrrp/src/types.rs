@@ -139,7 +139,7 @@ impl Interval {
 impl TryFrom<Duration> for Interval {
     type Error = OutOfRange;
     fn try_from(value: Duration) -> Result<Self, OutOfRange> {
-        let exact = value.as_nanos() % 10_000_000 == 0;
+        let exact = value.as_nanos().is_multiple_of(10_000_000);
         u16::try_from(value.as_millis() / 10)
             .ok()
             .filter(|_| exact)
