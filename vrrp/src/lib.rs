@@ -1,9 +1,11 @@
 //! A VRRP speaker: a pure election and a thin shell around it.
-#![doc = ""]
+//!
+//! [`packet`] reads and writes the message, [`machine`] elects, [`event`] has the words between them and the shell.
 
 pub mod config;
 pub mod event;
 pub mod machine;
 pub mod packet;
+pub mod stats;
 mod timers;
 pub mod types;
