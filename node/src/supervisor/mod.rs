@@ -1,0 +1,288 @@
+//! The agent's side of the proxy core: start it, watch it, restart it, adopt it, hand it plans.
+//!
+//! [`policy`] decides (pure: when to start, kill, give up on a core), [`liveness`] judges signs of life (pure),
+//! [`child`] speaks to the kernel about processes, and [`shell`] is the loop that ties them to clocks and sockets,
+//! on a thread of its own so that nothing the agent does delays it. What the agent sees is [`Supervisor`].
+
+mod child;
+mod liveness;
+mod log;
+mod policy;
+mod shell;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use proxy_core::limits::Limits;
+use proxy_core::plan::Plan;
+use proxy_core::sandbox::Identity;
+use proxy_core::stats::Stats;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use policy::Timing;
+
+use crate::listeners::{BindErrors, Listeners};
+
+/// Commands that may wait for the supervisor; a further one waits for room.
+const COMMANDS: usize = 16;
+/// Events that may wait for the agent; further ones are dropped, [`Status`] has the truth.
+const EVENTS: usize = 256;
+
+/// What the supervisor needs to know beside the plan.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The binary to start; `/proc/self/exe` for ourselves.
+    pub executable: PathBuf,
+    /// What comes before the core's own arguments: `["proxy-core"]` for `lbnode`.
+    pub arguments: Vec<OsString>,
+    /// Where a later agent finds the core: `core.sock` in the runtime directory, which must exist.
+    pub adoption_socket: PathBuf,
+    /// The user and group that the core runs as.
+    pub identity: Identity,
+    /// Worker threads of a core that is started; one that is adopted keeps its own number.
+    pub workers: u16,
+    /// Level of the core's log.
+    pub log_level: tracing::Level,
+    /// Deadlines and intervals.
+    pub timing: Timing,
+}
+
+/// What is known of the core, as an event and as the current state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CoreState {
+    /// Started and not ready yet.
+    Starting,
+    /// Carries traffic.
+    Ready {
+        /// The core's process.
+        pid: u32,
+        /// Of the plan that it runs.
+        revision: u64,
+    },
+    /// A worker made no progress for so long; killed when it goes on.
+    Hung {
+        /// Which worker.
+        worker: u16,
+        /// Without progress, while it could have made some.
+        silent: Duration,
+    },
+    /// The core ended by itself, or was killed.
+    Exited(Exit),
+    /// The next start waits.
+    Backoff {
+        /// For so long.
+        wait: Duration,
+    },
+    /// It ended at least three times in 30 s. It is still restarted, but cannot be relied on until it stayed up.
+    CrashLoop {
+        /// How often it ended in that time.
+        exits: usize,
+        /// The last time.
+        last: Exit,
+    },
+    /// A core that an earlier agent left behind is ours now; `Ready` follows.
+    Adopted {
+        /// Its process.
+        pid: u32,
+    },
+    /// It ends as it was told to.
+    Draining,
+    /// It ended as it was told to.
+    Stopped,
+}
+
+impl CoreState {
+    /// One word for status and logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            CoreState::Starting => "starting",
+            CoreState::Ready { .. } => "ready",
+            CoreState::Hung { .. } => "hung",
+            CoreState::Exited(_) => "exited",
+            CoreState::Backoff { .. } => "backoff",
+            CoreState::CrashLoop { .. } => "crash-loop",
+            CoreState::Adopted { .. } => "adopted",
+            CoreState::Draining => "draining",
+            CoreState::Stopped => "stopped",
+        }
+    }
+}
+
+/// How a core ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// In words: "exit status 1", "signal 9", "unknown (adopted)", "did not start: ...".
+    pub status: String,
+    /// The last line that it logged.
+    pub last_log: Option<String>,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.status)?;
+        match &self.last_log {
+            Some(line) => write!(f, "; last log line: {line}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The current state, for status and for whoever missed an event.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// What it is doing.
+    pub state: CoreState,
+    /// Set while a crash loop's verdict stands, whatever the state is.
+    pub crash_loop: Option<Exit>,
+    /// Its process, while there is one.
+    pub pid: Option<u32>,
+    /// Since when the state is what it is.
+    pub since: Instant,
+    /// The same for people.
+    pub since_wall: SystemTime,
+    /// Starts after the first, since the agent started.
+    pub restarts: u64,
+    /// The revision that runs, or ran last.
+    pub revision: Option<u64>,
+    /// Worker threads.
+    pub workers: u16,
+    /// The user it runs as.
+    pub uid: Option<u32>,
+    /// Why that is not the configured one.
+    pub uid_note: Option<String>,
+    /// What its descriptor limit allows.
+    pub limits: Option<Limits>,
+    /// Events that the agent was too slow for.
+    pub events_dropped: u64,
+}
+
+/// Why a plan was not applied. The one before goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// An address cannot be bound.
+    #[error("not every address can be listened on")]
+    Bind(#[from] BindErrors),
+    /// The core refused it.
+    #[error("the proxy core refused revision {revision}: {why}")]
+    Rejected {
+        /// Of the plan.
+        revision: u64,
+        /// In the core's words.
+        why: String,
+    },
+    /// The core did not answer or did not live long enough to.
+    #[error("the proxy core gave no answer to revision {revision}: {why}")]
+    NoAnswer {
+        /// Of the plan.
+        revision: u64,
+        /// What happened instead.
+        why: String,
+    },
+    /// Another plan is being applied.
+    #[error("another revision is being applied; try again when it is done")]
+    Busy,
+    /// The supervisor has ended.
+    #[error("the proxy core is being stopped")]
+    Stopping,
+}
+
+/// Why there is no supervisor.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The system.
+    #[error("the supervisor of the proxy core cannot be started")]
+    Io(#[from] io::Error),
+    /// An address of the first plan cannot be bound.
+    #[error("not every address can be listened on")]
+    Bind(#[from] BindErrors),
+}
+
+/// What remained when the core was stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stopped {
+    /// Sessions that were reset at the deadline; `None` when the core could not say.
+    pub reset: Option<u64>,
+}
+
+/// A handle on the supervisor's thread. Clones speak to the same one; when the last is gone it lets the core
+/// live on without an agent, as after the agent's own death.
+#[derive(Clone, Debug)]
+pub struct Supervisor {
+    commands: mpsc::Sender<Command>,
+    status: watch::Receiver<Status>,
+}
+
+#[derive(Debug)]
+enum Command {
+    Apply(Box<Plan>, oneshot::Sender<Result<u64, ApplyError>>),
+    Stop(Duration, oneshot::Sender<Stopped>),
+    Stats(oneshot::Sender<Stats>),
+}
+
+impl Supervisor {
+    /// Binds the plan's listeners, adopts the core that an earlier agent left behind or starts one, and watches it
+    /// from a thread of its own. Returns before the core is ready; events say when.
+    ///
+    /// # Errors
+    /// An address cannot be bound, or the system refuses the thread or the adoption socket.
+    pub fn start(
+        settings: Settings,
+        plan: Plan,
+        listeners: Listeners,
+    ) -> Result<(Supervisor, mpsc::Receiver<CoreState>), StartError> {
+        let (commands, inbox) = mpsc::channel(COMMANDS);
+        let (events, outbox) = mpsc::channel(EVENTS);
+        let (publish, status) = watch::channel(Status {
+            state: CoreState::Starting,
+            crash_loop: None,
+            pid: None,
+            since: Instant::now(),
+            since_wall: SystemTime::now(),
+            restarts: 0,
+            revision: None,
+            workers: settings.workers,
+            uid: None,
+            uid_note: None,
+            limits: None,
+            events_dropped: 0,
+        });
+        shell::start(settings, plan, listeners, shell::Ends { inbox, events, publish })?;
+        Ok((Supervisor { commands, status }, outbox))
+    }
+
+    /// The current state; changes wake the receiver.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Has the core run another plan: binds new listeners, waits for the core's answer, and closes the removed ones
+    /// afterwards. While there is no core, the next one is started with it.
+    ///
+    /// # Errors
+    /// The plan before goes on, with its listeners; the error says why.
+    pub async fn apply(&self, plan: Plan) -> Result<u64, ApplyError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Apply(Box::new(plan), reply)).await;
+        sent.map_err(|_| ApplyError::Stopping)?;
+        answer.await.map_err(|_| ApplyError::Stopping)?
+    }
+
+    /// Ends the core: sessions have until the deadline to end by themselves. The supervisor ends with it.
+    pub async fn stop(&self, deadline: Duration) -> Stopped {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::Stop(deadline, reply)).await.is_err() {
+            return Stopped::default();
+        }
+        answer.await.unwrap_or_default()
+    }
+
+    /// What the data plane counts; `None` while no core answers.
+    pub async fn stats(&self) -> Option<Stats> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Stats(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}

@@ -1,0 +1,380 @@
+//! The proxy core as a process: `lbnode proxy-core`, started by the agent with one end of a control channel.
+//!
+//! The main thread speaks with the agent; workers have threads of their own ([`Plane`]). The core outlives its agent:
+//! it serves on, waits for the next one at the adoption socket, hands it every descriptor, and drains and ends
+//! when none comes.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::socket::{Backlog, listen};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use crate::beat::{BeatBoard, MAX_WORKERS};
+use crate::control::{Channel, DescriptorKey, Descriptors, FromCore, Hello, Received, Running, ToCore, VERSION};
+use crate::limits::Limits;
+use crate::listener::{Listener, ListenerKey};
+use crate::log_pipe;
+use crate::plan::Plan;
+use crate::sandbox::{self, Confined, Identity};
+use crate::stats::Stats;
+
+/// How long a core without an agent serves before it drains.
+pub const ORPHAN_SERVES: Duration = Duration::from_secs(10);
+/// What sessions get to end by themselves when nobody named a deadline: SIGTERM, or no agent.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
+/// Last words may take so long.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What carries the bytes. [`run`] drives one through its life.
+pub trait Plane: Sized {
+    /// Starts so many worker threads; every bind of the plan has a listener for each. Returns when they accept.
+    ///
+    /// # Errors
+    /// The plan cannot run, or the system refuses threads or descriptors.
+    fn start(plan: Plan, inputs: Inputs, board: BeatBoard, limits: Limits) -> io::Result<Self>;
+
+    /// Swaps the plan. Sessions of removed parts go on.
+    ///
+    /// # Errors
+    /// The plan cannot run; the one before goes on.
+    fn apply(&mut self, plan: Plan, added: Vec<Listener>, removed: &BTreeSet<ListenerKey>) -> io::Result<()>;
+
+    /// Accepts nothing more; done when no session is left, at the deadline at the latest, with the number of sessions
+    /// that were reset there.
+    fn drain(&mut self, deadline: Duration) -> Pin<Box<dyn Future<Output = u64>>>;
+
+    /// What it counts.
+    fn stats(&self) -> Stats;
+}
+
+/// What workers take work from.
+#[derive(Debug)]
+pub struct Inputs {
+    /// Worker threads; 1 to [`MAX_WORKERS`].
+    pub workers: u16,
+    /// One for each bind and worker.
+    pub listeners: Vec<Listener>,
+    /// One for each worker: a byte in wants a byte out, through the accept loop.
+    pub probes: Vec<(u16, StdUnixStream)>,
+}
+
+/// What the agent says on the command line.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Who the process becomes.
+    pub identity: Identity,
+    /// Of its log, which goes to standard error.
+    pub log_level: tracing::Level,
+}
+
+/// Runs until it is told to end. To be called on the main thread, before any other exists.
+pub fn run<P: Plane>(channel: OwnedFd, options: Options) -> ExitCode {
+    let confined = match sandbox::enter(options.identity) {
+        Ok(confined) => confined,
+        Err(error) => {
+            log_pipe::last_words("the proxy core does not start with more rights than it needs", &error);
+            return ExitCode::FAILURE;
+        }
+    };
+    log_pipe::start(options.log_level);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ended = runtime.and_then(|runtime| runtime.block_on(Core::<P>::new(channel, confined)?.live()));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log_pipe::last_words("the proxy core ends", &error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Link = Channel<FromCore, ToCore>;
+
+struct Core<P> {
+    confined: Confined,
+    agent: Option<Link>,
+    /// Without an agent: when to drain.
+    orphan_until: Option<Instant>,
+    adoption: Option<UnixListener>,
+    /// Copies of everything that the next agent needs.
+    held: Descriptors,
+    /// Listeners that arrived for the next `Start` or `Apply`.
+    fresh: BTreeSet<ListenerKey>,
+    plane: Option<P>,
+    running: Option<Running>,
+    draining: Option<Pin<Box<dyn Future<Output = u64>>>>,
+}
+
+impl<P: Plane> Core<P> {
+    fn new(channel: OwnedFd, confined: Confined) -> io::Result<Core<P>> {
+        Ok(Core {
+            confined,
+            agent: Some(Channel::new(channel)?),
+            orphan_until: None,
+            adoption: None,
+            held: Descriptors::new(),
+            fresh: BTreeSet::new(),
+            plane: None,
+            running: None,
+            draining: None,
+        })
+    }
+
+    async fn live(mut self) -> io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        self.say(FromCore::Hello(self.hello()));
+        loop {
+            tokio::select! {
+                // The end of the old agent is noticed before the next one is answered.
+                biased;
+                received = hear(&mut self.agent) => match received {
+                    Ok(Some(Received::Message(message))) => self.obey(message),
+                    Ok(Some(Received::Descriptors(descriptors))) => self.take(descriptors)?,
+                    Ok(None) => self.orphaned("the agent is gone"),
+                    Err(error) => self.orphaned(&log_pipe::chain(&error)),
+                },
+                reset = wait_for(&mut self.draining) => return self.farewell(reset).await,
+                _ = terminate.recv() => {
+                    info!("told to end by a signal");
+                    self.drain(DRAIN_DEADLINE);
+                }
+                stream = visitor(self.adoption.as_ref()) => self.welcome(stream),
+                () = until(self.orphan_until) => {
+                    warn!("no agent for {} s: draining", ORPHAN_SERVES.as_secs());
+                    self.orphan_until = None;
+                    // Nobody else has the accept queues: who waits there is reset now, not at the end.
+                    self.held.clear();
+                    self.drain(DRAIN_DEADLINE);
+                }
+            }
+        }
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            version: VERSION,
+            pid: std::process::id(),
+            running: self.running,
+            uid: self.confined.uid,
+            uid_note: self.confined.note.clone(),
+        }
+    }
+
+    fn say(&mut self, message: FromCore) {
+        if let Some(agent) = &mut self.agent
+            && let Err(error) = agent.queue(&message)
+        {
+            self.orphaned(&log_pipe::chain(&error));
+        }
+    }
+
+    fn obey(&mut self, message: ToCore) {
+        match message {
+            ToCore::Start { plan, workers } => {
+                let revision = plan.revision;
+                match self.start(plan, workers) {
+                    Ok(limits) => self.say(FromCore::Ready { revision, limits }),
+                    Err(why) => self.say(FromCore::Rejected { revision, why }),
+                }
+            }
+            ToCore::Apply { plan, removed } => {
+                let revision = plan.revision;
+                match self.apply(plan, &removed) {
+                    Ok(limits) => self.say(FromCore::Ready { revision, limits }),
+                    Err(why) => {
+                        for key in std::mem::take(&mut self.fresh) {
+                            self.held.remove(&DescriptorKey::Listener(key));
+                        }
+                        self.say(FromCore::Rejected { revision, why });
+                    }
+                }
+            }
+            ToCore::Drain { deadline } => self.drain(deadline),
+            ToCore::Stats => {
+                let stats = self.plane.as_ref().map(Plane::stats).unwrap_or_default();
+                self.say(FromCore::Stats(Box::new(stats)));
+            }
+            ToCore::HandOver => {
+                if let Some(agent) = &mut self.agent
+                    && let Err(error) = agent.queue_descriptors(&self.held)
+                {
+                    self.orphaned(&log_pipe::chain(&error));
+                }
+            }
+            // The channel keeps these to itself.
+            ToCore::Manifest(_) | ToCore::Descriptors { .. } => {}
+        }
+    }
+
+    fn start(&mut self, plan: Plan, workers: u16) -> Result<Limits, String> {
+        if self.running.is_some() {
+            return Err("it is running already".into());
+        }
+        if workers == 0 || workers > MAX_WORKERS {
+            return Err(format!("{workers} workers; 1 to {MAX_WORKERS} are possible"));
+        }
+        let board = self.held.get(&DescriptorKey::Board).ok_or("no beat board came")?;
+        let board = copy(board).and_then(BeatBoard::from_fd).map_err(|error| format!("the beat board: {error}"))?;
+        let fresh = std::mem::take(&mut self.fresh);
+        let revision = plan.revision;
+        let limits = Limits::derive(self.confined.descriptors, workers, self.held.len());
+        let probes = (0..workers).filter_map(|worker| {
+            let fd = self.held.get(&DescriptorKey::Probe(worker))?;
+            Some(copy(fd).map(|fd| (worker, StdUnixStream::from(fd))))
+        });
+        let probes = probes.collect::<io::Result<_>>().map_err(|error| format!("cannot copy a probe: {error}"))?;
+        let inputs = Inputs { workers, listeners: self.listeners(&fresh)?, probes };
+        self.plane = Some(P::start(plan, inputs, board, limits).map_err(|error| log_pipe::chain(&error))?);
+        self.running = Some(Running { revision, workers, limits });
+        Ok(limits)
+    }
+
+    fn apply(&mut self, plan: Plan, removed: &BTreeSet<ListenerKey>) -> Result<Limits, String> {
+        let added = self.listeners(&self.fresh)?;
+        let (Some(plane), Some(running)) = (&mut self.plane, &mut self.running) else {
+            return Err("it was not started".into());
+        };
+        let revision = plan.revision;
+        plane.apply(plan, added, removed).map_err(|error| log_pipe::chain(&error))?;
+        running.revision = revision;
+        self.fresh.clear();
+        self.held.retain(|key, _| !matches!(key, DescriptorKey::Listener(key) if removed.contains(key)));
+        Ok(running.limits)
+    }
+
+    /// Copies for the workers.
+    fn listeners(&self, keys: &BTreeSet<ListenerKey>) -> Result<Vec<Listener>, String> {
+        let made = keys.iter().filter_map(|&key| {
+            let fd = self.held.get(&DescriptorKey::Listener(key))?;
+            Some(copy(fd).map(|fd| Listener::from_fd(key, fd)))
+        });
+        made.collect::<io::Result<_>>().map_err(|error| format!("cannot copy a listener: {error}"))
+    }
+
+    fn take(&mut self, descriptors: Descriptors) -> io::Result<()> {
+        for (key, fd) in descriptors {
+            match key {
+                DescriptorKey::Log => {
+                    nix::unistd::dup2_stdout(&fd)?;
+                    nix::unistd::dup2_stderr(&fd)?;
+                    continue;
+                }
+                DescriptorKey::Adoption => {
+                    // Whoever called `listen` last is the peer that the next agent sees in SO_PEERCRED: us.
+                    listen(&fd, Backlog::new(4).expect("a positive backlog is one"))?;
+                    let listener = StdUnixListener::from(copy(&fd)?);
+                    listener.set_nonblocking(true)?;
+                    self.adoption = Some(UnixListener::from_std(listener)?);
+                }
+                DescriptorKey::Listener(key) => {
+                    self.fresh.insert(key);
+                }
+                DescriptorKey::Board | DescriptorKey::Probe(_) | DescriptorKey::ProbeAgent(_) => {}
+            }
+            self.held.insert(key, fd);
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self, deadline: Duration) {
+        // One that drains is not adopted any more.
+        self.adoption = None;
+        self.orphan_until = None;
+        let done = match &mut self.plane {
+            Some(plane) => plane.drain(deadline),
+            None => Box::pin(std::future::ready(0)),
+        };
+        self.draining = Some(done);
+    }
+
+    fn orphaned(&mut self, why: &str) {
+        self.agent = None;
+        if self.draining.is_some() {
+            return;
+        }
+        if self.running.is_none() {
+            error!("{why}, and there is nothing to go on with");
+            return self.drain(Duration::ZERO);
+        }
+        warn!("{why}; serving on for {} s", ORPHAN_SERVES.as_secs());
+        self.orphan_until = Some(Instant::now() + ORPHAN_SERVES);
+    }
+
+    /// A connection at the adoption socket: the next agent, if it may be one.
+    fn welcome(&mut self, stream: io::Result<UnixStream>) {
+        let peer = match stream.and_then(|stream| Ok((stream.peer_cred()?, stream))) {
+            Ok(peer) => peer,
+            Err(error) => return warn!("nobody could be let in at the adoption socket: {error}"),
+        };
+        let (credentials, stream) = peer;
+        let uid = credentials.uid();
+        if uid != 0 && uid != self.confined.uid {
+            return warn!(uid, pid = credentials.pid(), "refused an agent: neither root nor our own user");
+        }
+        if self.agent.is_some() {
+            return warn!(pid = credentials.pid(), "refused an agent: there is one already");
+        }
+        info!(pid = credentials.pid(), "adopted by a new agent");
+        self.orphan_until = None;
+        self.fresh.clear();
+        self.agent = Some(Channel::from_stream(stream));
+        self.say(FromCore::Hello(self.hello()));
+    }
+
+    async fn farewell(mut self, reset: u64) -> io::Result<()> {
+        info!(reset, "drained");
+        self.say(FromCore::Drained { reset });
+        if let Some(agent) = &mut self.agent
+            && let Ok(Err(error)) | Err(error) = tokio::time::timeout(FAREWELL, agent.flush())
+                .await
+                .map_err(|_| io::Error::from(io::ErrorKind::TimedOut).into())
+        {
+            warn!("the agent did not hear the end: {}", log_pipe::chain(&error));
+        }
+        Ok(())
+    }
+}
+
+async fn hear(agent: &mut Option<Link>) -> Result<Option<Received<ToCore>>, crate::control::ChannelError> {
+    match agent {
+        Some(agent) => agent.receive().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn wait_for(draining: &mut Option<Pin<Box<dyn Future<Output = u64>>>>) -> u64 {
+    match draining {
+        Some(draining) => draining.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn visitor(adoption: Option<&UnixListener>) -> io::Result<UnixStream> {
+    match adoption {
+        Some(adoption) => adoption.accept().await.map(|(stream, _)| stream),
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A descriptor of our own for the same thing.
+fn copy(fd: &Arc<OwnedFd>) -> io::Result<OwnedFd> {
+    fd.try_clone().map_err(|error| io::Error::new(error.kind(), format!("descriptor {}: {error}", fd.as_raw_fd())))
+}
