@@ -1,1 +1,11 @@
-//! node
+//! `lbnode`, as a library: the agent, its supervisor and guard, the control socket, the command line.
+
+pub mod agent;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod failover;
+pub mod log;
+pub mod privileges;
+pub mod status;
+pub mod store;

@@ -1,0 +1,225 @@
+//! The command line: what can be said, and who does it.
+//!
+//! Man pages and completions come from the same definitions. Results go to stdout, everything else to stderr.
+//! Exit codes are [`Exit`].
+
+mod check;
+mod paint;
+mod reference;
+mod remote;
+
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::ControlConfig;
+
+/// How a command can end. The numbers above 2 are those of sysexits.h where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// It was done; it is so.
+    Fine = 0,
+    /// Degraded, or the thing asked for is not so, or could not be done.
+    Degraded = 1,
+    /// The command line makes no sense (clap's own).
+    Usage = 2,
+    /// A VIP is served by nobody.
+    NotServing = 3,
+    /// The configuration is wrong.
+    BadConfig = 64,
+    /// The agent does not run.
+    NoAgent = 69,
+    /// It cannot be done now.
+    TryAgain = 75,
+    /// This user may not.
+    NotPermitted = 77,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Two Linux machines, one highly available load balancer.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lbnode",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  lbnode lab                               watch two nodes survive their faults
+  lbnode check node.toml cluster.toml      all mistakes of both files at once
+  lbnode run --config /etc/lbnode/node.toml
+  lbnode status
+
+Exit codes: 0 fine; 1 degraded or not so; 2 usage; 3 not serving; 64 bad config;
+69 agent not running; 75 try again; 77 not permitted."
+)]
+pub struct Cli {
+    /// Talk to this node of a running `lbnode lab --keep`
+    #[arg(long, global = true, value_name = "NODE", conflicts_with = "control")]
+    lab: Option<LabNode>,
+    /// The agent's control socket
+    #[arg(long, global = true, value_name = "SOCKET", default_value = ControlConfig::SOCKET)]
+    control: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// A node of the lab.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LabNode {
+    A,
+    B,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent in the foreground
+    #[command(after_help = "Example:\n  lbnode run --config /etc/lbnode/node.toml")]
+    Run {
+        /// The node file
+        #[arg(long, default_value = "/etc/lbnode/node.toml")]
+        config: PathBuf,
+    },
+    /// What goes on: 0 healthy, 1 degraded, 3 not serving
+    #[command(after_help = "Examples:\n  lbnode status\n  lbnode status --json | jq '.vips[].state'")]
+    Status(Json),
+    /// Validate node.toml, cluster.toml: all mistakes at once
+    #[command(after_help = "\
+Examples:
+  lbnode check                             /etc/lbnode/node.toml and the cluster file it names
+  lbnode check node.toml cluster.toml      both, and whether they fit together")]
+    Check {
+        /// Node and cluster files, told apart by their content
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// The running configuration
+    #[command(subcommand, after_help = "Example:\n  lbnode config apply cluster.toml --dry-run")]
+    Config(ConfigCommand),
+    /// Take this node out of service, or put it back
+    #[command(after_help = "Example:\n  lbnode maintenance on && reboot")]
+    Maintenance {
+        /// What it shall be
+        state: Switch,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Shell completions, to stdout
+    #[command(after_help = "Example:\n  lbnode completions bash > /etc/bash_completion.d/lbnode")]
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+    /// Man pages: the main one to stdout, or all into a directory
+    #[command(after_help = "Examples:\n  lbnode man | man -l -\n  lbnode man /usr/local/share/man/man1")]
+    Man {
+        /// Where all pages go
+        directory: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Run this cluster file from now on, on this node only
+    #[command(after_help = "Example:\n  lbnode config apply cluster.toml")]
+    Apply {
+        /// The cluster file
+        file: PathBuf,
+        /// Say what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// The cluster file that runs
+    #[command(after_help = "Example:\n  lbnode config show > cluster.toml")]
+    Show(Json),
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+struct Json {
+    /// For programs
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+/// Does what the command line says.
+pub fn run(cli: Cli) -> ExitCode {
+    let socket = cli.control;
+    match cli.command {
+        Command::Run { config } => crate::agent::run(&config),
+        Command::Status(json) => remote::status(&socket, json).into(),
+        Command::Check { files, json } => check::check(files, json).into(),
+        Command::Config(ConfigCommand::Apply { file, dry_run, json }) => {
+            remote::apply(&socket, &file, dry_run, json).into()
+        }
+        Command::Config(ConfigCommand::Show(json)) => remote::show(&socket, json).into(),
+        Command::Maintenance { state, json } => remote::maintenance(&socket, matches!(state, Switch::On), json).into(),
+        Command::Completions { shell } => reference::completions(shell).into(),
+        Command::Man { directory } => reference::man(directory.as_deref()).into(),
+    }
+}
+
+/// Says on stderr what went wrong, causes included.
+fn complain(error: &dyn std::error::Error) {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    complain_text(text);
+}
+
+fn complain_text(text: impl Display) {
+    eprintln!("{} {text}", paint::stderr(paint::RED, "lbnode:"));
+}
+
+/// Prints a result; a reader that left (`| head`) is no error.
+fn print(text: impl Display) {
+    use std::io::Write;
+    let (Ok(()) | Err(_)) = writeln!(std::io::stdout(), "{text}");
+}
+
+/// The same, for programs.
+fn print_json(value: &serde_json::Value) {
+    print(format_args!("{value:#}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn each_command_shows_an_example() {
+        fn walk(command: &clap::Command) {
+            for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
+                let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Example"), "`{}` has no example", sub.get_name());
+                walk(sub);
+            }
+        }
+        walk(&Cli::command());
+    }
+}

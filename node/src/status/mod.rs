@@ -1,0 +1,342 @@
+//! The model of `lbnode status --json`: what one node knows, typed and stable (docs/status.md, docs/status.schema.json).
+//!
+//! The agent fills a [`Status`], the control socket carries it, `render` prints it for people. A field whose
+//! source does not exist in this version, or is not known, is absent; nothing is filled in to look complete.
+
+mod render;
+mod time;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+use vrrp::event::{Fault, State};
+
+pub use render::render;
+pub use time::Moment;
+
+/// Everything `lbnode status` says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the agent that answered.
+    pub version: String,
+    /// The pair as a whole.
+    pub pair: Pair,
+    /// The nodes that are known; the one that answers has `self: true`.
+    pub nodes: Vec<Node>,
+    /// The floating addresses, as seen from the answering node.
+    pub vips: Vec<Vip>,
+    /// What configuration is running.
+    pub config: Config,
+    /// Where clients arrive.
+    pub frontends: Vec<Frontend>,
+    /// Where they are sent.
+    pub backends: Vec<Backend>,
+    /// Whether the election runs with the priority and the memory that it wants.
+    pub realtime: Realtime,
+    /// What the node can carry, and which limit says so.
+    pub limits: Limits,
+    /// The last time that both nodes were seen active at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dual_active: Option<DualActive>,
+    /// What became of log lines.
+    pub log: Log,
+}
+
+/// The pair as a whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pair {
+    /// `[pair] name` of the cluster file.
+    pub name: String,
+    /// Whether a failover would work; absent: not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redundant: Option<bool>,
+}
+
+/// One machine of the pair.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// `name` of the node file.
+    pub name: String,
+    /// Whether it is the one that answers.
+    #[serde(rename = "self")]
+    pub this: bool,
+    /// What it does.
+    pub role: Role,
+    /// Whether it serves, or would serve after a takeover, as well as it can.
+    pub fit: bool,
+    /// Why it is not fit, worst first; empty if it is.
+    pub reasons: Vec<String>,
+    /// `[vrrp] priority` of the node file, 1 to 254.
+    pub priority: u8,
+    /// Its proxy core.
+    pub proxy: Proxy,
+    /// The configuration that it runs.
+    pub revision: u64,
+    /// Since when it has this role.
+    #[serde(flatten)]
+    pub since: Moment,
+}
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Holds at least one VIP.
+    Active,
+    /// Would take over.
+    Standby,
+    /// Cannot take part in the election of any VIP.
+    Fault,
+    /// Taken out of service by an operator.
+    Maintenance,
+    /// The peer, and it does not answer.
+    Unreachable,
+}
+
+/// The proxy core, as its supervisor sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Proxy {
+    /// Whether it carries traffic.
+    pub state: ProxyState,
+    /// Its process; absent while there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// How often it was started again since the agent started.
+    pub restarts: u64,
+    /// Since when it is in this state.
+    #[serde(flatten)]
+    pub since: Moment,
+    /// Worker threads.
+    pub workers: u16,
+    /// Why it runs under another user than the configured one; absent: it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_note: Option<String>,
+    /// How it last ended and its last words; absent: it never did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_exit: Option<String>,
+}
+
+/// What the proxy core does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyState {
+    /// Started, not ready yet.
+    Starting,
+    /// Carries traffic.
+    Ready,
+    /// A worker makes no progress.
+    Hung,
+    /// It ended and waits for its next start.
+    Backoff,
+    /// It ends again and again.
+    CrashLoop,
+    /// Takes no new clients and waits for the last ones.
+    Draining,
+    /// Not wanted.
+    Stopped,
+}
+
+/// One floating address.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Vip {
+    /// Its name in the cluster file.
+    pub name: String,
+    /// The address itself.
+    pub address: Ipv4Addr,
+    /// Virtual router identifier, 1 to 255.
+    pub vrid: u8,
+    /// The interface that it lives on.
+    pub interface: String,
+    /// What this node's router does.
+    pub state: State,
+    /// Who holds it: this node's name, or the address that a peer advertises from; absent: nobody is heard.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
+    /// Since when the router is in this state.
+    #[serde(flatten)]
+    pub since: Moment,
+    /// Why it came into this state.
+    pub why: String,
+    /// This node's priority for the VIP, 1 to 254.
+    pub priority: u8,
+    /// How often its holder says so, in milliseconds.
+    pub advert_interval_ms: u64,
+    /// Why the router cannot take part; empty if it can.
+    pub faults: Vec<Fault>,
+    /// What the router counted, by the names of docs/vrrp.md.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// The running configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// Its number, counted by this node alone.
+    pub revision: u64,
+    /// SHA-256 of the cluster file's text, in hex.
+    pub digest: String,
+    /// Since when it runs.
+    #[serde(flatten)]
+    pub since: Moment,
+    /// Why a newer one is not running; absent: there is none, or it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_applied: Option<String>,
+}
+
+/// A frontend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Frontend {
+    /// Its name in the cluster file.
+    pub name: String,
+    /// Where it listens, as the cluster file has it.
+    pub binds: Vec<String>,
+    /// The backend that it leads to.
+    pub backend: String,
+    /// Clients at this moment, over all workers.
+    pub sessions: u64,
+    /// Clients since the proxy core started.
+    pub sessions_total: u64,
+    /// New clients a second, over the last seconds; absent until two readings exist.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
+}
+
+/// A backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Backend {
+    /// Its name in the cluster file.
+    pub name: String,
+    /// Clients that wait for a server with a free place.
+    pub queued: u64,
+    /// In the order of the file.
+    pub servers: Vec<Server>,
+}
+
+/// A server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Server {
+    /// Its name in the cluster file.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Whether clients are sent to it.
+    pub state: ServerState,
+    /// Clients at this moment.
+    pub sessions: u64,
+    /// 0 to 256.
+    pub weight: u16,
+    /// Used only while no other one is up.
+    pub backup: bool,
+    /// Its last check; absent: not checked, or not yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
+}
+
+/// Whether clients are sent to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServerState {
+    /// They are.
+    Up,
+    /// Its checks failed.
+    Down,
+    /// It keeps the ones it has.
+    Drain,
+    /// Taken out by an operator.
+    Maintenance,
+    /// Not one check has ended yet.
+    Checking,
+}
+
+/// What the last check of a server found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// In words: "passed", or what went wrong.
+    pub status: String,
+    /// The HTTP status; absent for other checks and when no answer came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<u16>,
+    /// How long it took, in milliseconds.
+    pub latency_ms: f64,
+    /// Since when the server is in its state.
+    #[serde(flatten)]
+    pub since: Moment,
+}
+
+/// What the election's thread was granted: "yes", or why not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Realtime {
+    /// SCHED_RR.
+    pub scheduling: String,
+    /// Memory that is never paged out.
+    pub memory_lock: String,
+}
+
+/// What the node can carry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Descriptors that the proxy core may have open.
+    pub descriptors: u64,
+    /// Clients that it can carry at once with them.
+    pub connections: u64,
+    /// How the second follows from the first, in words.
+    pub derived: String,
+}
+
+/// A time during which both nodes were active.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DualActive {
+    /// Which VIP.
+    pub vip: String,
+    /// Who else held it.
+    pub other: Ipv4Addr,
+    /// For how long, in milliseconds; absent: it began before this node could tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub length_ms: Option<u64>,
+    /// When it ended.
+    #[serde(flatten)]
+    pub since: Moment,
+}
+
+/// What became of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// Lines that nobody read in time, since the agent started.
+    pub dropped: u64,
+}
+
+/// What a status comes down to; the number is the exit code of `lbnode status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Verdict {
+    /// Every VIP is served, and this node is fit.
+    Healthy = 0,
+    /// Every VIP is served, but a failover would not work as it should.
+    Degraded = 1,
+    /// At least one VIP is served by nobody, as far as can be seen from here.
+    NotServing = 3,
+}
+
+impl Status {
+    /// The node that answered.
+    pub fn this_node(&self) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.this)
+    }
+
+    /// What it all comes down to.
+    pub fn verdict(&self) -> Verdict {
+        let Some(node) = self.this_node() else { return Verdict::NotServing };
+        let ready = node.proxy.state == ProxyState::Ready;
+        let served = |vip: &Vip| if vip.state == State::Master { ready } else { vip.holder.is_some() };
+        let alone_and_down = self.vips.is_empty() && !ready;
+        if alone_and_down || !self.vips.iter().all(served) {
+            return Verdict::NotServing;
+        }
+        let unfit = self.nodes.iter().any(|node| !node.fit || node.role == Role::Unreachable);
+        let faulty = self.vips.iter().any(|vip| matches!(vip.state, State::Fault | State::Init));
+        if unfit || faulty || self.pair.redundant == Some(false) { Verdict::Degraded } else { Verdict::Healthy }
+    }
+}
+
+#[cfg(test)]
+mod tests;
