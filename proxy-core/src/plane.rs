@@ -1,0 +1,267 @@
+//! The data plane as a whole: workers and checks, started, changed, drained and asked together.
+//!
+//! Its methods never block on a worker: they leave mail, which a worker takes up between two polls.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use tokio::runtime;
+
+use crate::beat::{BeatBoard, MAX_WORKERS};
+use crate::check::Checks;
+use crate::limits::{Gate, Limits};
+use crate::listener::{Listener, ListenerKey};
+use crate::plan::{Plan, PlanError};
+use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
+use crate::stats::{
+    BackendStats, CheckReport, FrontendStats, ServerState, ServerStats, Stats, WorkerShard, WorkerStats, shards, sum,
+};
+use crate::worker::{self, Mailbox, Seed};
+
+/// Why the data plane didn't start, or didn't take a plan. Nothing was changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaneError {
+    /// The plan can't be run.
+    #[error("plan refused")]
+    Plan(#[from] PlanError),
+    /// The number of workers is not 1 to [`MAX_WORKERS`].
+    #[error("{0} workers: between 1 and {MAX_WORKERS} can be started")]
+    Workers(u16),
+    /// A listener for a worker that doesn't exist.
+    #[error("a listener on {} is for worker {}, of {workers}", key.address, key.worker)]
+    NoSuchWorker {
+        /// The listener.
+        key: ListenerKey,
+        /// Workers there are.
+        workers: u16,
+    },
+    /// The system refused a thread or a runtime.
+    #[error("starting {what}")]
+    Start {
+        /// What was to be started.
+        what: &'static str,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The running data plane. Dropping it drains it with a deadline that has passed, without waiting.
+#[derive(Debug)]
+pub struct DataPlane {
+    scheme: Arc<Scheme>,
+    generation: u64,
+    mailboxes: Vec<Arc<Mailbox>>,
+    threads: Vec<JoinHandle<()>>,
+    checks: Checks,
+    gate: Arc<Gate>,
+    shards: Arc<[WorkerShard]>,
+}
+
+impl DataPlane {
+    /// Starts `workers` workers and the checks. `probes[i]` is worker `i`'s end of the agent's accept-path probe:
+    /// each byte that the agent writes comes back once the worker's accept loop has seen it. There may be fewer
+    /// probes than workers.
+    ///
+    /// # Errors
+    /// [`PlaneError`]; threads that had been started are ended.
+    pub fn start(
+        plan: Plan,
+        workers: u16,
+        listeners: Vec<Listener>,
+        probes: Vec<UnixStream>,
+        board: &BeatBoard,
+        limits: Limits,
+    ) -> Result<DataPlane, PlaneError> {
+        plan.validate()?;
+        if workers == 0 || workers > MAX_WORKERS {
+            return Err(PlaneError::Workers(workers));
+        }
+        let scheme = Arc::new(Scheme::build(plan, None, workers));
+        let start = |what| move |source| PlaneError::Start { what, source };
+        let checks = Checks::start(Arc::clone(&scheme)).map_err(start("the checks"))?;
+        let mut plane = DataPlane {
+            scheme,
+            generation: 0,
+            mailboxes: (0..workers).map(|_| Arc::default()).collect(),
+            threads: Vec::new(),
+            checks,
+            gate: Arc::new(Gate::new(Some(limits.sessions))),
+            shards: shards(workers).into(),
+        };
+        plane.refuse_strangers(&listeners)?;
+        plane.post(listeners, &[]);
+        let mut probes = probes.into_iter();
+        for number in 0..workers {
+            let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(start("a worker"))?;
+            let seed = Seed {
+                number,
+                slot: board.slot(number),
+                mailbox: Arc::clone(&plane.mailboxes[usize::from(number)]),
+                gate: Arc::clone(&plane.gate),
+                shards: Arc::clone(&plane.shards),
+                probe: probes.next(),
+            };
+            let thread = std::thread::Builder::new().name(format!("worker-{number}"));
+            let thread = thread.spawn(move || worker::run(seed, runtime)).map_err(start("a worker"))?;
+            plane.threads.push(thread);
+        }
+        Ok(plane)
+    }
+
+    /// Swaps the plan. Sessions go on under the plan they began with; state of servers with the same backend, name
+    /// and address is kept; `removed` listeners accept nothing more, `added` ones begin.
+    /// [`DataPlane::ready`] says when every worker has taken it up.
+    ///
+    /// # Errors
+    /// [`PlaneError::Plan`], [`PlaneError::NoSuchWorker`].
+    pub fn apply(&mut self, plan: Plan, added: Vec<Listener>, removed: &[ListenerKey]) -> Result<(), PlaneError> {
+        plan.validate()?;
+        self.refuse_strangers(&added)?;
+        self.scheme = Arc::new(Scheme::build(plan, Some(&self.scheme), self.workers()));
+        self.post(added, removed);
+        self.checks.apply(Arc::clone(&self.scheme));
+        // A raised limit may have made room.
+        self.scheme.backends.iter().for_each(|backend| backend.queue.wake());
+        Ok(())
+    }
+
+    /// Whether every worker runs the latest plan.
+    pub fn ready(&self) -> bool {
+        self.mailboxes.iter().all(|mailbox| mailbox.applied.load(SeqCst) >= self.generation)
+    }
+
+    /// Stops accepting. Sessions end in their own time; those left at `deadline` are reset and counted. Of several
+    /// deadlines the earliest counts.
+    pub fn drain(&self, deadline: Instant) {
+        for mailbox in &self.mailboxes {
+            mailbox.post(|mail| mail.drain = Some(mail.drain.map_or(deadline, |earlier| earlier.min(deadline))));
+        }
+    }
+
+    /// Whether a drain has ended: no session is left.
+    pub fn drained(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    /// What there is to say now.
+    pub fn stats(&self) -> Stats {
+        let plan = &self.scheme.plan;
+        let inside = self.gate.inside();
+        let limit = self.gate.limit().unwrap_or(u32::MAX);
+        let frontends = plan.frontends.iter().zip(&self.scheme.frontends);
+        let backends = plan.backends.iter().zip(&self.scheme.backends);
+        Stats {
+            revision: plan.revision,
+            sessions: inside,
+            session_limit: limit,
+            at_session_limit: inside >= limit,
+            reset_by_drain: sum(&self.shards, |shard| &shard.reset_by_drain),
+            frontends: frontends.map(|(frontend, live)| frontend_stats(frontend.name.clone(), live)).collect(),
+            backends: backends.map(|(backend, live)| backend_stats(backend, live)).collect(),
+            workers: self.shards.iter().map(worker_stats).collect(),
+        }
+    }
+
+    fn workers(&self) -> u16 {
+        u16::try_from(self.mailboxes.len()).expect("at most MAX_WORKERS were started")
+    }
+
+    fn refuse_strangers(&self, listeners: &[Listener]) -> Result<(), PlaneError> {
+        let workers = self.workers();
+        let stranger = listeners.iter().find(|listener| listener.key.worker >= workers);
+        stranger.map_or(Ok(()), |stranger| Err(PlaneError::NoSuchWorker { key: stranger.key, workers }))
+    }
+
+    /// Leaves the scheme, and its listeners, with every worker.
+    fn post(&mut self, added: Vec<Listener>, removed: &[ListenerKey]) {
+        self.generation += 1;
+        let mut added: Vec<Option<Listener>> = added.into_iter().map(Some).collect();
+        for (number, mailbox) in self.mailboxes.iter().enumerate() {
+            mailbox.post(|mail| {
+                mail.generation = self.generation;
+                mail.scheme = Some(Arc::clone(&self.scheme));
+                // A listener that comes and goes before the worker looks was never there.
+                mail.added.retain(|listener| !removed.contains(&listener.key));
+                mail.removed.extend(removed.iter().filter(|key| usize::from(key.worker) == number));
+                let mine = |listener: &Listener| usize::from(listener.key.worker) == number;
+                mail.added.extend(added.iter_mut().filter_map(|listener| listener.take_if(|one| mine(one))));
+            });
+        }
+    }
+}
+
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        self.drain(Instant::now());
+    }
+}
+
+fn frontend_stats(name: String, live: &FrontendLive) -> FrontendStats {
+    FrontendStats {
+        name,
+        sessions: live.gate.inside(),
+        max_connections: live.gate.limit(),
+        total: sum(&live.shards, |shard| &shard.total),
+        bytes_in: sum(&live.shards, |shard| &shard.bytes_in),
+        bytes_out: sum(&live.shards, |shard| &shard.bytes_out),
+        denied: sum(&live.shards, |shard| &shard.denied),
+    }
+}
+
+fn backend_stats(backend: &crate::plan::Backend, live: &BackendLive) -> BackendStats {
+    let servers = backend.servers.iter().zip(&live.servers);
+    BackendStats {
+        name: backend.name.clone(),
+        queue: u32::try_from(live.queue.len()).expect("the queue is bounded"),
+        queue_full: sum(&live.shards, |shard| &shard.queue_full),
+        queue_timeouts: sum(&live.shards, |shard| &shard.queue_timeouts),
+        no_server: sum(&live.shards, |shard| &shard.no_server),
+        retries: sum(&live.shards, |shard| &shard.retries),
+        redispatches: sum(&live.shards, |shard| &shard.redispatches),
+        servers: servers.map(|(server, live)| server_stats(server, live)).collect(),
+    }
+}
+
+fn server_stats(server: &crate::plan::Server, live: &ServerLive) -> ServerStats {
+    let report = live.report.lock().unwrap_or_else(PoisonError::into_inner);
+    let health = live.health();
+    ServerStats {
+        name: server.name.clone(),
+        state: if server.weight == 0 && health != ServerState::Down { ServerState::Drain } else { health },
+        since_ms: milliseconds(report.since.elapsed()),
+        weight: server.weight,
+        sessions: live.sessions(),
+        total: sum(&live.shards, |shard| &shard.total),
+        bytes_in: sum(&live.shards, |shard| &shard.bytes_in),
+        bytes_out: sum(&live.shards, |shard| &shard.bytes_out),
+        connect_errors: sum(&live.shards, |shard| &shard.connect_errors),
+        last_check: report.last_check.as_ref().map(|check| CheckReport {
+            ok: check.ok,
+            code: check.code,
+            what: check.what.clone(),
+            latency_ms: milliseconds(check.latency),
+            ago_ms: milliseconds(check.ended.elapsed()),
+        }),
+    }
+}
+
+fn worker_stats(shard: &WorkerShard) -> WorkerStats {
+    // `ended` first: read the other way round, a session could seem to have ended before it began.
+    let ended = shard.ended.get();
+    let accepted = shard.accepted.get();
+    WorkerStats {
+        sessions: accepted.saturating_sub(ended),
+        accepted,
+        panics: shard.panics.get(),
+        accept_pauses: shard.accept_pauses.get(),
+    }
+}
+
+fn milliseconds(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

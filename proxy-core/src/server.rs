@@ -1,0 +1,191 @@
+//! The live state of frontends, backends and servers, and the scheme that joins it to a plan.
+//!
+//! Live state outlives plans: an apply makes a new [`Scheme`] around the state of whatever kept its identity, so
+//! counts, health and queues go on. It is shared by all workers and by the checks, through atomics.
+
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::balance::Candidate;
+use crate::limits::Gate;
+use crate::plan::{self, Plan};
+use crate::queue::Queue;
+use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState, shards};
+
+/// A plan with the live state of its parts, index by index.
+#[derive(Debug)]
+pub(crate) struct Scheme {
+    pub(crate) plan: Plan,
+    pub(crate) frontends: Vec<Arc<FrontendLive>>,
+    pub(crate) backends: Vec<Arc<BackendLive>>,
+}
+
+/// A frontend, known by its name.
+#[derive(Debug)]
+pub(crate) struct FrontendLive {
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) shards: Box<[FrontendShard]>,
+}
+
+/// A backend, known by its name. Its servers may change from scheme to scheme.
+#[derive(Debug)]
+pub(crate) struct BackendLive {
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) shards: Arc<[BackendShard]>,
+    pub(crate) servers: Vec<Arc<ServerLive>>,
+}
+
+/// A server, known by its backend's name, its own name and its address.
+#[derive(Debug)]
+pub(crate) struct ServerLive {
+    sessions: AtomicU32,
+    health: AtomicU8,
+    pub(crate) report: Mutex<Report>,
+    pub(crate) shards: Box<[ServerShard]>,
+}
+
+/// What is only read for stats.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) since: Instant,
+    pub(crate) last_check: Option<LastCheck>,
+}
+
+/// How the last check went.
+#[derive(Clone, Debug)]
+pub(crate) struct LastCheck {
+    pub(crate) ok: bool,
+    pub(crate) code: Option<u16>,
+    pub(crate) what: String,
+    pub(crate) latency: std::time::Duration,
+    pub(crate) ended: Instant,
+}
+
+/// One session's place at a server; leaving it wakes the queue.
+#[derive(Debug)]
+pub(crate) struct Place {
+    server: Arc<ServerLive>,
+    queue: Arc<Queue>,
+}
+
+impl Scheme {
+    /// `plan` around the live state of `before`; `plan` was validated.
+    pub(crate) fn build(plan: Plan, before: Option<&Scheme>, workers: u16) -> Scheme {
+        let frontends = plan.frontends.iter().map(|frontend| {
+            let kept = before.and_then(|before| {
+                let index = before.plan.frontends.iter().position(|old| old.name == frontend.name)?;
+                Some(Arc::clone(&before.frontends[index]))
+            });
+            let live = kept
+                .unwrap_or_else(|| Arc::new(FrontendLive { gate: Arc::new(Gate::new(None)), shards: shards(workers) }));
+            live.gate.set_limit(frontend.max_connections);
+            live
+        });
+        let frontends = frontends.collect();
+        let backends = plan.backends.iter().map(|backend| {
+            let kept = before.and_then(|before| {
+                let index = before.plan.backends.iter().position(|old| old.name == backend.name)?;
+                Some((&before.plan.backends[index], &before.backends[index]))
+            });
+            Arc::new(BackendLive::build(backend, kept, workers))
+        });
+        let backends = backends.collect();
+        Scheme { plan, frontends, backends }
+    }
+}
+
+impl BackendLive {
+    fn build(backend: &plan::Backend, kept: Option<(&plan::Backend, &Arc<BackendLive>)>, workers: u16) -> BackendLive {
+        let servers = backend.servers.iter().map(|server| {
+            let old = kept.and_then(|(plan, live)| {
+                let same = |old: &plan::Server| old.name == server.name && old.address == server.address;
+                let index = plan.servers.iter().position(same)?;
+                Some((Arc::clone(&live.servers[index]), plan.check.is_some()))
+            });
+            match old {
+                Some((live, was_checked)) => {
+                    if was_checked != backend.check.is_some() {
+                        live.set_health(first_health(backend));
+                    }
+                    live
+                }
+                None => Arc::new(ServerLive::new(first_health(backend), workers)),
+            }
+        });
+        BackendLive {
+            servers: servers.collect(),
+            queue: kept.map_or_else(Arc::default, |(_, live)| Arc::clone(&live.queue)),
+            shards: kept.map_or_else(|| shards(workers).into(), |(_, live)| Arc::clone(&live.shards)),
+        }
+    }
+}
+
+fn first_health(backend: &plan::Backend) -> ServerState {
+    if backend.check.is_some() { ServerState::Checking } else { ServerState::Up }
+}
+
+impl ServerLive {
+    fn new(health: ServerState, workers: u16) -> ServerLive {
+        let server = ServerLive {
+            sessions: AtomicU32::new(0),
+            health: AtomicU8::new(0),
+            report: Mutex::new(Report { since: Instant::now(), last_check: None }),
+            shards: shards(workers),
+        };
+        server.set_health(health);
+        server
+    }
+
+    /// Checking, up or down; whether it may be used is [`ServerLive::candidate`]'s matter.
+    pub(crate) fn health(&self) -> ServerState {
+        match self.health.load(SeqCst) {
+            0 => ServerState::Checking,
+            1 => ServerState::Up,
+            _ => ServerState::Down,
+        }
+    }
+
+    pub(crate) fn set_health(&self, health: ServerState) {
+        let code = match health {
+            ServerState::Checking => 0,
+            // Drain is a weight, not a health.
+            ServerState::Up | ServerState::Drain => 1,
+            ServerState::Down => 2,
+        };
+        if self.health.swap(code, SeqCst) != code {
+            self.report.lock().unwrap_or_else(PoisonError::into_inner).since = Instant::now();
+        }
+    }
+
+    /// Over all workers, with those still connecting.
+    pub(crate) fn sessions(&self) -> u32 {
+        self.sessions.load(SeqCst)
+    }
+
+    /// As the balancer sees it under `config`.
+    pub(crate) fn candidate(&self, config: &plan::Server) -> Candidate {
+        let sessions = self.sessions();
+        Candidate {
+            weight: config.weight,
+            backup: config.backup,
+            usable: self.health() != ServerState::Down,
+            full: config.max_connections.is_some_and(|max| sessions >= max),
+            sessions,
+        }
+    }
+
+    /// A place, unless the last one went to somebody else a moment ago.
+    pub(crate) fn take(self: &Arc<ServerLive>, max: Option<u32>, queue: &Arc<Queue>) -> Option<Place> {
+        let max = max.unwrap_or(u32::MAX);
+        self.sessions.fetch_update(SeqCst, SeqCst, |now| (now < max).then_some(now + 1)).ok()?;
+        Some(Place { server: Arc::clone(self), queue: Arc::clone(queue) })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.server.sessions.fetch_sub(1, SeqCst);
+        self.queue.wake();
+    }
+}

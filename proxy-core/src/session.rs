@@ -1,0 +1,189 @@
+//! One client's way through: choose a server, wait for a place, connect (retry, redispatch), relay, account.
+//!
+//! The only file that knows this order. Everything here runs on one worker; a session holds the scheme it began
+//! under, so a server that an apply removed serves its sessions to their end.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use crate::balance::{Balancer, Pick};
+use crate::limits::Pass;
+use crate::plan;
+use crate::server::{BackendLive, FrontendLive, Place, Scheme};
+use crate::stats::ServerState;
+use crate::tcp::buffers::Buffers;
+use crate::tcp::connect::connect;
+use crate::tcp::relay::{Relay, reset_on_close};
+
+/// Before a further attempt at the same server, at most the connect timeout (HAProxy's turn-around timer).
+const TURN_AROUND: Duration = Duration::from_secs(1);
+
+/// Where the clients of one frontend go, as one worker has it; rebuilt for each scheme.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) scheme: Arc<Scheme>,
+    pub(crate) frontend: usize,
+    pub(crate) worker: u16,
+    pub(crate) balancer: Rc<RefCell<Balancer>>,
+    pub(crate) buffers: Rc<Buffers>,
+}
+
+/// A client that was let in.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) client: TcpStream,
+    pub(crate) peer: SocketAddr,
+    pub(crate) route: Rc<Route>,
+    /// Room in the process, and in the frontend.
+    pub(crate) passes: [Pass; 2],
+}
+
+enum Refusal {
+    NoServer,
+    QueueFull,
+    QueueTimeout,
+}
+
+impl Session {
+    /// To the end of the session.
+    pub(crate) async fn run(self) {
+        let Session { client, peer, route, passes } = self;
+        let client = Unserved(Some(client));
+        let worker = usize::from(route.worker);
+        let counters = &route.live().shards[worker];
+        counters.total.add(1);
+        let Some((server, stream, place)) = route.reach(peer).await else {
+            counters.denied.add(1);
+            return;
+        };
+        let client = client.served();
+        // Small writes go out at once; a client that is gone already shows in the relay.
+        let _ = client.set_nodelay(true);
+        let server = &route.backend_live().servers[server].shards[worker];
+        server.total.add(1);
+        let idle = route.frontend().client_timeout.min(route.backend().server_timeout);
+        let up = [&counters.bytes_in, &server.bytes_in];
+        let down = [&counters.bytes_out, &server.bytes_out];
+        let end = Relay::new(client, stream, &route.buffers).run(idle, up, down).await;
+        debug!(frontend = route.frontend().name, client = %peer, ?end, "session ended");
+        drop((place, passes));
+    }
+}
+
+/// A client that has no server yet; reset, not closed, when dropped so.
+struct Unserved(Option<TcpStream>);
+
+impl Unserved {
+    fn served(mut self) -> TcpStream {
+        self.0.take().expect("a client is served once")
+    }
+}
+
+impl Drop for Unserved {
+    fn drop(&mut self) {
+        self.0.iter().for_each(reset_on_close);
+    }
+}
+
+impl Route {
+    pub(crate) fn frontend(&self) -> &plan::Frontend {
+        &self.scheme.plan.frontends[self.frontend]
+    }
+
+    pub(crate) fn live(&self) -> &FrontendLive {
+        &self.scheme.frontends[self.frontend]
+    }
+
+    fn backend(&self) -> &plan::Backend {
+        &self.scheme.plan.backends[self.frontend().backend]
+    }
+
+    fn backend_live(&self) -> &BackendLive {
+        &self.scheme.backends[self.frontend().backend]
+    }
+
+    /// A connected server: its index, the connection, the place held there. `None`: the client is sent away.
+    async fn reach(&self, peer: SocketAddr) -> Option<(usize, TcpStream, Place)> {
+        let backend = self.backend();
+        let live = self.backend_live();
+        let counters = &live.shards[usize::from(self.worker)];
+        let (mut index, mut place) = match self.choose().await {
+            Ok(chosen) => chosen,
+            Err(refusal) => {
+                let (counter, why) = match refusal {
+                    Refusal::NoServer => (&counters.no_server, "no server is usable"),
+                    Refusal::QueueFull => (&counters.queue_full, "the queue is full"),
+                    Refusal::QueueTimeout => (&counters.queue_timeouts, "no place came free in time"),
+                };
+                counter.add(1);
+                debug!(backend = backend.name, client = %peer, why, "client sent away");
+                return None;
+            }
+        };
+        for left in (0..=backend.retries).rev() {
+            let server = &backend.servers[index];
+            match connect(server.address, backend.connect_timeout).await {
+                Ok(stream) => return Some((index, stream, place)),
+                Err(error) => {
+                    live.servers[index].shards[usize::from(self.worker)].connect_errors.add(1);
+                    debug!(backend = backend.name, server = server.name, %error, left, "connect failed");
+                }
+            }
+            if left == 0 {
+                break;
+            }
+            counters.retries.add(1);
+            let down = live.servers[index].health() == ServerState::Down;
+            let other = if backend.redispatch && (left == 1 || down) { self.take(Some(index)).ok() } else { None };
+            if let Some(chosen) = other {
+                counters.redispatches.add(1);
+                (index, place) = chosen;
+            } else {
+                sleep(TURN_AROUND.min(backend.connect_timeout)).await;
+            }
+        }
+        None
+    }
+
+    /// A server with a place, after a wait in the queue if need be.
+    async fn choose(&self) -> Result<(usize, Place), Refusal> {
+        let queue = &self.backend_live().queue;
+        // Nobody overtakes those who wait.
+        if queue.len() == 0 {
+            match self.take(None) {
+                Ok(chosen) => return Ok(chosen),
+                Err(Pick::Nobody) => return Err(Refusal::NoServer),
+                Err(_) => {}
+            }
+        }
+        let ticket = queue.join().ok_or(Refusal::QueueFull)?;
+        let turn = ticket.turn(|| self.take(None).ok());
+        timeout(self.backend().queue_timeout, turn).await.map_err(|_| Refusal::QueueTimeout)
+    }
+
+    /// A server with a place, at once.
+    fn take(&self, except: Option<usize>) -> Result<(usize, Place), Pick> {
+        let (backend, live) = (self.backend(), self.backend_live());
+        let look = |index: usize| live.servers[index].candidate(&backend.servers[index]);
+        // Another worker may take the last place between the look and the take: then look again.
+        for _ in 0..=backend.servers.len() {
+            match self.balancer.borrow_mut().pick(backend.servers.len(), except, look) {
+                Pick::Server(index) => {
+                    let max = backend.servers[index].max_connections;
+                    if let Some(place) = live.servers[index].take(max, &live.queue) {
+                        return Ok((index, place));
+                    }
+                }
+                none => return Err(none),
+            }
+        }
+        Err(Pick::Full)
+    }
+}

@@ -1,0 +1,204 @@
+//! What the data plane says about itself, and the counters it is summed from.
+//!
+//! A counter is written by one worker only (a plain load and store), in a shard of its own cache lines; readers
+//! sum the shards. Sums are therefore not one moment's picture across counters.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use serde::{Deserialize, Serialize};
+
+/// The state of the data plane. Counters run from the start of the process; those of a frontend, backend or
+/// server that an apply keeps go on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Of the plan that is applied.
+    pub revision: u64,
+    /// Sessions now, over all workers.
+    pub sessions: u32,
+    /// Sessions at once that the descriptor limit allows.
+    pub session_limit: u32,
+    /// The process is full: clients wait in the kernel's accept queue.
+    pub at_session_limit: bool,
+    /// Sessions that were cut at a drain's deadline.
+    pub reset_by_drain: u64,
+    /// In the order of the plan.
+    pub frontends: Vec<FrontendStats>,
+    /// In the order of the plan.
+    pub backends: Vec<BackendStats>,
+    /// By worker number.
+    pub workers: Vec<WorkerStats>,
+}
+
+/// One frontend.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrontendStats {
+    /// As in the plan.
+    pub name: String,
+    /// Sessions now.
+    pub sessions: u32,
+    /// `None`: only the process's limit holds.
+    pub max_connections: Option<u32>,
+    /// Sessions ever.
+    pub total: u64,
+    /// Bytes from clients that were passed on.
+    pub bytes_in: u64,
+    /// Bytes passed to clients.
+    pub bytes_out: u64,
+    /// Clients that were sent away without having reached a server.
+    pub denied: u64,
+}
+
+/// One backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendStats {
+    /// As in the plan.
+    pub name: String,
+    /// Clients that wait for a place now.
+    pub queue: u32,
+    /// Clients sent away because the queue was full.
+    pub queue_full: u64,
+    /// Clients that waited in vain.
+    pub queue_timeouts: u64,
+    /// Clients for whom no server was usable.
+    pub no_server: u64,
+    /// Further attempts to connect.
+    pub retries: u64,
+    /// Attempts that were moved to another server.
+    pub redispatches: u64,
+    /// In the order of the plan.
+    pub servers: Vec<ServerStats>,
+}
+
+/// What a server is good for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServerState {
+    /// Not checked yet: used like one that is up, as HAProxy does.
+    #[default]
+    Checking,
+    /// Used.
+    Up,
+    /// Its checks failed.
+    Down,
+    /// Weight 0: not down, but takes nothing new.
+    Drain,
+}
+
+/// One server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerStats {
+    /// As in the plan.
+    pub name: String,
+    /// Now.
+    pub state: ServerState,
+    /// Milliseconds in this state.
+    pub since_ms: u64,
+    /// As in the plan.
+    pub weight: u16,
+    /// Sessions now, with those still connecting.
+    pub sessions: u32,
+    /// Sessions ever that were connected.
+    pub total: u64,
+    /// Bytes sent to it.
+    pub bytes_in: u64,
+    /// Bytes received from it.
+    pub bytes_out: u64,
+    /// Attempts to connect that failed.
+    pub connect_errors: u64,
+    /// `None`: never checked.
+    pub last_check: Option<CheckReport>,
+}
+
+/// The last check of a server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckReport {
+    /// It passed.
+    pub ok: bool,
+    /// HTTP status, where there was one.
+    pub code: Option<u16>,
+    /// What came back, in words: "connected", "got 503, expected 200-399", "connection refused".
+    pub what: String,
+    /// How long it took, in milliseconds.
+    pub latency_ms: u64,
+    /// How long ago it ended, in milliseconds.
+    pub ago_ms: u64,
+}
+
+/// One worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStats {
+    /// Sessions now.
+    pub sessions: u64,
+    /// Clients accepted ever.
+    pub accepted: u64,
+    /// Sessions that ended in a panic.
+    pub panics: u64,
+    /// Times that accepting was paused because the kernel had no descriptor or memory left.
+    pub accept_pauses: u64,
+}
+
+/// A number that one thread adds to and any thread reads.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, more: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(more), Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A worker's own part of a frontend's counters.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct FrontendShard {
+    pub(crate) total: Counter,
+    pub(crate) bytes_in: Counter,
+    pub(crate) bytes_out: Counter,
+    pub(crate) denied: Counter,
+}
+
+/// A worker's own part of a backend's counters.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct BackendShard {
+    pub(crate) queue_full: Counter,
+    pub(crate) queue_timeouts: Counter,
+    pub(crate) no_server: Counter,
+    pub(crate) retries: Counter,
+    pub(crate) redispatches: Counter,
+}
+
+/// A worker's own part of a server's counters.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct ServerShard {
+    pub(crate) total: Counter,
+    pub(crate) bytes_in: Counter,
+    pub(crate) bytes_out: Counter,
+    pub(crate) connect_errors: Counter,
+}
+
+/// A worker's counters of itself.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct WorkerShard {
+    pub(crate) accepted: Counter,
+    pub(crate) ended: Counter,
+    pub(crate) panics: Counter,
+    pub(crate) accept_pauses: Counter,
+    pub(crate) reset_by_drain: Counter,
+}
+
+/// One default shard a worker.
+pub(crate) fn shards<T: Default>(workers: u16) -> Box<[T]> {
+    (0..workers).map(|_| T::default()).collect()
+}
+
+/// The sum of one counter over the shards.
+pub(crate) fn sum<T>(shards: &[T], counter: impl Fn(&T) -> &Counter) -> u64 {
+    shards.iter().fold(0, |sum, shard| sum.wrapping_add(counter(shard).get()))
+}

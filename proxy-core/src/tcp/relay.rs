@@ -1,0 +1,170 @@
+//! Carries bytes between a client and a server until both directions have ended.
+//!
+//! Each direction ends by itself: an end of stream on one side becomes a shutdown on the other, after the bytes
+//! before it. A reset on either side becomes a reset on the other. The session ends when nothing has moved in
+//! either direction for the idle time (as HAProxy ends a session when either side's timeout expires: the shorter
+//! of the two counts, and bytes either way touch both sides).
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until};
+
+use super::buffers::{Buffer, Buffers};
+use crate::stats::Counter;
+
+/// How a session's relay ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Both sides had said all.
+    Finished,
+    /// Nothing moved for the idle time.
+    Idle,
+}
+
+/// Where the bytes of one direction are counted.
+pub(crate) type Tally<'a> = [&'a Counter; 2];
+
+/// Both sockets; they are reset, not closed, when dropped before the relay finished.
+#[derive(Debug)]
+pub(crate) struct Relay<'a> {
+    client: TcpStream,
+    server: TcpStream,
+    buffers: &'a Buffers,
+    finished: bool,
+}
+
+impl<'a> Relay<'a> {
+    pub(crate) fn new(client: TcpStream, server: TcpStream, buffers: &'a Buffers) -> Relay<'a> {
+        Relay { client, server, buffers, finished: false }
+    }
+
+    /// Runs to the end; `up` counts bytes from the client, `down` bytes to it.
+    ///
+    /// # Errors
+    /// A side reset the connection or could not be written to; the other is reset then.
+    pub(crate) async fn run(mut self, idle: Duration, up: Tally<'_>, down: Tally<'_>) -> io::Result<End> {
+        let mut to_server = Direction::default();
+        let mut to_client = Direction::default();
+        let mut last = Instant::now();
+        let mut alarm = std::pin::pin!(sleep_until(last + idle));
+        let end = poll_fn(|cx| {
+            let before = (to_server.passed, to_client.passed);
+            let upward = to_server.poll(cx, &mut self.client, &mut self.server, self.buffers);
+            let downward = to_client.poll(cx, &mut self.server, &mut self.client, self.buffers);
+            count(to_server.passed - before.0, up);
+            count(to_client.passed - before.1, down);
+            match (upward, downward) {
+                (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => return Poll::Ready(Err(error)),
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(End::Finished)),
+                _ => {}
+            }
+            if before != (to_server.passed, to_client.passed) {
+                last = Instant::now();
+            }
+            // The alarm is moved only when it rings: activity costs no timer work.
+            while alarm.as_mut().poll(cx).is_ready() {
+                if last + idle <= Instant::now() {
+                    return Poll::Ready(Ok(End::Idle));
+                }
+                alarm.as_mut().reset(last + idle);
+            }
+            Poll::Pending
+        })
+        .await;
+        to_server.release(self.buffers);
+        to_client.release(self.buffers);
+        self.finished = end.is_ok();
+        end
+    }
+}
+
+impl Drop for Relay<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            reset_on_close(&self.client);
+            reset_on_close(&self.server);
+        }
+    }
+}
+
+/// Closing this socket sends a reset, and discards what is unsent.
+pub(crate) fn reset_on_close(stream: &TcpStream) {
+    // On a socket that is already dead there is nobody left to tell.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+fn count(bytes: u64, tally: Tally<'_>) {
+    if bytes > 0 {
+        tally.iter().for_each(|counter| counter.add(bytes));
+    }
+}
+
+/// One direction. It holds a buffer only while there are bytes in it.
+#[derive(Debug, Default)]
+struct Direction {
+    buffer: Option<Buffer>,
+    start: usize,
+    end: usize,
+    passed: u64,
+    state: State,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    /// The reader said its last; what is buffered is gone on, the writer is told.
+    Ended,
+}
+
+impl Direction {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+        buffers: &Buffers,
+    ) -> Poll<io::Result<()>> {
+        while self.state == State::Open {
+            while self.start < self.end {
+                let buffer = self.buffer.as_deref().expect("bytes are in a buffer");
+                let written = ready!(Pin::new(&mut *to).poll_write(cx, &buffer[self.start..self.end]))?;
+                self.start += written;
+                self.passed += written as u64;
+            }
+            let mut buffer = self.buffer.take().unwrap_or_else(|| buffers.lend());
+            let mut space = ReadBuf::new(&mut buffer);
+            let read = Pin::new(&mut *from).poll_read(cx, &mut space);
+            let filled = space.filled().len();
+            match read {
+                Poll::Ready(Ok(())) if filled > 0 => {
+                    (self.start, self.end) = (0, filled);
+                    self.buffer = Some(buffer);
+                }
+                Poll::Ready(Ok(())) => {
+                    buffers.give_back(buffer);
+                    ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                    self.state = State::Ended;
+                }
+                other => {
+                    buffers.give_back(buffer);
+                    return other;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn release(&mut self, buffers: &Buffers) {
+        if let Some(buffer) = self.buffer.take() {
+            buffers.give_back(buffer);
+        }
+    }
+}

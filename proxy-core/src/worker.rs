@@ -1,0 +1,410 @@
+//! One worker: an OS thread with a current-thread runtime, its own listening sockets, and its sessions.
+//!
+//! Its main task beats, reads its mail and accepts; each session is a task of its own whose panic ends that
+//! session only. A panic anywhere else ends the process. Every poll of every task moves the worker's poll counter.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{MissedTickBehavior, Sleep, interval, sleep, sleep_until};
+use tracing::{error, warn};
+
+use crate::balance::Balancer;
+use crate::beat::Slot;
+use crate::limits::Gate;
+use crate::listener::{Arrival, Listener, ListenerKey, Source};
+use crate::plan::Balance;
+use crate::server::Scheme;
+use crate::session::{Route, Session};
+use crate::stats::WorkerShard;
+use crate::tcp::buffers::Buffers;
+
+/// How often a worker says that its runtime turns.
+const BEAT: Duration = Duration::from_millis(50);
+/// Arrivals taken from one source before the others have their turn.
+const BATCH: usize = 64;
+/// How long accepting rests when the kernel has no descriptor or memory left.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Ends the process when dropped by a panic: there is never half a data plane.
+pub(crate) struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+/// What the control side wants of a worker: the latest state, not a queue of steps.
+#[derive(Debug, Default)]
+pub(crate) struct Mailbox {
+    mail: Mutex<Mail>,
+    arrived: Notify,
+    /// The last generation that the worker has taken up.
+    pub(crate) applied: AtomicU64,
+}
+
+/// Merged until the worker reads it.
+#[derive(Debug, Default)]
+pub(crate) struct Mail {
+    pub(crate) generation: u64,
+    pub(crate) scheme: Option<Arc<Scheme>>,
+    pub(crate) added: Vec<Listener>,
+    pub(crate) removed: Vec<ListenerKey>,
+    pub(crate) drain: Option<Instant>,
+}
+
+impl Mailbox {
+    pub(crate) fn post(&self, write: impl FnOnce(&mut Mail)) {
+        write(&mut self.mail.lock().unwrap_or_else(PoisonError::into_inner));
+        self.arrived.notify_one();
+    }
+
+    fn read(&self) -> Mail {
+        std::mem::take(&mut *self.mail.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub(crate) struct Seed {
+    pub(crate) number: u16,
+    pub(crate) slot: Slot,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) shards: Arc<[WorkerShard]>,
+    pub(crate) probe: Option<UnixStream>,
+}
+
+/// Runs a worker on this thread until it is drained.
+pub(crate) fn run(seed: Seed, runtime: Runtime) {
+    let _guard = AbortOnPanic;
+    seed.slot.announce_tid(nix::unistd::gettid().as_raw());
+    let tasks = LocalSet::new();
+    let end = tasks.block_on(&runtime, async {
+        let slot = seed.slot.clone();
+        let main = spawn_local(async move { polled(&slot, Worker::new(seed).serve()).await });
+        main.await
+    });
+    if let Err(error) = end
+        && error.is_panic()
+    {
+        resume_unwind(error.into_panic());
+    }
+    // What a drain's deadline cut is dropped here, inside the runtime that its sockets belong to.
+    let _runtime = runtime.enter();
+    drop(tasks);
+}
+
+/// What the sessions of a worker share with it.
+#[derive(Debug)]
+struct Own {
+    slot: Slot,
+    number: u16,
+    shards: Arc<[WorkerShard]>,
+    draining: Cell<bool>,
+    ended: Notify,
+}
+
+impl Own {
+    fn counters(&self) -> &WorkerShard {
+        &self.shards[usize::from(self.number)]
+    }
+
+    fn sessions(&self) -> u64 {
+        self.counters().accepted.get() - self.counters().ended.get()
+    }
+}
+
+/// One accepted client in the counters, until dropped.
+struct Counted(Rc<Own>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.counters().ended.add(1);
+        if self.0.draining.get() {
+            self.0.ended.notify_one();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: Option<ListenerKey>,
+    source: Source,
+    route: Option<Rc<Route>>,
+}
+
+type KeptBalancer = (Balance, Vec<u16>, Rc<RefCell<Balancer>>);
+
+#[derive(Debug)]
+struct Worker {
+    own: Rc<Own>,
+    mailbox: Arc<Mailbox>,
+    gate: Arc<Gate>,
+    entries: Vec<Entry>,
+    routes: HashMap<SocketAddr, Rc<Route>>,
+    balancers: HashMap<String, KeptBalancer>,
+    buffers: Rc<Buffers>,
+    pause: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Instant>,
+}
+
+impl Worker {
+    fn new(seed: Seed) -> Worker {
+        let probe = seed.probe.map(|socket| Entry {
+            key: None,
+            source: Source::probe(socket).unwrap_or_else(|error| panic!("the probe can't be waited for: {error}")),
+            route: None,
+        });
+        let own = Own {
+            slot: seed.slot,
+            number: seed.number,
+            shards: seed.shards,
+            draining: Cell::new(false),
+            ended: Notify::new(),
+        };
+        Worker {
+            own: Rc::new(own),
+            mailbox: seed.mailbox,
+            gate: seed.gate,
+            entries: probe.into_iter().collect(),
+            routes: HashMap::new(),
+            balancers: HashMap::new(),
+            buffers: Rc::default(),
+            pause: None,
+            deadline: None,
+        }
+    }
+
+    /// Until drained.
+    async fn serve(mut self) {
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mailbox = Arc::clone(&self.mailbox);
+        let own = Rc::clone(&self.own);
+        while !self.is_drained() {
+            let deadline = self.deadline.map(tokio::time::Instant::from_std);
+            tokio::select! {
+                biased;
+                _ = beat.tick() => own.slot.beat(),
+                () = mailbox.arrived.notified() => self.take_mail(),
+                () = own.ended.notified() => {}
+                () = async { sleep_until(deadline.expect("guarded")).await }, if deadline.is_some() => {}
+                never = poll_fn(|cx| self.poll_accept(cx)) => match never {},
+            }
+        }
+        // Before the sessions that are left are dropped, which counts them as ended.
+        own.counters().reset_by_drain.add(own.sessions());
+    }
+
+    fn is_drained(&self) -> bool {
+        self.deadline.is_some_and(|deadline| self.own.sessions() == 0 || deadline <= Instant::now())
+    }
+
+    fn take_mail(&mut self) {
+        let mail = self.mailbox.read();
+        self.entries.retain(|entry| entry.key.is_none_or(|key| !mail.removed.contains(&key)));
+        for listener in mail.added {
+            let key = listener.key;
+            let source = Source::clients(listener.socket)
+                .unwrap_or_else(|error| panic!("the listener on {} can't be waited for: {error}", key.address));
+            self.entries.push(Entry { key: Some(key), source, route: None });
+        }
+        if let Some(scheme) = mail.scheme {
+            self.adopt(&scheme);
+        }
+        for entry in &mut self.entries {
+            entry.route = entry.key.and_then(|key| self.routes.get(&key.address).cloned());
+        }
+        if let Some(deadline) = mail.drain {
+            self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+            self.own.draining.set(true);
+        }
+        if self.own.draining.get() {
+            // The agent's copies keep the accept queues for who comes after; the probe is answered to the end.
+            self.entries.retain(|entry| entry.key.is_none());
+        }
+        self.mailbox.applied.fetch_max(mail.generation, SeqCst);
+    }
+
+    /// Makes the routes of a scheme; balancers whose servers are unchanged keep their turn.
+    fn adopt(&mut self, scheme: &Arc<Scheme>) {
+        let mut kept = std::mem::take(&mut self.balancers);
+        let balancers: Vec<Rc<RefCell<Balancer>>> = scheme
+            .plan
+            .backends
+            .iter()
+            .map(|backend| {
+                let weights: Vec<u16> = backend.servers.iter().map(|server| server.weight).collect();
+                let balancer = match kept.remove(&backend.name) {
+                    Some((kind, old, balancer)) if kind == backend.balance && old == weights => balancer,
+                    _ => Rc::new(RefCell::new(Balancer::new(backend.balance, &weights, self.own.number.into()))),
+                };
+                self.balancers.insert(backend.name.clone(), (backend.balance, weights, Rc::clone(&balancer)));
+                balancer
+            })
+            .collect();
+        self.routes.clear();
+        for (index, frontend) in scheme.plan.frontends.iter().enumerate() {
+            let route = Rc::new(Route {
+                scheme: Arc::clone(scheme),
+                frontend: index,
+                worker: self.own.number,
+                balancer: Rc::clone(&balancers[frontend.backend]),
+                buffers: Rc::clone(&self.buffers),
+            });
+            self.routes.extend(frontend.binds.iter().map(|bind| (*bind, Rc::clone(&route))));
+        }
+    }
+
+    /// Takes what has arrived. A client for whom there is no room stays in the kernel's accept queue.
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Infallible> {
+        if self.pause.as_mut().is_some_and(|pause| pause.as_mut().poll(cx).is_ready()) {
+            self.pause = None;
+        }
+        let mut index = 0;
+        while index < self.entries.len() {
+            if self.poll_entry(index, cx) {
+                index += 1;
+            } else {
+                self.entries.swap_remove(index);
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Whether the entry stays.
+    fn poll_entry(&mut self, index: usize, cx: &mut Context<'_>) -> bool {
+        let entry = &mut self.entries[index];
+        for _ in 0..BATCH {
+            let room = match (&entry.source, &entry.route) {
+                (Source::Probe(_), _) => None,
+                (Source::Clients(_), Some(route)) if self.pause.is_none() => {
+                    let Some(process) = self.gate.enter(cx) else { return true };
+                    let Some(frontend) = route.live().gate.enter(cx) else { return true };
+                    Some((Rc::clone(route), [process, frontend]))
+                }
+                // An address that the plan doesn't name, or a pause.
+                (Source::Clients(_), _) => return true,
+            };
+            match (entry.source.poll_accept(cx), room) {
+                (Poll::Pending, _) => return true,
+                (Poll::Ready(Ok(Arrival::Client(client, peer))), Some((route, passes))) => {
+                    start(&self.own, peer, Session { client, peer, route, passes }.run());
+                }
+                (Poll::Ready(Ok(Arrival::Client(..) | Arrival::Answered)), _) => {}
+                (Poll::Ready(Ok(Arrival::Closed)), _) => return false,
+                (Poll::Ready(Err(error)), None) => {
+                    warn!(%error, "the agent's probe is lost");
+                    return false;
+                }
+                (Poll::Ready(Err(error)), Some(_)) if is_exhausted(&error) => {
+                    warn!(%error, worker = self.own.number, "accepting rests for {PAUSE:?}");
+                    self.own.counters().accept_pauses.add(1);
+                    self.pause = Some(Box::pin(sleep(PAUSE)));
+                    cx.waker().wake_by_ref();
+                    return true;
+                }
+                // A client that was gone before it was accepted.
+                (Poll::Ready(Err(_)), Some(_)) => {}
+            }
+        }
+        cx.waker().wake_by_ref();
+        true
+    }
+}
+
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// Runs one client's session as a task whose panic ends only itself.
+fn start(own: &Rc<Own>, peer: SocketAddr, session: impl Future<Output = ()> + 'static) {
+    own.counters().accepted.add(1);
+    let counted = Counted(Rc::clone(own));
+    spawn_local(async move {
+        let own = &counted.0;
+        if let Err(panic) = polled(&own.slot, isolated(session)).await {
+            own.counters().panics.add(1);
+            error!(client = %peer, panic = said(&*panic), "a session panicked and was ended");
+        }
+    });
+}
+
+/// `future`, with every poll seen on the board.
+async fn polled<T>(slot: &Slot, future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        slot.polled();
+        future.as_mut().poll(cx)
+    })
+    .await
+}
+
+/// `future`, with its panic as an error. It is dropped, never polled again, after one.
+async fn isolated<T>(future: impl Future<Output = T>) -> Result<T, Box<dyn Any + Send>> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic)),
+    })
+    .await
+}
+
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::beat::BeatBoard;
+    use crate::stats::shards;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_panic_ends_its_own_session_and_no_other() {
+        let own = Rc::new(Own {
+            slot: BeatBoard::create().unwrap().slot(0),
+            number: 0,
+            shards: shards(1).into(),
+            draining: Cell::new(true),
+            ended: Notify::new(),
+        });
+        let peer = SocketAddr::from(([127, 0, 0, 1], 9));
+        LocalSet::new()
+            .run_until(async {
+                let (go, gone) = tokio::sync::oneshot::channel::<()>();
+                start(&own, peer, async { gone.await.expect("told to go") });
+                start(&own, peer, async {
+                    tokio::task::yield_now().await;
+                    panic!("on purpose")
+                });
+                own.ended.notified().await;
+                assert_eq!((own.sessions(), own.counters().panics.get()), (1, 1));
+                go.send(()).expect("the other session is alive");
+                own.ended.notified().await;
+                assert_eq!((own.sessions(), own.counters().panics.get()), (0, 1));
+            })
+            .await;
+    }
+}

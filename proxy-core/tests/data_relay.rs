@@ -1,0 +1,229 @@
+//! What a client's bytes see on their way: half-close, slow readers, idle time, resets, drain, apply under load.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod data_support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use data_support::{PATIENCE, at, client, echo, echoes, listeners, pace, plan, server, start, wait_for};
+use proxy_core::beat::BeatBoard;
+use proxy_core::limits::Limits;
+use proxy_core::plane::DataPlane;
+
+#[test]
+fn a_client_that_has_said_all_still_gets_the_whole_answer() {
+    let (backend, _) = server(|mut stream| {
+        let mut asked = Vec::new();
+        stream.read_to_end(&mut asked).unwrap();
+        stream.write_all(&vec![7; asked.len() * 1000]).unwrap();
+    });
+    let (address, sockets) = listeners(1);
+    let plane = start(plan(address, vec![at("a", backend)]), 1, sockets);
+    let mut stream = client(address);
+    stream.write_all(&[1; 500]).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer.len(), 500_000);
+    wait_for("the session's end", || plane.stats().sessions == 0);
+    let stats = plane.stats();
+    assert_eq!((stats.frontends[0].bytes_in, stats.frontends[0].bytes_out), (500, 500_000));
+    assert_eq!((stats.backends[0].servers[0].total, stats.backends[0].servers[0].sessions), (1, 0));
+}
+
+#[test]
+fn a_server_that_has_said_all_still_hears_the_client_out() {
+    let (heard, hears) = std::sync::mpsc::channel();
+    let (backend, _) = server(move |mut stream| {
+        stream.write_all(b"bye").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        heard.send(rest.len()).unwrap();
+    });
+    let (address, sockets) = listeners(1);
+    let _plane = start(plan(address, vec![at("a", backend)]), 1, sockets);
+    let mut stream = client(address);
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "bye");
+    stream.write_all(&[1; 300_000]).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(hears.recv_timeout(PATIENCE).unwrap(), 300_000);
+}
+
+#[test]
+fn big_transfers_both_ways_at_once_arrive_whole_past_slow_readers() {
+    const BYTES: usize = 8 << 20;
+    let (backend, _) = server(|mut stream| {
+        let mut writer = stream.try_clone().unwrap();
+        thread::spawn(move || {
+            writer.write_all(&vec![2; BYTES]).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        assert_eq!(read_slowly(&mut stream), BYTES);
+    });
+    let (address, sockets) = listeners(1);
+    let plane = start(plan(address, vec![at("a", backend)]), 1, sockets);
+    let mut stream = client(address);
+    let mut writer = stream.try_clone().unwrap();
+    let writing = thread::spawn(move || {
+        writer.write_all(&vec![1; BYTES]).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    assert_eq!(read_slowly(&mut stream), BYTES);
+    writing.join().unwrap();
+    wait_for("the session's end", || plane.stats().sessions == 0);
+    assert_eq!(plane.stats().frontends[0].bytes_in, BYTES as u64);
+}
+
+fn read_slowly(stream: &mut impl Read) -> usize {
+    let mut buffer = vec![0; 64 << 10];
+    let mut total = 0;
+    loop {
+        match stream.read(&mut buffer).unwrap() {
+            0 => return total,
+            read => total += read,
+        }
+        // Slower than the writer: what is in flight must be held back, not heaped up.
+        pace(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_silent_session_ends_after_the_idle_time_and_a_talking_one_does_not() {
+    let (backend, _) = server(echo);
+    let (address, sockets) = listeners(1);
+    let mut wanted = plan(address, vec![at("a", backend)]);
+    wanted.frontends[0].client_timeout = Duration::from_millis(300);
+    let _plane = start(wanted, 1, sockets);
+    let mut stream = client(address);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(700) {
+        assert!(echoes(&mut stream));
+        pace(Duration::from_millis(20));
+    }
+    let silent = Instant::now();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    let lasted = silent.elapsed();
+    assert!((Duration::from_millis(200)..Duration::from_secs(3)).contains(&lasted), "{lasted:?}");
+}
+
+#[test]
+fn a_reset_of_the_server_reaches_the_client_as_a_reset() {
+    let (backend, _) = server(|mut stream| {
+        stream.read_exact(&mut [0]).unwrap();
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    });
+    let (address, sockets) = listeners(1);
+    let _plane = start(plan(address, vec![at("a", backend)]), 1, sockets);
+    let mut stream = client(address);
+    stream.write_all(b"x").unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_drain_lets_sessions_finish_and_resets_those_left_at_the_deadline() {
+    let (backend, _) = server(echo);
+    let (address, sockets) = listeners(2);
+    let plane = start(plan(address, vec![at("a", backend)]), 2, sockets);
+    let mut streams: Vec<_> = (0..6).map(|_| client(address)).collect();
+    assert!(streams.iter_mut().all(echoes));
+    plane.drain(Instant::now() + Duration::from_millis(800));
+    wait_for("refusals", || std::net::TcpStream::connect(address).is_err());
+    assert!(streams.iter_mut().all(echoes), "open sessions go on");
+    let left = streams.split_off(4);
+    drop(streams);
+    wait_for("the finished sessions", || plane.stats().sessions == 2);
+    wait_for("the deadline", || plane.drained());
+    assert_eq!(plane.stats().reset_by_drain, 2);
+    for mut stream in left {
+        assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+}
+
+#[test]
+fn fifty_applies_under_load_lose_no_connection() {
+    let (first, _) = server(echo);
+    let (second, _) = server(echo);
+    let (address, sockets) = listeners(2);
+    let mut plane = start(plan(address, vec![at("a", first)]), 2, sockets);
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let stop = Arc::clone(&stop);
+            thread::spawn(move || {
+                let mut done = 0;
+                while !stop.load(SeqCst) {
+                    let mut stream = client(address);
+                    assert!(echoes(&mut stream) && echoes(&mut stream), "lost after {done}");
+                    done += 1;
+                }
+                done
+            })
+        })
+        .collect();
+    for round in 0..50 {
+        let mut wanted = plan(address, vec![if round % 2 == 0 { at("b", second) } else { at("a", first) }]);
+        wanted.revision = round;
+        plane.apply(wanted, Vec::new(), &[]).unwrap();
+        wait_for("the apply", || plane.ready());
+        pace(Duration::from_millis(5));
+    }
+    stop.store(true, SeqCst);
+    let done: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
+    assert!(done > 50, "only {done} connections were made");
+    assert_eq!((plane.stats().revision, plane.stats().frontends[0].denied), (49, 0));
+}
+
+#[test]
+fn listeners_come_and_go_with_an_apply() {
+    let (backend, _) = server(echo);
+    let (old, sockets) = listeners(1);
+    let gone = sockets[0].key;
+    let mut plane = start(plan(old, vec![at("a", backend)]), 1, sockets);
+    let mut kept = client(old);
+    assert!(echoes(&mut kept));
+    let (new, sockets) = listeners(1);
+    plane.apply(plan(new, vec![at("a", backend)]), sockets, &[gone]).unwrap();
+    assert!(echoes(&mut client(new)));
+    wait_for("refusals", || std::net::TcpStream::connect(old).is_err());
+    assert!(echoes(&mut kept));
+    assert_eq!(plane.stats().backends[0].servers[0].total, 2, "an unchanged server keeps its counts");
+}
+
+#[test]
+fn the_probe_is_answered_and_polls_are_seen_on_the_board() {
+    let (backend, _) = server(echo);
+    let (address, sockets) = listeners(1);
+    let board = BeatBoard::create().unwrap();
+    let (mut agent, core) = UnixStream::pair().unwrap();
+    agent.set_read_timeout(Some(PATIENCE)).unwrap();
+    let limits = Limits { sessions: 1 };
+    let wanted = plan(address, vec![at("a", backend)]);
+    let plane = DataPlane::start(wanted, 1, sockets, vec![core], &board, limits).unwrap();
+    let mut stream = client(address);
+    assert!(echoes(&mut stream));
+    let before = board.read(0);
+    for _ in 0..100 {
+        assert!(echoes(&mut stream));
+    }
+    wait_for("polls and beats", || board.read(0).polls >= before.polls + 100 && board.read(0).beat > before.beat);
+    assert!(board.read(0).tid > 0);
+    // The process is full: a second client waits in the kernel's queue, the probe is answered all the same.
+    wait_for("the limit", || plane.stats().at_session_limit);
+    let mut waiting = client(address);
+    waiting.write_all(b"x").unwrap();
+    agent.write_all(b"?").unwrap();
+    let mut answer = [0];
+    agent.read_exact(&mut answer).unwrap();
+    assert_eq!((answer, plane.stats().workers[0].accepted), (*b"?", 1));
+    drop(stream);
+    waiting.read_exact(&mut answer).unwrap();
+}

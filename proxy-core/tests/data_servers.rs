@@ -1,0 +1,188 @@
+//! Which server a client gets: distribution, failing servers, backups, limits and the queue, checks.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod data_support;
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use data_support::{at, client, echo, echoes, listeners, nobody, plan, server, start, wait_for};
+use proxy_core::plan::{Balance, Check, Probe};
+use proxy_core::stats::ServerState;
+use socket2::{Domain, Socket, Type};
+
+fn http_check() -> Check {
+    Check {
+        probe: Probe::Http { method: "GET".into(), path: "/health".into(), host: None, expect: vec![(200, 399)] },
+        port: None,
+        interval: Duration::from_millis(20),
+        timeout: Duration::from_millis(500),
+        rise: 2,
+        fall: 3,
+    }
+}
+
+/// A server that answers each request with the status that stands in the cell.
+fn answering(status: u16) -> (SocketAddr, Arc<AtomicU16>) {
+    let cell = Arc::new(AtomicU16::new(status));
+    let now = Arc::clone(&cell);
+    let (address, _) = server(move |mut stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = write!(stream, "HTTP/1.1 {} Whatever\r\n\r\n", now.load(SeqCst));
+    });
+    (address, cell)
+}
+
+#[test]
+fn round_robin_shares_by_weight() {
+    let (a, count_a) = server(echo);
+    let (b, count_b) = server(echo);
+    let (address, sockets) = listeners(2);
+    let mut wanted = plan(address, vec![at("a", a), at("b", b)]);
+    wanted.backends[0].servers[0].weight = 3;
+    let _plane = start(wanted, 2, sockets);
+    for _ in 0..80 {
+        assert!(echoes(&mut client(address)));
+    }
+    let shares = (count_a.load(SeqCst), count_b.load(SeqCst));
+    assert!(shares.0.abs_diff(60) <= 3 && shares.0 + shares.1 == 80, "{shares:?}");
+}
+
+#[test]
+fn least_conn_counts_the_sessions_of_all_workers() {
+    let (a, _) = server(echo);
+    let (b, _) = server(echo);
+    let (address, sockets) = listeners(2);
+    let mut wanted = plan(address, vec![at("a", a), at("b", b)]);
+    wanted.backends[0].balance = Balance::LeastConn;
+    let plane = start(wanted, 2, sockets);
+    let mut open = Vec::new();
+    for _ in 0..40 {
+        open.push(client(address));
+        assert!(echoes(open.last_mut().unwrap()));
+    }
+    let stats = plane.stats();
+    assert!(stats.workers.iter().all(|worker| worker.sessions > 0), "{:?}", stats.workers);
+    assert_eq!((stats.backends[0].servers[0].sessions, stats.backends[0].servers[1].sessions), (20, 20));
+}
+
+#[test]
+fn the_last_retry_goes_to_another_server() {
+    let (good, _) = server(echo);
+    let (address, sockets) = listeners(1);
+    let mut wanted = plan(address, vec![at("dead", nobody()), at("good", good)]);
+    wanted.backends[0].retries = 2;
+    wanted.backends[0].redispatch = true;
+    let plane = start(wanted, 1, sockets);
+    for _ in 0..2 {
+        assert!(echoes(&mut client(address)));
+    }
+    let backend = &plane.stats().backends[0];
+    assert_eq!((backend.retries, backend.redispatches, backend.servers[0].connect_errors), (2, 1, 2));
+}
+
+#[test]
+fn a_server_that_does_not_answer_costs_one_connect_timeout() {
+    let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    full.listen(0).unwrap();
+    let silent = full.local_addr().unwrap().as_socket().unwrap();
+    // A backlog of 0 holds one connection; SYNs beyond it are dropped.
+    let _holds: Vec<_> =
+        std::iter::from_fn(|| std::net::TcpStream::connect_timeout(&silent, Duration::from_millis(200)).ok()).collect();
+    let (address, sockets) = listeners(1);
+    let plane = start(plan(address, vec![at("silent", silent)]), 1, sockets);
+    let began = Instant::now();
+    assert!(!echoes(&mut client(address)));
+    let took = began.elapsed();
+    assert!((Duration::from_millis(90)..Duration::from_secs(3)).contains(&took), "{took:?}");
+    assert_eq!(plane.stats().backends[0].servers[0].connect_errors, 1);
+}
+
+#[test]
+fn a_full_server_makes_clients_wait_until_a_session_ends_or_the_queue_timeout() {
+    let (only, _) = server(echo);
+    let (address, sockets) = listeners(2);
+    let mut wanted = plan(address, vec![at("only", only)]);
+    wanted.backends[0].servers[0].max_connections = Some(1);
+    wanted.backends[0].queue_timeout = Duration::from_millis(600);
+    let plane = start(wanted, 2, sockets);
+    let mut first = client(address);
+    assert!(echoes(&mut first));
+    let mut second = client(address);
+    wait_for("the queue", || plane.stats().backends[0].queue == 1);
+    drop(first);
+    assert!(echoes(&mut second));
+    let mut third = client(address);
+    assert!(!echoes(&mut third), "nobody left in time");
+    let stats = plane.stats();
+    assert_eq!((stats.backends[0].queue_timeouts, stats.backends[0].queue, stats.frontends[0].denied), (1, 0, 1));
+    assert!(echoes(&mut second));
+}
+
+#[test]
+fn a_full_frontend_leaves_clients_in_the_kernels_queue_over_all_workers() {
+    let (only, _) = server(echo);
+    let (address, sockets) = listeners(2);
+    let mut wanted = plan(address, vec![at("only", only)]);
+    wanted.frontends[0].max_connections = Some(2);
+    let plane = start(wanted, 2, sockets);
+    let mut streams: Vec<_> = (0..2).map(|_| client(address)).collect();
+    assert!(streams.iter_mut().all(echoes));
+    // Each in a thread of its own: whichever is let in must not wait for one that isn't.
+    let waiting: Vec<_> =
+        (0..8).map(|_| client(address)).map(|mut stream| std::thread::spawn(move || echoes(&mut stream))).collect();
+    assert_eq!(plane.stats().sessions, 2);
+    drop(streams);
+    assert!(waiting.into_iter().all(|waiting| waiting.join().unwrap()));
+    assert_eq!(plane.stats().frontends[0].denied, 0);
+}
+
+#[test]
+fn checks_take_a_server_down_and_bring_it_up_and_the_backup_serves_meanwhile() {
+    let (main, status) = answering(503);
+    let (spare, spared) = server(echo);
+    let (address, sockets) = listeners(1);
+    let mut wanted = plan(address, vec![at("main", main), at("spare", spare)]);
+    wanted.backends[0].servers[1].backup = true;
+    // The spare never answers HTTP: it is checked where the main server's answers are not read.
+    wanted.backends[0].check = Some(Check { probe: Probe::Tcp, ..http_check() });
+    let mut plane = start(wanted.clone(), 1, sockets);
+    let state = |plane: &proxy_core::plane::DataPlane| plane.stats().backends[0].servers[0].clone();
+    wait_for("up by TCP", || state(&plane).state == ServerState::Up);
+
+    let mut alone = wanted.clone();
+    alone.backends[0].check = Some(http_check());
+    alone.backends[0].servers.truncate(1);
+    plane.apply(alone.clone(), Vec::new(), &[]).unwrap();
+    wait_for("down by HTTP", || state(&plane).state == ServerState::Down);
+    let report = state(&plane).last_check.unwrap();
+    assert_eq!((report.ok, report.code, &*report.what), (false, Some(503), "got 503, expected 200-399"));
+    assert!(!echoes(&mut client(address)));
+    assert_eq!(plane.stats().backends[0].no_server, 1);
+
+    // Down stays down over an apply that changes something else, and the backup takes over.
+    let mut with_spare = alone.clone();
+    with_spare.backends[0].servers.push(wanted.backends[0].servers[1].clone());
+    plane.apply(with_spare, Vec::new(), &[]).unwrap();
+    wait_for("the apply", || plane.ready());
+    assert_eq!(state(&plane).state, ServerState::Down);
+    let before = spared.load(SeqCst);
+    wait_for("a check of the spare", || spared.load(SeqCst) > before);
+
+    status.store(204, SeqCst);
+    wait_for("up again", || state(&plane).state == ServerState::Up);
+}
+
+#[test]
+fn a_refused_check_says_so() {
+    let (address, sockets) = listeners(1);
+    let mut wanted = plan(address, vec![at("dead", nobody())]);
+    wanted.backends[0].check = Some(http_check());
+    let plane = start(wanted, 1, sockets);
+    wait_for("the first result", || plane.stats().backends[0].servers[0].state == ServerState::Down);
+    assert_eq!(plane.stats().backends[0].servers[0].last_check.clone().unwrap().what, "connection refused");
+}
