@@ -39,7 +39,7 @@ fn a_client_that_has_said_all_still_gets_the_whole_answer() {
 
 #[test]
 fn a_server_that_has_said_all_still_hears_the_client_out() {
-    let (heard, hears) = std::sync::mpsc::channel();
+    let (heard, hears) = std::sync::mpsc::sync_channel(1);
     let (backend, _) = server(move |mut stream| {
         stream.write_all(b"bye").unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
