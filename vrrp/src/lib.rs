@@ -4,8 +4,9 @@
 
 pub mod config;
 pub mod event;
+#[cfg(feature = "io")]
+pub mod io;
 pub mod machine;
 pub mod packet;
-pub mod stats;
 mod timers;
 pub mod types;

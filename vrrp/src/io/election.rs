@@ -1,0 +1,598 @@
+//! The one loop of the VRRP thread: wait (packet, ARP, netlink, applier, command, deadline) → feed →
+//! flush → publish. Nothing in it waits for anything else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{mpsc, watch};
+
+use super::address::{Key, LEASE, RENEWAL, Report, Wanted, Wish};
+use super::driver::Command;
+use super::interface::Interface;
+use super::links::Table;
+use super::realtime::Realtime;
+use super::snapshot::{Event, EventKind, Held, RouterCounters, RouterSnapshot, Snapshot};
+use crate::config::{Checksum, RouterConfig, Transport};
+use crate::event::{Advert, Applied, Fault, Input, Note, Output, RELEASE, State};
+use crate::machine::Router;
+use crate::packet::{self, DecodeError, MULTICAST};
+use crate::types::Time;
+
+/// How often a picture is published when no state changes.
+const PICTURE: Duration = Duration::from_millis(100);
+/// For how long a shutdown waits for the addresses to go. Their leases end them all the same.
+const FAREWELL: Duration = LEASE;
+
+/// The other ends of everything that leads out of the thread.
+pub(super) struct Wires {
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) wanted: watch::Sender<Wanted>,
+    pub(super) links: watch::Receiver<Arc<Table>>,
+    pub(super) reports: mpsc::Receiver<Report>,
+}
+
+/// All routers of all interfaces.
+pub(super) struct Election {
+    wires: Wires,
+    hints: Vec<Ipv4Addr>,
+    on_held: Box<dyn Fn(&[Held]) + Send>,
+    origin: Instant,
+    slots: Vec<Slot>,
+    interfaces: BTreeMap<String, Interface>,
+    /// Raised by command, for every router.
+    faults: BTreeSet<Fault>,
+    serving: Option<bool>,
+    table: Arc<Table>,
+    /// The first table has come: an interface that is not in it is missing.
+    links_known: bool,
+    /// A wish changed since the last beat.
+    wish_changed: bool,
+    beat: Option<Instant>,
+    told_held: Vec<Held>,
+    published: Option<Instant>,
+    urgent: bool,
+    realtime: Option<Realtime>,
+    leftovers: u64,
+    events_lost: u64,
+}
+
+/// One router with what the shell knows about it.
+struct Slot {
+    key: Key,
+    config: Arc<RouterConfig>,
+    router: Router,
+    told: BTreeSet<Fault>,
+    source: Option<Option<Ipv4Addr>>,
+    wish: Wish,
+    /// The last wish that the applier answered.
+    answered: Option<u64>,
+    counters: RouterCounters,
+    dual_active: Option<(Ipv4Addr, Option<Duration>)>,
+    send_failed: bool,
+}
+
+enum Woken {
+    Ready,
+    Links,
+    Report(Report),
+    Command(Option<Command>),
+}
+
+impl Election {
+    pub(super) fn new(
+        wires: Wires,
+        hints: Vec<Ipv4Addr>,
+        on_held: Box<dyn Fn(&[Held]) + Send>,
+        origin: Instant,
+    ) -> Self {
+        Election {
+            wires,
+            hints,
+            on_held,
+            origin,
+            slots: Vec::new(),
+            interfaces: BTreeMap::new(),
+            faults: BTreeSet::new(),
+            serving: None,
+            table: Arc::default(),
+            links_known: false,
+            wish_changed: false,
+            beat: None,
+            told_held: Vec::new(),
+            published: None,
+            urgent: false,
+            realtime: None,
+            leftovers: 0,
+            events_lost: 0,
+        }
+    }
+
+    /// Runs until it is told to end, or nobody can tell it any more.
+    pub(super) async fn run(mut self, realtime: Realtime) {
+        self.realtime = Some(realtime);
+        let mut farewell: Option<Instant> = None;
+        loop {
+            match self.wait(farewell).await {
+                Woken::Ready => {}
+                Woken::Links => self.take_links(),
+                Woken::Report(report) => self.take_report(report),
+                Woken::Command(Some(Command::Configure(configs))) => self.configure(configs),
+                Woken::Command(Some(Command::Serving(serving))) => {
+                    self.serving = Some(serving);
+                    self.feed_all(&Input::Serving(serving));
+                }
+                Woken::Command(Some(Command::Fault { fault, raised })) => {
+                    if raised {
+                        self.faults.insert(fault)
+                    } else {
+                        self.faults.remove(&fault)
+                    };
+                }
+                Woken::Command(Some(Command::Shutdown) | None) => {
+                    farewell = Some(Instant::now() + FAREWELL);
+                    self.feed_all(&Input::Shutdown);
+                }
+            }
+            // Adverts first: one that waits in the socket may move a deadline that looks due.
+            self.read_sockets();
+            self.look_after_links();
+            self.tell_links();
+            let now = self.now();
+            for slot in &mut self.slots {
+                slot.router.handle_timeout(now);
+            }
+            self.flush();
+            self.beat();
+            self.tell_held();
+            self.publish();
+            if farewell.is_some_and(|end| self.settled() || end <= Instant::now()) {
+                return;
+            }
+        }
+    }
+
+    async fn wait(&mut self, farewell: Option<Instant>) -> Woken {
+        let deadline = self.deadline(farewell);
+        let Election { wires, interfaces, .. } = self;
+        let readable = poll_fn(|cx| {
+            // Every interface is asked, so that each one's waker is in place.
+            let ready = interfaces.values().filter(|interface| interface.poll_ready(cx).is_ready()).count();
+            if ready > 0 { Poll::Ready(()) } else { Poll::Pending }
+        });
+        tokio::select! {
+            () = readable => Woken::Ready,
+            Ok(()) = wires.links.changed() => Woken::Links,
+            Some(report) = wires.reports.recv() => Woken::Report(report),
+            command = wires.commands.recv(), if farewell.is_none() => Woken::Command(command),
+            () = tokio::time::sleep_until(deadline.into()) => Woken::Ready,
+        }
+    }
+
+    fn deadline(&self, farewell: Option<Instant>) -> Instant {
+        let renewal = self.beat.map_or(self.origin, |beat| beat + RENEWAL);
+        let timers = self.slots.iter().filter_map(|slot| slot.router.poll_timeout());
+        let timers = timers.map(|time| self.origin + Duration::from_micros(time.0));
+        let links = self.interfaces.values().filter_map(Interface::deadline);
+        timers.chain(links).chain(farewell).fold(renewal, Instant::min)
+    }
+
+    fn now(&self) -> Time {
+        // Half a million years fit.
+        Time(self.origin.elapsed().as_micros() as u64)
+    }
+
+    /// Only differences act. Needs no runtime: sockets open when the table of links is looked at.
+    pub(super) fn configure(&mut self, configs: Vec<RouterConfig>) {
+        let now = self.now();
+        let keys: Vec<Key> = configs.iter().map(key).collect();
+        for slot in &mut self.slots {
+            if !keys.contains(&slot.key) {
+                slot.router.handle(Input::Shutdown, now);
+            }
+        }
+        self.flush();
+        self.slots.retain(|slot| keys.contains(&slot.key));
+        for config in configs {
+            let key = key(&config);
+            match self.slots.iter_mut().find(|slot| slot.key == key) {
+                Some(slot) if *slot.config == config => {}
+                Some(slot) => {
+                    slot.config = Arc::new(config.clone());
+                    slot.wish.config = Arc::clone(&slot.config);
+                    slot.router.handle(Input::Configure(config), now);
+                }
+                None => {
+                    let mut slot = Slot::new(key, config, now);
+                    if let Some(serving) = self.serving {
+                        slot.router.handle(Input::Serving(serving), now);
+                    }
+                    self.slots.push(slot);
+                }
+            }
+        }
+        let order = |slot: &Slot| keys.iter().position(|key| *key == slot.key);
+        self.slots.sort_by_key(order);
+        let used: BTreeSet<&str> = self.slots.iter().map(|slot| slot.config.interface.as_str()).collect();
+        self.interfaces.retain(|name, _| used.contains(name.as_str()));
+        for name in used {
+            if !self.interfaces.contains_key(name) {
+                self.interfaces.insert(name.to_owned(), Interface::default());
+            }
+        }
+        self.wish_changed = true;
+        self.urgent = true;
+        let routers = self.wishes();
+        self.wires.wanted.send_modify(|wanted| wanted.routers = routers);
+    }
+
+    fn take_links(&mut self) {
+        self.table = Arc::clone(&self.wires.links.borrow_and_update());
+        self.links_known = true;
+    }
+
+    fn take_report(&mut self, report: Report) {
+        match report {
+            Report::Applied { key, order, applied } => {
+                let now = self.now();
+                let slot = self.slots.iter_mut().find(|slot| slot.key == key && slot.wish.order == order);
+                // An answer to an older wish says nothing about the newest.
+                let Some(slot) = slot else { return };
+                slot.answered = Some(order);
+                if slot.wish.held || applied == Applied::Absent {
+                    slot.router.handle(Input::Vip(applied), now);
+                }
+            }
+            Report::Leftovers(addresses) => {
+                self.leftovers += addresses.len() as u64;
+                tracing::warn!(?addresses, "took away addresses that a predecessor had left behind");
+                self.event(None, EventKind::Leftovers(addresses));
+            }
+            Report::Failed(error) => {
+                let text = chain(&error);
+                tracing::error!(error = %text, "lease not changed");
+                self.event(None, EventKind::LeaseFailed(text));
+            }
+        }
+    }
+
+    fn feed_all(&mut self, input: &Input) {
+        let now = self.now();
+        for slot in &mut self.slots {
+            slot.router.handle(input.clone(), now);
+        }
+    }
+
+    fn read_sockets(&mut self) {
+        let now = self.now();
+        for (name, interface) in &mut self.interfaces {
+            let mut mail = Mail::default();
+            for packet in interface.packets() {
+                interface.heard();
+                let Some(packet) = packet else {
+                    interface.discard(name, "cut", &"the packet is longer than any advert");
+                    continue;
+                };
+                match read(&packet, name, &mut self.slots) {
+                    Ok((index, advert)) => {
+                        interface.valid();
+                        mail.put(index, advert);
+                    }
+                    Err(error) => interface.discard(name, error.name(), &error),
+                }
+            }
+            for (index, advert) in mail.0 {
+                self.slots[index].router.handle(Input::Advert(advert), now);
+            }
+            for claim in interface.claims() {
+                interface.heard();
+                for slot in self.slots.iter_mut().filter(|slot| slot.config.interface == *name) {
+                    if slot.router.state() == State::Master && slot.config.addresses.contains(&claim.address) {
+                        slot.router.handle(Input::Claimed { address: claim.address, mac: claim.mac }, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn look_after_links(&mut self) {
+        if !self.links_known {
+            return;
+        }
+        let now = Instant::now();
+        for (name, interface) in &mut self.interfaces {
+            interface.update(name, self.table.named(name), now);
+            let vips = self.slots.iter().filter(|slot| slot.config.interface == *name);
+            let targets = vips.flat_map(|slot| slot.config.addresses.iter()).chain(&self.hints).copied();
+            interface.probe(name, targets, now);
+        }
+    }
+
+    /// Tells every router what changed about its link, its source and the node.
+    fn tell_links(&mut self) {
+        if !self.links_known {
+            return;
+        }
+        let now = self.now();
+        let vips: BTreeSet<Ipv4Addr> =
+            self.slots.iter().flat_map(|slot| slot.config.addresses.iter().copied()).collect();
+        for slot in &mut self.slots {
+            let Some(interface) = self.interfaces.get(&slot.config.interface) else { continue };
+            let primary = interface.link.as_ref().and_then(|link| link.primary(&vips));
+            let source = slot.config.source.or(primary);
+            let link = interface.faults().chain([(Fault::NoSourceAddress, source.is_none())]);
+            let mut faults: BTreeSet<Fault> = link.filter(|(_, raised)| *raised).map(|(fault, _)| fault).collect();
+            faults.extend(&self.faults);
+            // Raised before cleared, and all before the source: a router must not be fit in between.
+            for &fault in faults.difference(&slot.told) {
+                slot.router.handle(Input::Fault(fault, true), now);
+            }
+            for &fault in slot.told.difference(&faults) {
+                slot.router.handle(Input::Fault(fault, false), now);
+            }
+            slot.told = faults;
+            if slot.source != Some(source) {
+                slot.router.handle(Input::Source(source), now);
+                slot.source = Some(source);
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let mut events = Vec::new();
+        for slot in &mut self.slots {
+            while let Some(output) = slot.router.poll_output() {
+                let interface = self.interfaces.get(&slot.config.interface);
+                match output {
+                    Output::Advert { priority } => slot.advertise(interface, priority),
+                    Output::Announce => slot.announce(interface),
+                    Output::Hold => {
+                        slot.wish(true, false);
+                        self.wish_changed = true;
+                    }
+                    Output::Release { taken } => {
+                        slot.wish(false, taken);
+                        self.wish_changed = true;
+                    }
+                    Output::Transition { from, to, why } => {
+                        tracing::info!(router = %slot.config.name, %from, %to, ?why, "transition");
+                        slot.counters.master_transitions += u64::from(to == State::Master);
+                        events.push((slot.config.name.clone(), EventKind::Transition { from, to, why }));
+                        self.urgent = true;
+                    }
+                    Output::Note(note) => {
+                        tracing::warn!(router = %slot.config.name, ?note, "note");
+                        if let Note::DualActive { other, length } = note {
+                            slot.counters.dual_active += 1;
+                            slot.dual_active = Some((other, length));
+                        }
+                        events.push((slot.config.name.clone(), EventKind::Note(note)));
+                    }
+                }
+            }
+        }
+        for (router, kind) in events {
+            self.event(Some(router), kind);
+        }
+    }
+
+    /// The word on which leases are renewed: only this thread gives it, so a lease ends when it hangs.
+    fn beat(&mut self) {
+        let now = Instant::now();
+        if !self.wish_changed && self.beat.is_some_and(|beat| now < beat + RENEWAL) {
+            return;
+        }
+        self.beat = Some(now);
+        self.wish_changed = false;
+        let wanted = Wanted { beat: Some(now), routers: self.wishes() };
+        self.wires.wanted.send_replace(wanted);
+    }
+
+    fn wishes(&self) -> BTreeMap<Key, Wish> {
+        self.slots.iter().map(|slot| (slot.key.clone(), slot.wish.clone())).collect()
+    }
+
+    fn tell_held(&mut self) {
+        let held = |slot: &Slot| {
+            let source = slot.source.flatten()?;
+            slot.wish.held.then(|| Held { config: slot.config.as_ref().clone(), source })
+        };
+        let held: Vec<Held> = self.slots.iter().filter_map(held).collect();
+        if held != self.told_held {
+            (self.on_held)(&held);
+            self.told_held = held;
+        }
+    }
+
+    fn publish(&mut self) {
+        let now = Instant::now();
+        if !self.urgent && self.published.is_some_and(|at| now < at + PICTURE) {
+            return;
+        }
+        self.urgent = false;
+        self.published = Some(now);
+        let time = self.now();
+        let interfaces = self.interfaces.iter().map(|(name, interface)| (name.clone(), interface.counters.clone()));
+        self.wires.snapshot.send_replace(Arc::new(Snapshot {
+            routers: self.slots.iter().map(|slot| slot.snapshot(time)).collect(),
+            interfaces: interfaces.collect(),
+            realtime: self.realtime.clone(),
+            leftovers: self.leftovers,
+            events_lost: self.events_lost,
+        }));
+    }
+
+    fn event(&mut self, router: Option<String>, kind: EventKind) {
+        let event = Event { at: SystemTime::now(), router, kind };
+        // Full: dropped and counted. Closed: nobody asked for events, which is no loss.
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.wires.events.try_send(event) {
+            self.events_lost += 1;
+        }
+    }
+
+    /// Every released address is known to be gone.
+    fn settled(&self) -> bool {
+        self.slots.iter().all(|slot| !slot.wish.held && slot.answered == Some(slot.wish.order))
+    }
+}
+
+impl Slot {
+    fn new(key: Key, config: RouterConfig, now: Time) -> Slot {
+        let router = Router::new(config.clone(), now);
+        let config = Arc::new(config);
+        Slot {
+            wish: Wish { order: 0, config: Arc::clone(&config), held: false, taken: false },
+            key,
+            config,
+            router,
+            told: BTreeSet::new(),
+            source: None,
+            answered: None,
+            counters: RouterCounters::default(),
+            dual_active: None,
+            send_failed: false,
+        }
+    }
+
+    fn wish(&mut self, held: bool, taken: bool) {
+        self.wish = Wish { order: self.wish.order + 1, config: Arc::clone(&self.config), held, taken };
+    }
+
+    fn advertise(&mut self, interface: Option<&Interface>, priority: u8) {
+        let (Some(interface), Some(source)) = (interface, self.source.flatten()) else {
+            self.counters.send_errors += 1;
+            return;
+        };
+        for destination in destinations(&self.config) {
+            let message = packet::encode(&self.config, priority, source, destination);
+            match interface.send(&message, source, destination) {
+                Ok(()) => {
+                    self.counters.adverts_sent += 1;
+                    self.counters.priority_zero_sent += u64::from(priority == RELEASE);
+                    self.send_failed = false;
+                }
+                Err(error) => {
+                    self.counters.send_errors += 1;
+                    if !std::mem::replace(&mut self.send_failed, true) {
+                        tracing::warn!(router = %self.config.name, %source, %destination, %error, "cannot send an advert");
+                    }
+                }
+            }
+        }
+    }
+
+    fn announce(&mut self, interface: Option<&Interface>) {
+        for &address in &self.config.addresses {
+            match interface.map(|interface| interface.announce(address)) {
+                Some(Ok(sent)) => self.counters.announcements += u64::from(sent),
+                Some(Err(error)) => tracing::debug!(router = %self.config.name, %address, %error, "cannot announce"),
+                None => {}
+            }
+        }
+    }
+
+    fn snapshot(&self, now: Time) -> RouterSnapshot {
+        RouterSnapshot {
+            config: self.config.as_ref().clone(),
+            state: self.router.state(),
+            why: self.router.why().clone(),
+            age: now.since(self.router.since()),
+            heard: self.router.heard().map(|heard| (heard.source, heard.priority, now.since(heard.at))),
+            faults: self.router.faults().clone(),
+            serving: self.router.serving(),
+            offering: self.router.offering(),
+            source: self.source.flatten(),
+            counters: self.counters.clone(),
+            dual_active: self.dual_active,
+        }
+    }
+}
+
+/// Adverts that wait for their routers. After a stall the newest of each sender is as good as all of them,
+/// except that a priority 0 is never lost.
+#[derive(Default)]
+struct Mail(Vec<(usize, Advert)>);
+
+impl Mail {
+    fn put(&mut self, index: usize, advert: Advert) {
+        let same = |(i, waiting): &&mut (usize, Advert)| *i == index && waiting.source == advert.source;
+        match self.0.iter_mut().rev().find(same) {
+            Some((_, waiting)) if waiting.priority != RELEASE || advert.priority == RELEASE => {
+                // A release takes the place of what it ends; an advert that of an older advert.
+                *waiting = advert;
+            }
+            _ => self.0.push((index, advert)),
+        }
+    }
+}
+
+/// Where a router's adverts go.
+fn destinations(config: &RouterConfig) -> Vec<Ipv4Addr> {
+    match &config.transport {
+        Transport::Multicast => vec![MULTICAST],
+        Transport::Unicast(peers) => peers.iter().map(|peer| peer.address).collect(),
+    }
+}
+
+/// All receive checks; counts what belongs to the router.
+fn read(packet: &[u8], interface: &str, slots: &mut [Slot]) -> Result<(usize, Advert), DecodeError> {
+    let received = packet::decode(packet)?;
+    let ours = |slot: &Slot| slot.config.interface == interface && slot.config.vrid.get() == received.vrid;
+    let index = slots.iter().position(ours).ok_or(DecodeError::UnknownVrid(received.vrid))?;
+    let slot = &mut slots[index];
+    let (advert, checksum): (Advert, Checksum) = received.check(&slot.config)?;
+    slot.counters.adverts_received += 1;
+    slot.counters.priority_zero_received += u64::from(advert.priority == RELEASE);
+    slot.counters.other_checksum += u64::from(checksum != slot.config.checksum);
+    Ok((index, advert))
+}
+
+fn key(config: &RouterConfig) -> Key {
+    (config.interface.clone(), config.vrid.get())
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Interval;
+
+    fn advert(source: u8, priority: u8) -> Advert {
+        let interval = Interval::from_centiseconds(10).expect("in range");
+        Advert { source: Ipv4Addr::new(192, 0, 2, source), priority, interval, addresses: Vec::new() }
+    }
+
+    fn fed(adverts: &[(u8, u8)]) -> Vec<(u8, u8)> {
+        let mut mail = Mail::default();
+        for &(source, priority) in adverts {
+            mail.put(0, advert(source, priority));
+        }
+        mail.0.iter().map(|(_, advert)| (advert.source.octets()[3], advert.priority)).collect()
+    }
+
+    #[test]
+    fn after_a_stall_only_the_newest_advert_of_a_sender_counts() {
+        assert_eq!(fed(&[(1, 100), (2, 50), (1, 110), (1, 120)]), [(1, 120), (2, 50)]);
+    }
+
+    #[test]
+    fn a_release_is_never_overtaken() {
+        assert_eq!(fed(&[(1, 100), (1, 0)]), [(1, 0)]);
+        assert_eq!(fed(&[(1, 0), (1, 100), (1, 90)]), [(1, 0), (1, 90)]);
+    }
+}
