@@ -1,4 +1,4 @@
-//! Which server a client gets: distribution, failing servers, backups, limits and the queue, checks.
+//! Which server a client gets: distribution, failing servers, limits and the queue, checks.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod data_support;
@@ -142,7 +142,7 @@ fn a_full_frontend_leaves_clients_in_the_kernels_queue_over_all_workers() {
 }
 
 #[test]
-fn checks_take_a_server_down_and_bring_it_up_and_the_backup_serves_meanwhile() {
+fn checks_take_a_server_down_and_bring_it_up_and_an_apply_keeps_its_state() {
     let (main, status) = answering(503);
     let (spare, spared) = server(echo);
     let (address, sockets) = listeners(1);
@@ -164,7 +164,7 @@ fn checks_take_a_server_down_and_bring_it_up_and_the_backup_serves_meanwhile() {
     assert!(!echoes(&mut client(address)));
     assert_eq!(plane.stats().backends[0].no_server, 1);
 
-    // Down stays down over an apply that changes something else, and the backup takes over.
+    // Down stays down over an apply that changes something else, and the added server is checked too.
     let mut with_spare = alone.clone();
     with_spare.backends[0].servers.push(wanted.backends[0].servers[1].clone());
     plane.apply(with_spare, Vec::new(), &[]).unwrap();
