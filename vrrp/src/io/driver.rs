@@ -48,12 +48,15 @@ pub enum Command {
     Shutdown,
 }
 
+/// Told which routers' addresses this node holds.
+pub type OnHeld = Box<dyn Fn(&[Held]) + Send>;
+
 /// What the VRRP threads call. Neither may wait for anything.
 pub struct Hooks {
     /// Before the addresses of a router go while another node has them already; on the netlink thread.
     pub before_release: BeforeRelease,
     /// Whenever the set of held routers changed; on the VRRP thread.
-    pub held: Box<dyn Fn(&[Held]) + Send>,
+    pub held: OnHeld,
 }
 
 /// The queue of commands is full, or the thread has ended: the command was not taken.

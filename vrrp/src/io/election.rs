@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 
 use super::address::{Key, LEASE, RENEWAL, Report, Wanted, Wish};
-use super::driver::Command;
+use super::driver::{Command, OnHeld};
 use super::interface::Interface;
 use super::links::Table;
 use super::realtime::Realtime;
@@ -41,7 +41,7 @@ pub(super) struct Wires {
 pub(super) struct Election {
     wires: Wires,
     hints: Vec<Ipv4Addr>,
-    on_held: Box<dyn Fn(&[Held]) + Send>,
+    on_held: OnHeld,
     origin: Instant,
     slots: Vec<Slot>,
     interfaces: BTreeMap<String, Interface>,
@@ -85,12 +85,7 @@ enum Woken {
 }
 
 impl Election {
-    pub(super) fn new(
-        wires: Wires,
-        hints: Vec<Ipv4Addr>,
-        on_held: Box<dyn Fn(&[Held]) + Send>,
-        origin: Instant,
-    ) -> Self {
+    pub(super) fn new(wires: Wires, hints: Vec<Ipv4Addr>, on_held: OnHeld, origin: Instant) -> Self {
         Election {
             wires,
             hints,
