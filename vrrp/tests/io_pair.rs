@@ -118,7 +118,7 @@ fn the_higher_priority_holds_the_vip_and_the_other_takes_it_when_that_one_leaves
 }
 
 #[test]
-fn a_cut_makes_the_other_node_take_over_and_the_holder_let_go() {
+fn when_the_link_goes_down_the_holder_lets_go_and_when_it_is_back_holds_again() {
     let Some((a, b)) = pair() else { return };
     let (high, low) = (a.driver(200), b.driver(100));
     until("the higher priority holds it", Duration::from_secs(5), || a.has_vip() && state(&low) == State::Backup);
