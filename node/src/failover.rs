@@ -25,8 +25,6 @@ pub enum Input {
         /// Empty: none.
         faults: BTreeSet<Fault>,
     },
-    /// The newest revision could not be applied, and why; `None`: it is running.
-    NotApplied(Option<String>),
     /// Backends of which no server is usable.
     BackendsDown(BTreeSet<String>),
 }
@@ -60,8 +58,6 @@ pub enum Reason {
     Router(Fault),
     /// Out of service.
     Maintenance,
-    /// The newest revision is not running here.
-    NotApplied(String),
     /// A backend without a usable server.
     BackendDown(String),
 }
@@ -84,7 +80,6 @@ impl fmt::Display for Reason {
             Reason::Router(Fault::LeaseNotRenewed) => {
                 f.write_str("the kernel did not acknowledge the lease of the VIP in time")
             }
-            Reason::NotApplied(why) => write!(f, "the newest revision is not running here: {why}"),
             Reason::BackendDown(backend) => write!(f, "backend {backend} has no usable server"),
         }
     }
@@ -131,7 +126,6 @@ pub struct Failover {
     core: Core,
     maintenance: bool,
     faults: BTreeMap<String, BTreeSet<Fault>>,
-    not_applied: Option<String>,
     backends_down: BTreeSet<String>,
     told_serving: Option<bool>,
     outputs: VecDeque<Output>,
@@ -143,7 +137,6 @@ impl Default for Failover {
             core: Core::Starting,
             maintenance: false,
             faults: BTreeMap::new(),
-            not_applied: None,
             backends_down: BTreeSet::new(),
             told_serving: None,
             outputs: VecDeque::new(),
@@ -171,7 +164,6 @@ impl Failover {
             Input::Faults { vip, faults } => {
                 self.faults.insert(vip, faults);
             }
-            Input::NotApplied(why) => self.not_applied = why,
             Input::BackendsDown(backends) => self.backends_down = backends,
         }
     }
@@ -205,8 +197,7 @@ impl Failover {
         if !unfit.is_empty() {
             return Fitness::Unfit(unfit);
         }
-        let mut weak: Vec<Reason> = self.not_applied.iter().cloned().map(Reason::NotApplied).collect();
-        weak.extend(self.backends_down.iter().cloned().map(Reason::BackendDown));
+        let weak: Vec<Reason> = self.backends_down.iter().cloned().map(Reason::BackendDown).collect();
         if weak.is_empty() { Fitness::Fit } else { Fitness::Weakened(weak) }
     }
 }
@@ -263,7 +254,6 @@ mod tests {
             (faults("v", Fault::InterfaceMissing), unfit(Reason::Router(Fault::InterfaceMissing))),
             (faults("v", Fault::LeaseNotRenewed), unfit(Reason::Router(Fault::LeaseNotRenewed))),
             (faults("other", Fault::LinkDown), Fitness::Fit),
-            (Input::NotApplied(Some("no".into())), Fitness::Weakened(vec![Reason::NotApplied("no".into())])),
             (
                 Input::BackendsDown(BTreeSet::from(["web".into()])),
                 Fitness::Weakened(vec![Reason::BackendDown("web".into())]),
@@ -280,12 +270,12 @@ mod tests {
     #[test]
     fn what_cannot_serve_hides_what_merely_weakens() {
         let mut policy = Failover::default();
-        policy.handle(Input::NotApplied(Some("address in use".into())));
+        policy.handle(Input::BackendsDown(BTreeSet::from(["web".into()])));
         policy.handle(Input::Core(Core::Exited("signal 9".into())));
         assert_eq!(policy.fitness("v"), Fitness::Unfit(vec![Reason::Core(Core::Exited("signal 9".into()))]));
         policy.handle(Input::Core(Core::Ready));
-        assert_eq!(policy.fitness("v"), Fitness::Weakened(vec![Reason::NotApplied("address in use".into())]));
-        policy.handle(Input::NotApplied(None));
+        assert_eq!(policy.fitness("v"), Fitness::Weakened(vec![Reason::BackendDown("web".into())]));
+        policy.handle(Input::BackendsDown(BTreeSet::new()));
         assert_eq!(policy.fitness("v"), Fitness::Fit);
     }
 

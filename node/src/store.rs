@@ -84,6 +84,25 @@ impl Store {
         }
     }
 
+    /// Whether an operator took the node out of service; it stays out over restarts.
+    pub fn maintenance(&self) -> bool {
+        self.maintenance_mark().exists()
+    }
+
+    /// Remembers whether the node is out of service.
+    pub fn set_maintenance(&self, on: bool) -> Result<(), StoreError> {
+        let mark = self.maintenance_mark();
+        let done = if on { File::create(&mark).map(drop) } else { fs::remove_file(&mark) };
+        match done {
+            Err(error) if !on && error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done.map_err(|source| StoreError::Io { what: "change the maintenance mark", path: mark, source }),
+        }
+    }
+
+    fn maintenance_mark(&self) -> PathBuf {
+        self.path.with_file_name("maintenance")
+    }
+
     /// Writes `revision` so that it survives a power cut from the moment this returns.
     pub fn write(&self, revision: &Revision) -> Result<(), StoreError> {
         let fresh = self.path.with_extension("json.new");
@@ -120,6 +139,16 @@ mod tests {
             let revision = Revision { number, text: format!("# revision {number}\n") };
             store.write(&revision).expect("writable");
             assert_eq!(store.read().expect("readable"), Found::Revision(revision));
+        }
+        fs::remove_dir_all(dir).expect("ours");
+    }
+
+    #[test]
+    fn maintenance_is_remembered_and_may_be_said_twice() {
+        let (dir, store) = store("maintenance");
+        for on in [false, true, true, false, false] {
+            store.set_maintenance(on).expect("writable");
+            assert_eq!(Store::open(&dir).expect("there").maintenance(), on);
         }
         fs::remove_dir_all(dir).expect("ours");
     }

@@ -111,6 +111,14 @@ pub fn encode(config: &RouterConfig, priority: u8, source: Ipv4Addr, destination
     message
 }
 
+/// Where a router's adverts go.
+pub fn destinations(config: &RouterConfig) -> Vec<Ipv4Addr> {
+    match &config.transport {
+        Transport::Multicast => vec![MULTICAST],
+        Transport::Unicast(peers) => peers.iter().map(|peer| peer.address).collect(),
+    }
+}
+
 /// A packet whose shape is right. It may be obeyed only after [`Received::check`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received<'a> {

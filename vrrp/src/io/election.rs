@@ -16,10 +16,10 @@ use super::interface::Interface;
 use super::links::Table;
 use super::realtime::Realtime;
 use super::snapshot::{Event, EventKind, Held, RouterCounters, RouterSnapshot, Snapshot};
-use crate::config::{Checksum, RouterConfig, Transport};
+use crate::config::{Checksum, RouterConfig};
 use crate::event::{Advert, Applied, Fault, Input, Note, Output, RELEASE, State};
 use crate::machine::Router;
-use crate::packet::{self, DecodeError, MULTICAST};
+use crate::packet::{self, DecodeError};
 use crate::types::Time;
 
 /// How often a picture is published when no state changes.
@@ -463,7 +463,7 @@ impl Slot {
             self.counters.send_errors += 1;
             return;
         };
-        for destination in destinations(&self.config) {
+        for destination in packet::destinations(&self.config) {
             let message = packet::encode(&self.config, priority, source, destination);
             match interface.send(&message, source, destination) {
                 Ok(()) => {
@@ -523,14 +523,6 @@ impl Mail {
             }
             _ => self.0.push((index, advert)),
         }
-    }
-}
-
-/// Where a router's adverts go.
-fn destinations(config: &RouterConfig) -> Vec<Ipv4Addr> {
-    match &config.transport {
-        Transport::Multicast => vec![MULTICAST],
-        Transport::Unicast(peers) => peers.iter().map(|peer| peer.address).collect(),
     }
 }
 

@@ -1,0 +1,296 @@
+//! From a path to a running agent: everything that can be refused is refused before anything is started.
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use nix::unistd::{Gid, Uid, User};
+use proxy_core::sandbox::Identity;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use vrrp::config::RouterConfig;
+use vrrp::io::driver::{Driver, Hooks};
+
+use crate::config::{self, ClusterConfig, ConfigError, Diagnostic, LogLevel, NodeConfig};
+use crate::control;
+use crate::failover::{Failover, Input};
+use crate::guard::Guard;
+use crate::listeners::{self, Listeners};
+use crate::privileges;
+use crate::store::{Found, Revision, Store, StoreError};
+use crate::supervisor::{self, Supervisor, Timing};
+
+use super::report::Traffic;
+use super::{Agent, Events};
+
+/// Why the agent did not run.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{}", list(.0))]
+    Routers(Vec<Diagnostic>),
+    #[error("the applied revision {number} does not fit this version any more:\n{source}")]
+    Stored { number: u64, source: ConfigError },
+    #[error("{0}")]
+    NotPermitted(String),
+    #[error("no user `{0}`: make it (`useradd --system {0}`), or set `[proxy] user` in the node file")]
+    NoUser(String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot {what}")]
+    System { what: &'static str, source: std::io::Error },
+    #[error(transparent)]
+    Log(#[from] crate::log::LogError),
+    #[error(transparent)]
+    Control(#[from] control::BindError),
+    #[error(transparent)]
+    Supervisor(#[from] supervisor::StartError),
+}
+
+impl StartError {
+    /// As docs/cli.md has them.
+    pub(super) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            StartError::Config(_) | StartError::Routers(_) | StartError::Stored { .. } | StartError::NoUser(_) => 64,
+            StartError::NotPermitted(_) => 77,
+            _ => 1,
+        })
+    }
+}
+
+/// An error and what caused it, in one line.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// The keys of the node file that differ and act only at the next start.
+pub(super) fn needs_restart(now: &NodeConfig, new: &NodeConfig) -> Vec<&'static str> {
+    let differs = [
+        ("name", now.name != new.name),
+        ("state_dir", now.state_dir != new.state_dir),
+        ("runtime_dir", now.runtime_dir != new.runtime_dir),
+        ("[proxy]", now.proxy != new.proxy),
+        ("[control]", now.control != new.control),
+        ("[log]", now.log != new.log),
+    ];
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+}
+
+/// What was read and found good.
+pub(super) struct Prepared {
+    path: PathBuf,
+    node: NodeConfig,
+    cluster: ClusterConfig,
+    routers: Vec<RouterConfig>,
+    revision: Revision,
+    identity: Identity,
+    store: Store,
+    /// To be logged once there is a log.
+    remarks: Vec<String>,
+}
+
+/// Reads and checks everything that the node file leads to.
+pub(super) fn prepare(path: &Path) -> Result<Prepared, StartError> {
+    let node = config::load_node(path)?;
+    if let Some(missing) = privileges::missing() {
+        return Err(StartError::NotPermitted(missing));
+    }
+    let store = Store::open(&node.state_dir)?;
+    let mut remarks = Vec::new();
+    let stored = match store.read()? {
+        Found::Revision(revision) => Some(revision),
+        Found::Empty => None,
+        Found::SetAside(aside, why) => {
+            remarks.push(format!(
+                "the applied revision could not be read ({why}); it now lies at {}, and the bootstrap file is used",
+                aside.display()
+            ));
+            None
+        }
+    };
+    let (revision, mut cluster) = match stored {
+        Some(revision) => {
+            let number = revision.number;
+            let parsed = config::parse_cluster(&format!("revision {number}"), &revision.text);
+            let cluster = parsed.map_err(|source| StartError::Stored { number, source })?;
+            (revision, cluster)
+        }
+        None => {
+            let text = config::read_text(&node.bootstrap)?;
+            let cluster = config::parse_cluster(&node.bootstrap.display().to_string(), &text)?;
+            (Revision { number: 1, text }, cluster)
+        }
+    };
+    cluster.plan.revision = revision.number;
+    let routers = config::routers(&node, &cluster).map_err(StartError::Routers)?;
+    let identity = identity(&node.proxy.user)?;
+    std::fs::create_dir_all(&node.runtime_dir)
+        .map_err(|source| StartError::System { what: "make the runtime directory", source })?;
+    Ok(Prepared { path: path.to_owned(), node, cluster, routers, revision, identity, store, remarks })
+}
+
+impl Prepared {
+    /// Starts everything and stays until the agent is told to end.
+    pub(super) fn run(self) -> Result<(), StartError> {
+        let _log = crate::log::start(self.node.log)?;
+        for remark in &self.remarks {
+            tracing::error!("{remark}");
+        }
+        let passed = listeners::from_service_manager().unwrap_or_else(|error| {
+            tracing::warn!(%error, "what systemd passed cannot be read");
+            Vec::new()
+        });
+        let system = |what| move |source| StartError::System { what, source };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(system("start the agent's runtime"))?;
+        runtime.block_on(async {
+            let (mut agent, events) = self.start(passed).await?;
+            agent.run(events).await;
+            agent.stop().await;
+            Ok(())
+        })
+    }
+
+    async fn start(self, passed: Vec<listeners::Passed>) -> Result<(Agent, Events), StartError> {
+        let system = |what| move |source| StartError::System { what, source };
+        tracing::info!(
+            node = self.node.name,
+            revision = self.revision.number,
+            version = env!("CARGO_PKG_VERSION"),
+            "starting"
+        );
+        if let Err(error) = listeners::migrate_requests() {
+            tracing::warn!(%error, "net.ipv4.tcp_migrate_req cannot be set: a closing listener loses its waiting clients");
+        }
+        let guard = Guard::spawn().map_err(system("start the guard"))?;
+
+        let (calls_in, calls) = mpsc::channel(control::QUEUE);
+        let socket = control::Server::bind(&self.node.control.socket, &self.node.control.group)?;
+        tokio::spawn(socket.run(calls_in));
+
+        let listeners = Listeners::default();
+        for (key, socket) in passed {
+            if let Err(error) = listeners.take(key, socket) {
+                tracing::warn!(%error, address = %key.address, "a socket from systemd's store is not used");
+            }
+        }
+        let settings = supervisor::Settings {
+            executable: "/proc/self/exe".into(),
+            arguments: vec!["proxy-core".into()],
+            adoption_socket: self.node.runtime_dir.join("core.sock"),
+            identity: self.identity,
+            workers: workers(self.node.proxy.threads),
+            log_level: level(self.node.log.level),
+            timing: Timing::default(),
+        };
+        let (supervisor, core_events) = Supervisor::start(settings, self.cluster.plan.clone(), listeners.clone())?;
+        if let Err(error) = listeners::keep_in_fd_store(&listeners.current()) {
+            tracing::warn!(%error, "systemd did not take the listening sockets");
+        }
+
+        let hooks = Hooks { before_release: reset_queues(listeners.clone()), held: guard.teller() };
+        let mut vrrp = Driver::spawn(self.routers, Vec::new(), hooks).map_err(system("start the VRRP thread"))?;
+        let vrrp_events = vrrp.events().expect("nobody took them before");
+
+        if self.revision.number == 1
+            && let Err(error) = self.store.write(&self.revision)
+        {
+            tracing::error!("{}; the bootstrap file will be read again at the next start", chain(&error));
+        }
+        let mut policy = Failover::default();
+        if self.store.maintenance() {
+            tracing::warn!("this node is in maintenance; `lbnode maintenance off` puts it back");
+            policy.handle(Input::Maintenance(true));
+        }
+        let core = supervisor.status();
+        let agent = Agent {
+            path: self.path,
+            node: self.node,
+            cluster: self.cluster,
+            revision: self.revision,
+            applied_at: Instant::now(),
+            store: self.store,
+            listeners,
+            supervisor,
+            core,
+            vrrp,
+            guard,
+            policy,
+            last_exit: None,
+            dual_active: None,
+            traffic: Traffic::default(),
+            ready_told: false,
+            untold: VecDeque::new(),
+            work: JoinSet::new(),
+            applying: false,
+        };
+        let events = Events::new(core_events, vrrp_events, calls).map_err(system("listen for signals"))?;
+        Ok((agent, events))
+    }
+}
+
+/// What the VRRP thread does before an address goes that somebody else has already.
+fn reset_queues(listeners: Listeners) -> Box<dyn Fn(&RouterConfig) + Send> {
+    Box::new(move |router| {
+        let addresses: Vec<_> = router.addresses.iter().map(|address| (*address).into()).collect();
+        let done = listeners.reset_accept_queues(&addresses);
+        for (key, error) in done.failed {
+            tracing::warn!(%error, address = %key.address, "an accept queue could not be reset");
+        }
+    })
+}
+
+/// The user of the proxy core, by name or number.
+fn identity(user: &str) -> Result<Identity, StartError> {
+    let by_number = || Some(Uid::from_raw(user.parse().ok()?));
+    let found = match by_number() {
+        Some(uid) => User::from_uid(uid).map(|user| (uid, user)),
+        None => User::from_name(user).map(|user| (Uid::from_raw(0), user)),
+    };
+    match found {
+        Ok((_, Some(user))) => Ok(Identity { uid: user.uid.as_raw(), gid: user.gid.as_raw() }),
+        // A number needs no entry anywhere; its group is the one of the same number.
+        Ok((uid, None)) if !uid.is_root() || user == "0" => {
+            Ok(Identity { uid: uid.as_raw(), gid: Gid::from_raw(uid.as_raw()).as_raw() })
+        }
+        Ok(_) => Err(StartError::NoUser(user.to_owned())),
+        Err(error) => Err(StartError::System { what: "look up the proxy core's user", source: error.into() }),
+    }
+}
+
+/// 0 stands for one worker per core.
+fn workers(threads: u16) -> u16 {
+    if threads > 0 {
+        return threads;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    u16::try_from(cores).unwrap_or(proxy_core::beat::MAX_WORKERS).min(proxy_core::beat::MAX_WORKERS)
+}
+
+fn level(level: LogLevel) -> tracing::Level {
+    match level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    }
+}
+
+fn list(found: &[Diagnostic]) -> String {
+    found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}

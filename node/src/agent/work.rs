@@ -1,0 +1,132 @@
+//! What takes time, done beside the loop: each task ends in one [`Done`].
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proxy_core::stats::Stats;
+use tokio::sync::oneshot;
+use vrrp::config::RouterConfig;
+
+use crate::config::{self, ClusterConfig, ConfigError, NodeConfig};
+use crate::control::Response;
+use crate::status::Status;
+use crate::store::{Revision, Store};
+use crate::supervisor::{ApplyError, Supervisor};
+
+use super::Agent;
+use super::report::Traffic;
+use super::start::chain;
+
+/// How long the proxy core may take to answer a question about its counters.
+const STATISTICS: Duration = Duration::from_millis(500);
+
+/// How a task ended.
+pub(super) enum Done {
+    /// It has answered its caller, or there was nothing to say.
+    Answered,
+    /// The proxy core's counters.
+    Statistics(Box<Stats>),
+    /// The proxy core runs the candidate, and the disk has it.
+    Applied { candidate: Box<Candidate>, reply: oneshot::Sender<Response> },
+    /// Nothing changed.
+    NotApplied { number: u64, why: String, reply: oneshot::Sender<Response> },
+    /// The node file as it is now.
+    Reloaded(Box<Result<NodeConfig, ConfigError>>),
+}
+
+/// A revision that passed every check that can be made without trying.
+pub(super) struct Candidate {
+    pub(super) revision: Revision,
+    pub(super) cluster: ClusterConfig,
+    pub(super) routers: Vec<RouterConfig>,
+    /// False: it is what runs already.
+    pub(super) changed: bool,
+}
+
+impl Candidate {
+    pub(super) fn as_response(&self, dry_run: bool) -> Response {
+        let digest = config::digest(&self.revision.text);
+        Response::Applied { revision: self.revision.number, digest, changed: self.changed, dry_run }
+    }
+}
+
+impl Agent {
+    /// Checks a cluster file against this node.
+    pub(super) fn candidate(&self, file: &str, text: &str) -> Result<Candidate, Response> {
+        let mut cluster = config::parse_cluster(file, text).map_err(|error| match error {
+            ConfigError::Invalid(errors) => Response::Invalid { errors },
+            error => Response::Failed { message: chain(&error) },
+        })?;
+        let routers = config::routers(&self.node, &cluster).map_err(|errors| Response::Invalid { errors })?;
+        let changed = config::digest(text) != config::digest(&self.revision.text);
+        let number = self.revision.number + u64::from(changed);
+        cluster.plan.revision = number;
+        Ok(Candidate { revision: Revision { number, text: text.to_owned() }, cluster, routers, changed })
+    }
+}
+
+/// Has the proxy core run the candidate, and keeps it for the next start.
+pub(super) async fn apply(
+    candidate: Candidate,
+    before: ClusterConfig,
+    supervisor: Supervisor,
+    store: Store,
+    reply: oneshot::Sender<Response>,
+) -> Done {
+    let number = candidate.revision.number;
+    if let Err(error) = supervisor.apply(candidate.cluster.plan.clone()).await {
+        let why = match &error {
+            // It lists every address with its remedy.
+            ApplyError::Bind(errors) => errors.to_string(),
+            error => chain(error),
+        };
+        return Done::NotApplied { number, why, reply };
+    }
+    let revision = candidate.revision.clone();
+    let written = tokio::task::spawn_blocking(move || store.write(&revision)).await;
+    let why = match written {
+        Ok(Ok(())) => return Done::Applied { candidate: Box::new(candidate), reply },
+        Ok(Err(error)) => chain(&error),
+        Err(error) => error.to_string(),
+    };
+    // What would be forgotten at the next start must not run now.
+    let back = supervisor.apply(before.plan).await;
+    let why = match back {
+        Ok(_) => why,
+        Err(error) => format!("{why}; and the proxy core could not go back: {}", chain(&error)),
+    };
+    Done::NotApplied { number, why, reply }
+}
+
+/// Asks the proxy core for its counters.
+pub(super) async fn statistics(supervisor: Supervisor) -> Done {
+    match tokio::time::timeout(STATISTICS, supervisor.stats()).await {
+        Ok(Some(stats)) => Done::Statistics(Box::new(stats)),
+        _ => Done::Answered,
+    }
+}
+
+/// Completes a status with the proxy core's counters, if it answers, and sends it.
+pub(super) async fn answer_status(
+    mut status: Status,
+    traffic: Traffic,
+    supervisor: Supervisor,
+    reply: oneshot::Sender<Response>,
+) -> Done {
+    if let Ok(Some(stats)) = tokio::time::timeout(STATISTICS, supervisor.stats()).await {
+        traffic.fill(&mut status, &stats);
+    }
+    let _ = reply.send(Response::Status { status: Box::new(status) });
+    Done::Answered
+}
+
+/// Reads the node file again.
+pub(super) async fn reload(path: PathBuf) -> Done {
+    match tokio::task::spawn_blocking(move || config::load_node(&path)).await {
+        Ok(loaded) => Done::Reloaded(Box::new(loaded)),
+        Err(error) => {
+            tracing::error!(%error, "the node file could not be read again");
+            Done::Answered
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Where the three libraries meet: one value of one side into one value of the other, and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proxy_core::stats::{ServerState, Stats};
+use vrrp::event::{Note, Why};
+use vrrp::io::snapshot::{RouterSnapshot, Snapshot};
+
+use crate::failover::Core;
+use crate::supervisor::{self, CoreState};
+
+/// What the failover policy is told of the proxy core; `None`: nothing that it did not know.
+///
+/// A crash loop's verdict stands above what the core does at the moment: one that is up between two crashes
+/// is not to be relied on.
+pub fn core(status: &supervisor::Status) -> Option<Core> {
+    if let Some(exit) = &status.crash_loop {
+        return Some(Core::CrashLoop(exit.to_string()));
+    }
+    match &status.state {
+        CoreState::Starting | CoreState::Adopted { .. } => Some(Core::Starting),
+        CoreState::Ready { .. } => Some(Core::Ready),
+        CoreState::Hung { worker, silent } => Some(Core::Hung { worker: *worker, silent: *silent }),
+        CoreState::Exited(exit) => Some(Core::Exited(exit.to_string())),
+        CoreState::CrashLoop { last, .. } => Some(Core::CrashLoop(last.to_string())),
+        // How it ended was said before, and is still true.
+        CoreState::Backoff { .. } => None,
+        CoreState::Draining | CoreState::Stopped => Some(Core::Exited("it was told to end".into())),
+    }
+}
+
+/// The backends of which every server is known to be down.
+pub fn backends_down(stats: &Stats) -> BTreeSet<String> {
+    let down = |backend: &&proxy_core::stats::BackendStats| {
+        !backend.servers.is_empty() && backend.servers.iter().all(|server| server.state == ServerState::Down)
+    };
+    stats.backends.iter().filter(down).map(|backend| backend.name.clone()).collect()
+}
+
+/// Why a router is in its state, for people.
+pub fn why(why: &Why) -> String {
+    match why {
+        Why::Startup => "startup".into(),
+        Why::Silence => "nothing was heard of an active router".into(),
+        Why::Released => "the active router released it".into(),
+        Why::Preempted => "the active router had a lower priority".into(),
+        Why::Outranked { by, priority } => format!("{by} advertises priority {priority}"),
+        Why::TakenOver { by } => format!("offered because the proxy core could not serve; {by} took it"),
+        Why::Faulty(fault) => crate::failover::Reason::Router(*fault).to_string(),
+        Why::NotServing => "the proxy core cannot serve".into(),
+        Why::Recovered => "recovered".into(),
+        Why::Stalled(length) => format!("this process was stalled for {} ms", length.as_millis()),
+        Why::Shutdown => "shut down".into(),
+    }
+}
+
+/// One event of a router, logged once with what it means.
+pub fn log_note(vip: &str, note: &Note) {
+    match note {
+        Note::DuplicateVrid { source, other } => {
+            tracing::warn!(vip, %source, %other, "duplicate VRID: two other routers advertise it; is it used by another pair?");
+        }
+        Note::OwnAddress => {
+            tracing::warn!(vip, "an advert from our own address: a loop in the network, or a clone of this machine");
+        }
+        Note::Owner(source) => {
+            tracing::warn!(vip, %source, "somebody advertises as the owner of the VIP (priority 255)")
+        }
+        Note::IntervalLearned { source, interval } => {
+            let milliseconds = u64::try_from(interval.duration().as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(vip, %source, milliseconds, "another advert interval than ours is advertised; learned");
+        }
+        Note::AddressListMismatch(source) => {
+            tracing::warn!(vip, %source, "other addresses than ours are advertised; obeyed all the same");
+        }
+        Note::DualActive { other, length } => {
+            let milliseconds = length.map(|length| u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
+            tracing::warn!(vip, %other, milliseconds, "both nodes were active; it has ended");
+        }
+        Note::OfferNotTaken => {
+            tracing::warn!(vip, "the proxy core cannot serve, the VIP was offered, and nobody took it: kept");
+        }
+        Note::Claimed { address, mac } => {
+            let [a, b, c, d, e, f] = mac;
+            let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
+            tracing::warn!(vip, %address, mac, "another host claims the VIP; announced again");
+        }
+        Note::VipRemoved => tracing::warn!(vip, "the VIP was removed by somebody else; added again"),
+    }
+}
+
+/// What a router and its interface counted, by name (docs/vrrp.md); packets that were dropped as `discarded_…`.
+pub fn counters(router: &RouterSnapshot, snapshot: &Snapshot) -> BTreeMap<String, u64> {
+    let own = serde_json::to_value(&router.counters).ok().and_then(|value| serde_json::from_value(value).ok());
+    let mut counters: BTreeMap<String, u64> = own.unwrap_or_default();
+    if let Some(interface) = snapshot.interfaces.get(&router.config.interface) {
+        let discarded = interface.discarded.iter().map(|(why, count)| (format!("discarded_{why}"), *count));
+        counters.extend(discarded);
+    }
+    counters
+}
