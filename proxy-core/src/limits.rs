@@ -2,6 +2,7 @@
 //!
 //! A client that finds no room is not accepted: it waits in the kernel's accept queue, and costs nothing here.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
@@ -18,6 +19,8 @@ const FOR_PROCESS: u64 = 128;
 /// What this process may take on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
+    /// The soft `RLIMIT_NOFILE` that the number of sessions follows from.
+    pub nofile: u64,
     /// Sessions at once over all workers; at least 1.
     pub sessions: u32,
 }
@@ -31,7 +34,15 @@ impl Limits {
             FOR_PROCESS.saturating_add(PER_WORKER * u64::from(workers)).saturating_add(listeners.saturating_mul(2));
         let sessions = nofile.saturating_sub(reserve) / PER_SESSION;
         // One below the top, which means "no limit" to a gate.
-        Limits { sessions: u32::try_from(sessions).unwrap_or(u32::MAX).clamp(1, u32::MAX - 1) }
+        Limits { nofile, sessions: u32::try_from(sessions).unwrap_or(u32::MAX).clamp(1, u32::MAX - 1) }
+    }
+}
+
+/// How the sessions follow from the descriptors, in words.
+impl fmt::Display for Limits {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kept_back = self.nofile.saturating_sub(u64::from(self.sessions) * PER_SESSION);
+        write!(formatter, "{} descriptors, {kept_back} kept back, {PER_SESSION} a session", self.nofile)
     }
 }
 
@@ -128,6 +139,13 @@ mod tests {
     fn sessions_are_half_of_the_descriptors_that_are_left() {
         assert_eq!(Limits::derive(20_000, 2, 8).sessions, (20_000 - 128 - 16 - 16) / 2);
         assert_eq!(Limits::derive(1_048_576, 8, 0).sessions, (1_048_576 - 128 - 64) / 2);
+    }
+
+    #[test]
+    fn the_limits_say_how_they_follow_from_each_other() {
+        let limits = Limits::derive(20_000, 2, 8);
+        assert_eq!(limits.nofile, 20_000);
+        assert_eq!(limits.to_string(), "20000 descriptors, 160 kept back, 2 a session");
     }
 
     #[test]

@@ -205,7 +205,7 @@ fn the_probe_is_answered_and_polls_are_seen_on_the_board() {
     let board = BeatBoard::create().unwrap();
     let (mut agent, core) = UnixStream::pair().unwrap();
     agent.set_read_timeout(Some(PATIENCE)).unwrap();
-    let limits = Limits { sessions: 1 };
+    let limits = Limits { nofile: 65_536, sessions: 1 };
     let wanted = plan(address, vec![at("a", backend)]);
     let plane = DataPlane::start(wanted, 1, sockets, vec![core], &board, limits).unwrap();
     let mut stream = client(address);

@@ -102,7 +102,7 @@ pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
 }
 
 pub(crate) fn start(plan: Plan, workers: u16, listeners: Vec<Listener>) -> DataPlane {
-    let limits = Limits { sessions: 10_000 };
+    let limits = Limits { nofile: 65_536, sessions: 10_000 };
     let plane = DataPlane::start(plan, workers, listeners, Vec::new(), &BeatBoard::create().unwrap(), limits).unwrap();
     wait_for("the workers", || plane.ready());
     plane
