@@ -3,15 +3,17 @@
 //!
 //! One socket per address and worker (`SO_REUSEPORT`), bound before the VIP is there (`IP_FREEBIND`). The set is
 //! immutable and swapped as a whole: the VRRP thread reads it without waiting for anybody.
+#![allow(unsafe_code, reason = "takes over descriptors that systemd passed by number")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{Backlog, Shutdown, listen, shutdown};
 use proxy_core::listener::ListenerKey;
 use proxy_core::plan::Plan;
@@ -182,9 +184,7 @@ fn remedy(address: SocketAddr, error: &io::Error) -> String {
             Some(owner) => format!("{owner} listens there; stop it or bind another address"),
             None => "another program listens there (see `ss -ltnp`); stop it or bind another address".into(),
         },
-        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
-            "ports below 1024 need CAP_NET_BIND_SERVICE".into()
-        }
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => "ports below 1024 need CAP_NET_BIND_SERVICE".into(),
         _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
             "the descriptor limit is reached; raise LimitNOFILE".into()
         }
@@ -266,14 +266,25 @@ pub fn drop_from_fd_store(keys: &BTreeSet<ListenerKey>) -> io::Result<()> {
     Ok(())
 }
 
+/// A socket that systemd kept, and what its name says that it is; [`Listeners::take`] looks whether that is so.
+pub type Passed = (ListenerKey, Arc<OwnedFd>);
+
 /// The descriptors that systemd passed to this process and that are named like listeners. To be called once, before
-/// anything else opens descriptors; the caller owns them from then on.
+/// anything else opens descriptors. Those of other names are closed: nobody would use them.
 ///
 /// # Errors
 /// The environment is not as systemd makes it.
-pub fn from_service_manager() -> io::Result<Vec<(RawFd, ListenerKey)>> {
-    let passed = sd_notify::listen_fds_with_names()?;
-    Ok(passed.filter_map(|(fd, name)| Some((fd, key_of_fd_name(&name)?))).collect())
+pub fn from_service_manager() -> io::Result<Vec<Passed>> {
+    let mut passed = Vec::new();
+    for (number, name) in sd_notify::listen_fds_with_names()? {
+        // SAFETY: systemd opened it for us (LISTEN_PID is ours), and nothing else in this process owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(number) };
+        fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        if let Some(key) = key_of_fd_name(&name) {
+            passed.push((key, Arc::new(fd)));
+        }
+    }
+    Ok(passed)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The proxy core as a process: `lbnode proxy-core`, started by the agent with one end of a control channel.
 //!
-//! The main thread speaks with the agent; workers have threads of their own ([`Plane`]). The core outlives its agent:
+//! The main thread speaks with the agent; workers have threads of their own ([`DataPlane`]). The core outlives its agent:
 //! it serves on, waits for the next one at the adoption socket, hands it every descriptor, and drains and ends
 //! when none comes.
 
@@ -9,7 +9,6 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,48 +25,17 @@ use crate::limits::Limits;
 use crate::listener::{Listener, ListenerKey};
 use crate::log_pipe;
 use crate::plan::Plan;
+use crate::plane::DataPlane;
 use crate::sandbox::{self, Confined, Identity};
-use crate::stats::Stats;
 
 /// How long a core without an agent serves before it drains.
 pub const ORPHAN_SERVES: Duration = Duration::from_secs(10);
 /// What sessions get to end by themselves when nobody named a deadline: SIGTERM, or no agent.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
+/// Between two looks at workers that take up a plan or drain.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Last words may take so long.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// What carries the bytes. [`run`] drives one through its life.
-pub trait Plane: Sized {
-    /// Starts so many worker threads; every bind of the plan has a listener for each. Returns when they accept.
-    ///
-    /// # Errors
-    /// The plan cannot run, or the system refuses threads or descriptors.
-    fn start(plan: Plan, inputs: Inputs, board: BeatBoard, limits: Limits) -> io::Result<Self>;
-
-    /// Swaps the plan. Sessions of removed parts go on.
-    ///
-    /// # Errors
-    /// The plan cannot run; the one before goes on.
-    fn apply(&mut self, plan: Plan, added: Vec<Listener>, removed: &BTreeSet<ListenerKey>) -> io::Result<()>;
-
-    /// Accepts nothing more; done when no session is left, at the deadline at the latest, with the number of sessions
-    /// that were reset there.
-    fn drain(&mut self, deadline: Duration) -> Pin<Box<dyn Future<Output = u64>>>;
-
-    /// What it counts.
-    fn stats(&self) -> Stats;
-}
-
-/// What workers take work from.
-#[derive(Debug)]
-pub struct Inputs {
-    /// Worker threads; 1 to [`MAX_WORKERS`].
-    pub workers: u16,
-    /// One for each bind and worker.
-    pub listeners: Vec<Listener>,
-    /// One for each worker: a byte in wants a byte out, through the accept loop.
-    pub probes: Vec<(u16, StdUnixStream)>,
-}
 
 /// What the agent says on the command line.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +47,7 @@ pub struct Options {
 }
 
 /// Runs until it is told to end. To be called on the main thread, before any other exists.
-pub fn run<P: Plane>(channel: OwnedFd, options: Options) -> ExitCode {
+pub fn run(channel: OwnedFd, options: Options) -> ExitCode {
     let confined = match sandbox::enter(options.identity) {
         Ok(confined) => confined,
         Err(error) => {
@@ -89,7 +57,7 @@ pub fn run<P: Plane>(channel: OwnedFd, options: Options) -> ExitCode {
     };
     log_pipe::start(options.log_level);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let ended = runtime.and_then(|runtime| runtime.block_on(Core::<P>::new(channel, confined)?.live()));
+    let ended = runtime.and_then(|runtime| runtime.block_on(Core::new(channel, confined)?.live()));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -101,7 +69,7 @@ pub fn run<P: Plane>(channel: OwnedFd, options: Options) -> ExitCode {
 
 type Link = Channel<FromCore, ToCore>;
 
-struct Core<P> {
+struct Core {
     confined: Confined,
     agent: Option<Link>,
     /// Without an agent: when to drain.
@@ -111,13 +79,15 @@ struct Core<P> {
     held: Descriptors,
     /// Listeners that arrived for the next `Start` or `Apply`.
     fresh: BTreeSet<ListenerKey>,
-    plane: Option<P>,
+    plane: Option<DataPlane>,
     running: Option<Running>,
-    draining: Option<Pin<Box<dyn Future<Output = u64>>>>,
+    /// What is said once every worker has taken up the plan.
+    taking_up: Option<FromCore>,
+    draining: bool,
 }
 
-impl<P: Plane> Core<P> {
-    fn new(channel: OwnedFd, confined: Confined) -> io::Result<Core<P>> {
+impl Core {
+    fn new(channel: OwnedFd, confined: Confined) -> io::Result<Core> {
         Ok(Core {
             confined,
             agent: Some(Channel::new(channel)?),
@@ -127,7 +97,8 @@ impl<P: Plane> Core<P> {
             fresh: BTreeSet::new(),
             plane: None,
             running: None,
-            draining: None,
+            taking_up: None,
+            draining: false,
         })
     }
 
@@ -144,7 +115,16 @@ impl<P: Plane> Core<P> {
                     Ok(None) => self.orphaned("the agent is gone"),
                     Err(error) => self.orphaned(&log_pipe::chain(&error)),
                 },
-                reset = wait_for(&mut self.draining) => return self.farewell(reset).await,
+                () = pause(self.taking_up.is_some() || self.draining) => {
+                    if self.draining && self.plane.as_ref().is_none_or(DataPlane::drained) {
+                        return self.farewell().await;
+                    }
+                    if self.plane.as_ref().is_none_or(DataPlane::ready)
+                        && let Some(message) = self.taking_up.take()
+                    {
+                        self.say(message);
+                    }
+                }
                 _ = terminate.recv() => {
                     info!("told to end by a signal");
                     self.drain(DRAIN_DEADLINE);
@@ -184,14 +164,14 @@ impl<P: Plane> Core<P> {
             ToCore::Start { plan, workers } => {
                 let revision = plan.revision;
                 match self.start(plan, workers) {
-                    Ok(limits) => self.say(FromCore::Ready { revision, limits }),
+                    Ok(limits) => self.taking_up = Some(FromCore::Ready { revision, limits }),
                     Err(why) => self.say(FromCore::Rejected { revision, why }),
                 }
             }
             ToCore::Apply { plan, removed } => {
                 let revision = plan.revision;
                 match self.apply(plan, &removed) {
-                    Ok(limits) => self.say(FromCore::Ready { revision, limits }),
+                    Ok(limits) => self.taking_up = Some(FromCore::Ready { revision, limits }),
                     Err(why) => {
                         for key in std::mem::take(&mut self.fresh) {
                             self.held.remove(&DescriptorKey::Listener(key));
@@ -202,7 +182,7 @@ impl<P: Plane> Core<P> {
             }
             ToCore::Drain { deadline } => self.drain(deadline),
             ToCore::Stats => {
-                let stats = self.plane.as_ref().map(Plane::stats).unwrap_or_default();
+                let stats = self.plane.as_ref().map(DataPlane::stats).unwrap_or_default();
                 self.say(FromCore::Stats(Box::new(stats)));
             }
             ToCore::HandOver => {
@@ -231,11 +211,12 @@ impl<P: Plane> Core<P> {
         let limits = Limits::derive(self.confined.descriptors, workers, self.held.len());
         let probes = (0..workers).filter_map(|worker| {
             let fd = self.held.get(&DescriptorKey::Probe(worker))?;
-            Some(copy(fd).map(|fd| (worker, StdUnixStream::from(fd))))
+            Some(copy(fd).map(StdUnixStream::from))
         });
         let probes = probes.collect::<io::Result<_>>().map_err(|error| format!("cannot copy a probe: {error}"))?;
-        let inputs = Inputs { workers, listeners: self.listeners(&fresh)?, probes };
-        self.plane = Some(P::start(plan, inputs, board, limits).map_err(|error| log_pipe::chain(&error))?);
+        let listeners = self.listeners(&fresh)?;
+        let plane = DataPlane::start(plan, workers, listeners, probes, &board, limits);
+        self.plane = Some(plane.map_err(|error| log_pipe::chain(&error))?);
         self.running = Some(Running { revision, workers, limits });
         Ok(limits)
     }
@@ -246,7 +227,8 @@ impl<P: Plane> Core<P> {
             return Err("it was not started".into());
         };
         let revision = plan.revision;
-        plane.apply(plan, added, removed).map_err(|error| log_pipe::chain(&error))?;
+        let gone: Vec<_> = removed.iter().copied().collect();
+        plane.apply(plan, added, &gone).map_err(|error| log_pipe::chain(&error))?;
         running.revision = revision;
         self.fresh.clear();
         self.held.retain(|key, _| !matches!(key, DescriptorKey::Listener(key) if removed.contains(key)));
@@ -291,16 +273,15 @@ impl<P: Plane> Core<P> {
         // One that drains is not adopted any more.
         self.adoption = None;
         self.orphan_until = None;
-        let done = match &mut self.plane {
-            Some(plane) => plane.drain(deadline),
-            None => Box::pin(std::future::ready(0)),
-        };
-        self.draining = Some(done);
+        self.draining = true;
+        if let Some(plane) = &self.plane {
+            plane.drain(std::time::Instant::now() + deadline);
+        }
     }
 
     fn orphaned(&mut self, why: &str) {
         self.agent = None;
-        if self.draining.is_some() {
+        if self.draining {
             return;
         }
         if self.running.is_none() {
@@ -332,15 +313,16 @@ impl<P: Plane> Core<P> {
         self.say(FromCore::Hello(self.hello()));
     }
 
-    async fn farewell(mut self, reset: u64) -> io::Result<()> {
+    async fn farewell(mut self) -> io::Result<()> {
+        let reset = self.plane.as_ref().map_or(0, |plane| plane.stats().reset_by_drain);
         info!(reset, "drained");
         self.say(FromCore::Drained { reset });
-        if let Some(agent) = &mut self.agent
-            && let Ok(Err(error)) | Err(error) = tokio::time::timeout(FAREWELL, agent.flush())
-                .await
-                .map_err(|_| io::Error::from(io::ErrorKind::TimedOut).into())
-        {
-            warn!("the agent did not hear the end: {}", log_pipe::chain(&error));
+        if let Some(agent) = &mut self.agent {
+            match tokio::time::timeout(FAREWELL, agent.flush()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => warn!("the agent did not hear the end: {}", log_pipe::chain(&error)),
+                Err(_) => warn!("the agent did not hear the end: it reads nothing"),
+            }
         }
         Ok(())
     }
@@ -353,10 +335,12 @@ async fn hear(agent: &mut Option<Link>) -> Result<Option<Received<ToCore>>, crat
     }
 }
 
-async fn wait_for(draining: &mut Option<Pin<Box<dyn Future<Output = u64>>>>) -> u64 {
-    match draining {
-        Some(draining) => draining.await,
-        None => std::future::pending().await,
+/// The workers leave no word when they are done; while one is awaited they are looked at.
+async fn pause(awaited: bool) {
+    if awaited {
+        tokio::time::sleep(LOOK_EVERY).await;
+    } else {
+        std::future::pending().await
     }
 }
 

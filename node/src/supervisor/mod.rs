@@ -5,6 +5,7 @@
 //! on a thread of its own so that nothing the agent does delays it. What the agent sees is [`Supervisor`].
 
 mod child;
+mod link;
 mod liveness;
 mod log;
 mod policy;

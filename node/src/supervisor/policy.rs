@@ -161,7 +161,9 @@ impl Policy {
         match &self.phase {
             Phase::Down { start_at } => *start_at,
             Phase::Starting { deadline } => Some(*deadline),
-            Phase::Up { since, .. } => (self.failures > 0 || self.crash_loop.is_some()).then(|| *since + self.timing.healthy_after),
+            Phase::Up { since, .. } => {
+                (self.failures > 0 || self.crash_loop.is_some()).then(|| *since + self.timing.healthy_after)
+            }
             Phase::Stopping { kill_at } => *kill_at,
             Phase::Dying { .. } | Phase::Over => None,
         }

@@ -1,0 +1,140 @@
+//! A proxy core as a process: started, found, watched through a pidfd, killed, reaped.
+//!
+//! A pidfd cannot come to mean another process, so no signal ever reaches a stranger.
+#![allow(unsafe_code, reason = "pidfds and what happens between fork and exec")]
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child as StdChild, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::Settings;
+
+/// How long a core that closed its channel may take to be gone before it is called broken.
+pub(super) const LINGER: Duration = Duration::from_secs(1);
+
+/// A core's process, ours or one that we adopted.
+#[derive(Debug)]
+pub(super) struct Child {
+    pub(super) pid: u32,
+    pidfd: AsyncFd<OwnedFd>,
+    /// `None`: adopted; its parent is gone and its exit status goes to somebody else.
+    started: Option<StdChild>,
+}
+
+impl Child {
+    /// Starts a core that inherits one end of its control channel and writes its log into `log`.
+    pub(super) fn start(settings: &Settings, channel: &OwnedFd, log: OwnedFd) -> io::Result<Child> {
+        let number = channel.as_raw_fd();
+        let mut command = Command::new(&settings.executable);
+        let say = |name: &str, value: String| [OsString::from(name), OsString::from(value)];
+        command
+            .args(&settings.arguments)
+            .args(say("--channel-fd", number.to_string()))
+            .args(say("--uid", settings.identity.uid.to_string()))
+            .args(say("--gid", settings.identity.gid.to_string()))
+            .args(say("--log-level", settings.log_level.to_string().to_lowercase()))
+            // Nothing of ours, above all not the way to systemd.
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // Ctrl-C at a terminal is for the agent; it decides what becomes of the core.
+            .process_group(0);
+        if let Some(backtrace) = std::env::var_os("RUST_BACKTRACE") {
+            command.env("RUST_BACKTRACE", backtrace);
+        }
+        // SAFETY: between fork and exec only fcntl is called, which is async-signal-safe and allocates nothing.
+        unsafe {
+            command.pre_exec(move || match libc::fcntl(number, libc::F_SETFD, 0) {
+                -1 => Err(io::Error::last_os_error()),
+                _ => Ok(()),
+            });
+        }
+        let mut started = command.spawn()?;
+        match Child::of(started.id()) {
+            Ok(child) => Ok(Child { started: Some(started), ..child }),
+            Err(error) => {
+                // A core that cannot be watched is none.
+                started.kill()?;
+                started.wait()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// A core that runs already.
+    pub(super) fn of(pid: u32) -> io::Result<Child> {
+        let number = i32::try_from(pid).map_err(io::Error::other)?;
+        // SAFETY: takes two integers; gives a new descriptor or -1.
+        let pidfd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, number, 0) })?;
+        // SAFETY: a descriptor that the kernel just made, close-on-exec, owned by nobody else.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as i32) };
+        // SAFETY: an OwnedFd stays open, and the same, for as long as it lives.
+        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.map_err(io::Error::from)?;
+        Ok(Child { pid, pidfd, started: None })
+    }
+
+    /// Done when the process is gone.
+    pub(super) async fn exited(&self) {
+        // An error of the runtime itself: nobody could be woken by anything any more.
+        let _ = self.pidfd.readable().await;
+    }
+
+    /// How it ended, in words; only after [`Child::exited`].
+    pub(super) fn reap(&mut self) -> String {
+        match self.started.as_mut().map(StdChild::wait) {
+            None => "unknown exit status (not our child: it was adopted)".into(),
+            Some(Ok(status)) => words(status),
+            Some(Err(error)) => format!("unknown exit status ({error})"),
+        }
+    }
+
+    pub(super) fn kill(&self) {
+        let (pidfd, none) = (self.pidfd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
+        // SAFETY: a descriptor of ours and integers; no siginfo.
+        let killed =
+            Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, none, 0) });
+        match killed {
+            // ESRCH: gone already, which is what was wanted.
+            Ok(_) | Err(Errno::ESRCH) => {}
+            Err(error) => tracing::error!(pid = self.pid, %error, "the proxy core cannot be killed"),
+        }
+    }
+
+    /// Nanoseconds for which a thread waited for a CPU, ever; `None` where the kernel doesn't count them.
+    pub(super) fn run_delay(&self, tid: i32) -> Option<u64> {
+        let path = format!("/proc/{}/task/{tid}/schedstat", self.pid);
+        std::fs::read_to_string(path).ok()?.split_whitespace().nth(1)?.parse().ok()
+    }
+}
+
+fn words(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => match Signal::try_from(signal) {
+            Ok(name) => format!("killed by {name}"),
+            Err(_) => format!("killed by signal {signal}"),
+        },
+        (None, None) => status.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_is_told_in_words() {
+        assert_eq!(words(ExitStatus::from_raw(3 << 8)), "exit status 3");
+        assert_eq!(words(ExitStatus::from_raw(9)), "killed by SIGKILL");
+    }
+}

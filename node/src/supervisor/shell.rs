@@ -1,0 +1,465 @@
+//! The supervisor's thread: one loop that waits for the core, the agent and the clock, feeds the policy, and does what
+//! it says.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::future::pending;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use proxy_core::control::{ChannelError, DescriptorKey, Descriptors, FromCore, Received, ToCore};
+use proxy_core::listener::ListenerKey;
+use proxy_core::plan::Plan;
+use proxy_core::stats::Stats;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
+
+use super::child::LINGER;
+use super::link::{Found, Link, adopt, adoption_socket};
+use super::liveness::Liveness;
+use super::policy::{Input, Output, Policy};
+use super::{ApplyError, Command, CoreState, Exit, Settings, StartError, Status, Stopped};
+use crate::listeners::{self, Listeners};
+
+/// Questions for statistics that may wait for the core; who asks more often gets no answer.
+const ASKING: usize = 64;
+
+/// The thread's ends of the handle's channels.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) inbox: mpsc::Receiver<Command>,
+    pub(super) events: mpsc::Sender<CoreState>,
+    pub(super) publish: watch::Sender<Status>,
+}
+
+/// Starts the thread, and waits until it knows whether there is a core to adopt and has bound the listeners.
+pub(super) fn start(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends) -> Result<(), StartError> {
+    let (begun, outcome) = std::sync::mpsc::sync_channel(1);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("supervisor".into()).spawn(move || {
+        runtime.block_on(async move {
+            let prepared = prepare(settings, plan, sockets, ends).await;
+            let (shell, told) = match prepared {
+                Ok(shell) => (Some(shell), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            // Whoever started us waits for exactly this.
+            if begun.send(told).is_ok()
+                && let Some(shell) = shell
+            {
+                shell.run().await;
+            }
+        });
+    })?;
+    outcome.recv().map_err(|_| io::Error::other("the supervisor's thread died"))?
+}
+
+async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends) -> Result<Shell, StartError> {
+    // First: a second set of sockets beside an adopted core's would take clients that nobody accepts.
+    let found = adopt(&settings, &sockets).await?;
+    let (link, adoption) = match found {
+        Found::Nothing => (None, Arc::new(adoption_socket(&settings.adoption_socket)?)),
+        Found::Adopted(adopted) => {
+            let note = adopted.hello;
+            ends.publish.send_modify(|status| (status.uid, status.uid_note) = (Some(note.uid), note.uid_note));
+            (Some(adopted.link), adopted.adoption)
+        }
+    };
+    let workers = link.as_ref().map_or(settings.workers, |link| link.workers);
+    let wanted = listeners::wanted(&plan, workers);
+    let added = sockets.bind(&wanted)?;
+    let removed: BTreeSet<_> = sockets.current().keys().filter(|key| !wanted.contains(key)).copied().collect();
+    let mut rounds = interval(settings.timing.round);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut shell = Shell {
+        policy: Policy::new(settings.timing),
+        settings,
+        plan,
+        sockets,
+        adoption,
+        link,
+        liveness: None,
+        rounds,
+        change: None,
+        asking: VecDeque::new(),
+        stopping: Vec::new(),
+        reset: None,
+        closed_at: None,
+        spawned: false,
+        ends,
+    };
+    let now = Instant::now();
+    match &shell.link {
+        None => {
+            shell.sockets.remove(&removed);
+            shell.policy.handle(Input::Begin, now);
+        }
+        Some(link) => {
+            shell.spawned = true;
+            let pid = link.child.pid;
+            shell.policy.handle(Input::Adopted { pid }, now);
+            shell.change = Some(Change { previous: shell.plan.clone(), added, removed, reply: None, sent: None });
+            shell.send_change(now);
+        }
+    }
+    shell.act();
+    Ok(shell)
+}
+
+/// Everything that the thread knows.
+struct Shell {
+    settings: Settings,
+    policy: Policy,
+    /// What a core is to run; tentative while `change` is there.
+    plan: Plan,
+    sockets: Listeners,
+    adoption: Arc<OwnedFd>,
+    link: Option<Link>,
+    /// While the core is to show signs of life.
+    liveness: Option<Liveness>,
+    rounds: Interval,
+    change: Option<Change>,
+    asking: VecDeque<oneshot::Sender<Stats>>,
+    stopping: Vec<oneshot::Sender<Stopped>>,
+    reset: Option<u64>,
+    /// When the core closed its channel.
+    closed_at: Option<Instant>,
+    /// A core was there before.
+    spawned: bool,
+    ends: Ends,
+}
+
+/// A plan on its way into the core.
+struct Change {
+    previous: Plan,
+    added: BTreeSet<ListenerKey>,
+    removed: BTreeSet<ListenerKey>,
+    /// `None`: nobody asked; an adopted core is brought up to date.
+    reply: Option<oneshot::Sender<Result<u64, ApplyError>>>,
+    /// When the core was told; `None`: not yet.
+    sent: Option<Instant>,
+}
+
+enum Event {
+    Heard(Result<Option<Received<FromCore>>, ChannelError>),
+    Exited,
+    /// `None`: the agent dropped its handles.
+    Told(Option<Command>),
+    Round,
+    Due,
+}
+
+impl Shell {
+    async fn run(mut self) {
+        while !self.policy.is_over() {
+            match self.next().await {
+                Event::Heard(Ok(Some(received))) => self.heard(received),
+                Event::Heard(Ok(None)) => self.channel_closed(),
+                Event::Heard(Err(ChannelError::Cut)) => self.channel_closed(),
+                Event::Heard(Err(error)) => {
+                    self.channel_closed();
+                    self.policy.handle(Input::Broken(chain(&error)), Instant::now());
+                }
+                Event::Exited => self.exited(),
+                Event::Told(Some(command)) => self.told(command),
+                Event::Told(None) => return tracing::warn!("no agent is left; the proxy core is left to the next one"),
+                Event::Round => self.round(),
+                Event::Due => self.due(),
+            }
+            self.act();
+        }
+        // Its successor would find nobody behind it.
+        if let Err(error) = std::fs::remove_file(&self.settings.adoption_socket) {
+            tracing::debug!(%error, "the adoption socket was gone already");
+        }
+        let reset = self.reset;
+        for reply in self.stopping.drain(..) {
+            // Who asked may have left.
+            let _ = reply.send(Stopped { reset });
+        }
+    }
+
+    async fn next(&mut self) -> Event {
+        let due = self.next_due();
+        let due = async move {
+            match due {
+                Some(at) => sleep_until(at.into()).await,
+                None => pending().await,
+            }
+        };
+        let Some(link) = &mut self.link else {
+            return tokio::select! {
+                command = self.ends.inbox.recv() => Event::Told(command),
+                () = due => Event::Due,
+            };
+        };
+        let heard = async {
+            match &mut link.channel {
+                Some(channel) => channel.receive().await,
+                None => pending().await,
+            }
+        };
+        let log = async {
+            link.log.pass_on().await;
+            pending::<()>().await;
+        };
+        let watched = self.liveness.is_some();
+        tokio::select! {
+            // Last words before the end; both before anything that could take long.
+            biased;
+            heard = heard => Event::Heard(heard),
+            () = link.child.exited() => Event::Exited,
+            _ = self.rounds.tick(), if watched => Event::Round,
+            command = self.ends.inbox.recv() => Event::Told(command),
+            () = due => Event::Due,
+            () = log => unreachable!("the log is read for as long as the core lives"),
+        }
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let answer =
+            self.change.as_ref().and_then(|change| change.sent).map(|at| at + self.settings.timing.apply_within);
+        let linger = self.closed_at.map(|at| at + LINGER);
+        [self.policy.poll_timeout(), answer, linger].into_iter().flatten().min()
+    }
+
+    fn due(&mut self) {
+        let now = Instant::now();
+        self.policy.expire(now);
+        if self.closed_at.take_if(|at| *at + LINGER <= now).is_some() {
+            self.policy.handle(Input::Broken("it closed its control channel and stayed".into()), now);
+        }
+        let within = self.settings.timing.apply_within;
+        if self.change.as_ref().and_then(|change| change.sent).is_some_and(|at| at + within <= now) {
+            let why = format!("no answer within {} s", within.as_secs());
+            self.undo_change(|revision| ApplyError::NoAnswer { revision, why: why.clone() });
+            self.policy.handle(Input::Broken(why), now);
+        }
+    }
+
+    fn heard(&mut self, received: Received<FromCore>) {
+        let now = Instant::now();
+        match received {
+            Received::Message(FromCore::Hello(hello)) => self.ends.publish.send_modify(|status| {
+                status.uid = Some(hello.uid);
+                status.uid_note = hello.uid_note;
+            }),
+            Received::Message(FromCore::Ready { revision, limits }) => self.ready(revision, limits, now),
+            Received::Message(FromCore::Rejected { revision, why }) => {
+                if self.change.as_ref().is_some_and(|change| change.sent.is_some()) {
+                    self.undo_change(|_| ApplyError::Rejected { revision, why: why.clone() });
+                }
+                // One that runs goes on with what it has; one that has nothing is of no use.
+                if self.liveness.is_none() {
+                    self.policy.handle(Input::Broken(format!("it refused revision {revision}: {why}")), now);
+                }
+            }
+            Received::Message(FromCore::Stats(stats)) => {
+                self.asking.drain(..).for_each(|asker| drop(asker.send((*stats).clone())));
+            }
+            Received::Message(FromCore::Drained { reset }) => self.reset = Some(reset),
+            Received::Message(FromCore::Manifest(_) | FromCore::Descriptors { .. }) | Received::Descriptors(_) => {
+                self.policy.handle(Input::Broken("it sent descriptors that nobody asked for".into()), now);
+            }
+        }
+    }
+
+    fn ready(&mut self, revision: u64, limits: proxy_core::limits::Limits, now: Instant) {
+        let Some(link) = &self.link else { return };
+        let (pid, workers) = (link.child.pid, link.workers);
+        self.ends.publish.send_modify(|status| {
+            status.limits = Some(limits);
+            status.revision = Some(revision);
+            status.workers = workers;
+        });
+        if self.liveness.is_none() {
+            self.liveness = Some(Liveness::new(self.settings.timing, workers, now));
+            self.rounds.reset();
+        }
+        self.policy.handle(Input::Ready { pid, revision }, now);
+        if self.change.as_ref().is_some_and(|change| change.sent.is_none()) {
+            // It became ready with the plan before; now it hears of the new one.
+            return self.send_change(now);
+        }
+        if let Some(change) = self.change.take() {
+            self.sockets.remove(&change.removed);
+            if let Err(error) = listeners::drop_from_fd_store(&change.removed) {
+                tracing::warn!(%error, "systemd keeps sockets that are of no use any more");
+            }
+            if let Some(reply) = change.reply {
+                // Nobody waits any more: the plan runs all the same.
+                let _ = reply.send(Ok(revision));
+            }
+        }
+    }
+
+    fn told(&mut self, command: Command) {
+        match command {
+            Command::Apply(plan, reply) => self.apply(*plan, reply),
+            Command::Stop(deadline, reply) => {
+                self.stopping.push(reply);
+                self.undo_change(|_| ApplyError::Stopping);
+                if let Some(liveness) = &mut self.liveness {
+                    liveness.stop_probing();
+                }
+                self.policy.handle(Input::Stop { deadline }, Instant::now());
+            }
+            Command::Stats(reply) => {
+                // Dropping the sender is the answer "nobody can say".
+                if self.liveness.is_some() && self.asking.len() < ASKING {
+                    if self.asking.is_empty() {
+                        self.say(&ToCore::Stats);
+                    }
+                    self.asking.push_back(reply);
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, plan: Plan, reply: oneshot::Sender<Result<u64, ApplyError>>) {
+        let refuse = |reply: oneshot::Sender<_>, error| drop(reply.send(Err(error)));
+        if !self.stopping.is_empty() {
+            return refuse(reply, ApplyError::Stopping);
+        }
+        if self.change.is_some() {
+            return refuse(reply, ApplyError::Busy);
+        }
+        let workers = self.link.as_ref().map_or(self.settings.workers, |link| link.workers);
+        let wanted = listeners::wanted(&plan, workers);
+        let added = match self.sockets.bind(&wanted) {
+            Ok(added) => added,
+            Err(errors) => return refuse(reply, errors.into()),
+        };
+        let removed = self.sockets.current().keys().filter(|key| !wanted.contains(key)).copied().collect();
+        let previous = std::mem::replace(&mut self.plan, plan);
+        self.change = Some(Change { previous, added, removed, reply: Some(reply), sent: None });
+        // Without a core that is ready it waits for the next start, or for the running one.
+        if self.liveness.is_some() {
+            self.send_change(Instant::now());
+        }
+    }
+
+    fn send_change(&mut self, now: Instant) {
+        let Some(change) = &mut self.change else { return };
+        change.sent = Some(now);
+        let current = self.sockets.current();
+        let of = |key: &ListenerKey| Some((DescriptorKey::Listener(*key), Arc::clone(current.get(key)?)));
+        let added: Descriptors = change.added.iter().filter_map(of).collect();
+        let message = ToCore::Apply { plan: self.plan.clone(), removed: change.removed.clone() };
+        let Some(channel) = self.link.as_mut().and_then(|link| link.channel.as_mut()) else { return };
+        if let Err(error) = channel.queue_descriptors(&added).and_then(|()| channel.queue(&message)) {
+            self.undo_change(|_| ApplyError::NoAnswer { revision: 0, why: chain(&error) });
+            self.policy.handle(Input::Broken(chain(&error)), now);
+        }
+    }
+
+    /// The plan before is the plan again.
+    fn undo_change(&mut self, error: impl FnOnce(u64) -> ApplyError) {
+        let Some(change) = self.change.take() else { return };
+        let refused = std::mem::replace(&mut self.plan, change.previous);
+        self.sockets.remove(&change.added);
+        match change.reply {
+            Some(reply) => drop(reply.send(Err(error(refused.revision)))),
+            None => {
+                tracing::error!("an adopted core did not take the current plan: {}", chain(&error(refused.revision)))
+            }
+        }
+    }
+
+    fn say(&mut self, message: &ToCore) {
+        let Some(channel) = self.link.as_mut().and_then(|link| link.channel.as_mut()) else { return };
+        if let Err(error) = channel.queue(message) {
+            self.policy.handle(Input::Broken(chain(&error)), Instant::now());
+        }
+    }
+
+    fn channel_closed(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.channel = None;
+            self.closed_at = Some(Instant::now());
+        }
+    }
+
+    fn exited(&mut self) {
+        let Some(mut link) = self.link.take() else { return };
+        link.log.take_what_is_there();
+        let exit = Exit { status: link.child.reap(), last_log: link.log.last() };
+        self.liveness = None;
+        self.closed_at = None;
+        self.asking.clear();
+        self.ends.publish.send_modify(|status| status.pid = None);
+        if self.change.as_ref().is_some_and(|change| change.sent.is_some()) {
+            let why = format!("it ended: {exit}");
+            self.undo_change(|revision| ApplyError::NoAnswer { revision, why });
+        }
+        self.policy.handle(Input::Exited(exit), Instant::now());
+    }
+
+    fn round(&mut self) {
+        let (Some(link), Some(liveness)) = (&mut self.link, &mut self.liveness) else { return };
+        let now = Instant::now();
+        let signs = link.look(now, self.settings.timing.probe_every, |worker| liveness.wants_run_delay(worker));
+        let hung = liveness.round(now, &signs);
+        self.policy.handle(Input::Round(hung), now);
+    }
+
+    /// Does what the policy says.
+    fn act(&mut self) {
+        while let Some(output) = self.policy.poll_output() {
+            match output {
+                Output::Spawn => self.spawn(),
+                Output::Kill(why) => {
+                    if let Some(link) = &self.link {
+                        tracing::error!(pid = link.child.pid, why, "killing the proxy core");
+                        link.child.kill();
+                    }
+                }
+                Output::Drain(deadline) => self.say(&ToCore::Drain { deadline }),
+                Output::State(state) => self.publish(state),
+            }
+        }
+    }
+
+    fn spawn(&mut self) {
+        let restart = std::mem::replace(&mut self.spawned, true);
+        match Link::start(&self.settings, &self.plan, &self.sockets, &self.adoption) {
+            Ok(link) => {
+                let (pid, workers) = (link.child.pid, link.workers);
+                self.link = Some(link);
+                // It begins with the plan that waits, if one does.
+                if let Some(change) = &mut self.change {
+                    change.sent = Some(Instant::now());
+                }
+                self.ends.publish.send_modify(|status| {
+                    status.pid = Some(pid);
+                    status.workers = workers;
+                    status.restarts += u64::from(restart);
+                });
+            }
+            Err(error) => {
+                let exit = Exit { status: format!("did not start: {}", chain(&error)), last_log: None };
+                self.policy.handle(Input::Exited(exit), Instant::now());
+            }
+        }
+    }
+
+    fn publish(&mut self, state: CoreState) {
+        let dropped = self.ends.events.try_send(state.clone()).is_err();
+        let crash_loop = self.policy.crash_loop().cloned();
+        let pid = self.link.as_ref().map(|link| link.child.pid);
+        self.ends.publish.send_modify(|status| {
+            if status.state != state {
+                (status.since, status.since_wall) = (Instant::now(), SystemTime::now());
+            }
+            (status.state, status.crash_loop, status.pid) = (state, crash_loop, pid);
+            status.events_dropped += u64::from(dropped);
+        });
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |error| error.source())
+        .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

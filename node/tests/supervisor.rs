@@ -1,0 +1,397 @@
+//! The supervisor with real proxy cores (`lbnode proxy-core`) on loopback: kills, hangs, adoption, plans.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use node::listeners::Listeners;
+use node::supervisor::{ApplyError, CoreState, Settings, Status, Supervisor, Timing};
+use proxy_core::plan::{Backend, Balance, Frontend, Plan, Server};
+use proxy_core::sandbox::Identity;
+use tokio::sync::mpsc;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// For anything that should be quick; generous, because two cores may be shared by many tests.
+const SOON: Duration = Duration::from_secs(10);
+/// Nobody's user: the core of a root's test becomes this.
+const NOBODY: u32 = 65_534;
+
+/// A runtime directory of its own, removed at the end.
+struct Bench {
+    folder: PathBuf,
+    settings: Settings,
+    address: SocketAddr,
+    server: SocketAddr,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Bench {
+    fn new(name: &str) -> Bench {
+        let folder = std::env::temp_dir().join(format!("lbnode-supervisor-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let root = nix::unistd::geteuid().is_root();
+        let own = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
+        let (uid, gid) = if root { (NOBODY, NOBODY) } else { own };
+        let settings = Settings {
+            executable: env!("CARGO_BIN_EXE_lbnode").into(),
+            arguments: vec!["proxy-core".into()],
+            adoption_socket: folder.join("core.sock"),
+            identity: Identity { uid, gid },
+            workers: 2,
+            log_level: tracing::Level::INFO,
+            timing: Timing::default(),
+        };
+        Bench { folder, settings, address: free(), server: echo_server() }
+    }
+
+    fn plan(&self, revision: u64, binds: &[SocketAddr]) -> Plan {
+        let server =
+            Server { name: "echo".into(), address: self.server, weight: 1, backup: false, max_connections: None };
+        Plan {
+            revision,
+            frontends: vec![Frontend {
+                name: "front".into(),
+                binds: binds.to_vec(),
+                backend: 0,
+                max_connections: None,
+                client_timeout: 60 * SECOND,
+            }],
+            backends: vec![Backend {
+                name: "back".into(),
+                balance: Balance::RoundRobin,
+                servers: vec![server],
+                check: None,
+                retries: 3,
+                redispatch: false,
+                connect_timeout: 5 * SECOND,
+                server_timeout: 60 * SECOND,
+                queue_timeout: 5 * SECOND,
+            }],
+        }
+    }
+
+    fn start(&self) -> (Supervisor, mpsc::Receiver<CoreState>) {
+        let plan = self.plan(1, &[self.address]);
+        Supervisor::start(self.settings.clone(), plan, Listeners::default()).unwrap()
+    }
+}
+
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn echo_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || io::copy(&mut &stream, &mut &stream));
+        }
+    });
+    address
+}
+
+/// One echo over a connection that exists.
+fn echo(mut stream: &TcpStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(SOON))?;
+    stream.write_all(b"ping")?;
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer)?;
+    assert_eq!(&answer, b"ping");
+    Ok(())
+}
+
+async fn event(events: &mut mpsc::Receiver<CoreState>, wanted: impl Fn(&CoreState) -> bool) -> CoreState {
+    let mut seen = Vec::new();
+    let found = tokio::time::timeout(SOON, async {
+        loop {
+            let state = events.recv().await.expect("the supervisor lives");
+            if wanted(&state) {
+                return state;
+            }
+            seen.push(state);
+        }
+    });
+    match found.await {
+        Ok(state) => state,
+        Err(_) => panic!("not within {SOON:?}; seen: {seen:?}"),
+    }
+}
+
+async fn ready(events: &mut mpsc::Receiver<CoreState>) -> u32 {
+    match event(events, |state| matches!(state, CoreState::Ready { .. })).await {
+        CoreState::Ready { pid, .. } => pid,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid as i32), signal).unwrap();
+}
+
+fn own_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+fn status_field(pid: u32, field: &str) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
+    line.trim().to_owned()
+}
+
+#[tokio::test]
+async fn a_core_runs_with_no_rights_and_without_core_dumps() {
+    let bench = Bench::new("rights");
+    let (supervisor, mut events) = bench.start();
+    let pid = ready(&mut events).await;
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb", "CapBnd"] {
+        if set == "CapBnd" && !nix::unistd::geteuid().is_root() {
+            continue;
+        }
+        assert_eq!(u64::from_str_radix(&status_field(pid, set), 16), Ok(0), "{set}");
+    }
+    assert_eq!(status_field(pid, "NoNewPrivs"), "1");
+    let uid = bench.settings.identity.uid.to_string();
+    assert_eq!(status_field(pid, "Uid").split_whitespace().collect::<Vec<_>>(), [&*uid; 4]);
+    assert_eq!(status_field(pid, "Gid").split_whitespace().collect::<Vec<_>>(), [&*uid; 4]);
+    if nix::unistd::geteuid().is_root() {
+        assert_eq!(status_field(pid, "Groups"), "");
+    }
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let cores = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(cores.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
+    let status: Status = supervisor.status().borrow().clone();
+    assert_eq!((status.pid, status.uid, status.uid_note), (Some(pid), Some(bench.settings.identity.uid), None));
+    assert_eq!(supervisor.stop(SECOND).await.reset, Some(0));
+}
+
+#[tokio::test]
+async fn no_client_is_refused_while_the_core_is_killed_twenty_times_and_no_descriptor_leaks() {
+    let mut bench = Bench::new("kills");
+    // The back-off is tested elsewhere; here it would only make the test long.
+    bench.settings.timing.backoff_max = Duration::from_millis(20);
+    let (supervisor, mut events) = bench.start();
+    let mut pid = ready(&mut events).await;
+    let before = own_descriptors();
+    let load = Load::start(bench.address, 2);
+    for round in 0..20 {
+        let echoes = load.echoes.load(SeqCst);
+        signal(pid, Signal::SIGKILL);
+        let killed = Instant::now();
+        let exit = event(&mut events, |state| matches!(state, CoreState::Exited(_))).await;
+        assert!(killed.elapsed() < SECOND, "seen after {:?}", killed.elapsed());
+        let CoreState::Exited(exit) = exit else { panic!("{exit:?}") };
+        assert_eq!(exit.status, "killed by SIGKILL", "round {round}");
+        pid = ready(&mut events).await;
+        load.wait_for(echoes + 20);
+    }
+    let refused = load.stop();
+    assert_eq!(refused, 0, "connections were refused or waited in vain");
+    assert_eq!(supervisor.status().borrow().restarts, 20);
+    // The load's own sockets are gone, and a killed core left nothing behind.
+    assert!(own_descriptors() <= before, "{} descriptors before, {} after", before, own_descriptors());
+    supervisor.stop(SECOND).await;
+}
+
+/// Clients that connect, echo once and leave, for as long as they may.
+struct Load {
+    end: Arc<AtomicBool>,
+    echoes: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<u64>>,
+}
+
+impl Load {
+    fn start(address: SocketAddr, clients: usize) -> Load {
+        let (end, echoes) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let client = |_| {
+            let (end, echoes) = (Arc::clone(&end), Arc::clone(&echoes));
+            std::thread::spawn(move || {
+                let mut refused = 0;
+                while !end.load(SeqCst) {
+                    match TcpStream::connect_timeout(&address, SOON) {
+                        // A connection that the dying core had accepted is reset; that is no refusal.
+                        Ok(stream) => match echo(&stream) {
+                            Ok(()) => drop(echoes.fetch_add(1, SeqCst)),
+                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => refused += 1,
+                            Err(_) => {}
+                        },
+                        Err(_) => refused += 1,
+                    }
+                }
+                refused
+            })
+        };
+        let threads = (0..clients).map(client).collect();
+        Load { end, echoes, threads }
+    }
+
+    fn wait_for(&self, echoes: u64) {
+        let deadline = Instant::now() + SOON;
+        while self.echoes.load(SeqCst) < echoes {
+            assert!(Instant::now() < deadline, "no traffic for {SOON:?}");
+            std::thread::yield_now();
+        }
+    }
+
+    fn stop(self) -> u64 {
+        self.end.store(true, SeqCst);
+        self.threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    }
+}
+
+#[tokio::test]
+async fn a_stopped_core_is_seen_within_250_ms_and_killed_after_two_seconds() {
+    let bench = Bench::new("hang");
+    let (supervisor, mut events) = bench.start();
+    let pid = ready(&mut events).await;
+    signal(pid, Signal::SIGSTOP);
+    let stopped = Instant::now();
+    event(&mut events, |state| matches!(state, CoreState::Hung { .. })).await;
+    let seen = stopped.elapsed();
+    assert!(seen < Duration::from_millis(250), "seen after {seen:?}");
+    let exit = event(&mut events, |state| matches!(state, CoreState::Exited(_))).await;
+    let killed = stopped.elapsed();
+    assert!((1900..3000).contains(&killed.as_millis()), "killed after {killed:?}");
+    let CoreState::Exited(exit) = exit else { panic!("{exit:?}") };
+    assert!(exit.status.contains("SIGKILL") && exit.status.contains("no progress"), "{exit}");
+    println!("hung seen after {seen:?}, gone after {killed:?}");
+    assert_ne!(ready(&mut events).await, pid);
+    supervisor.stop(SECOND).await;
+}
+
+#[tokio::test]
+async fn a_core_that_goes_on_in_time_is_ready_again_and_lives() {
+    let bench = Bench::new("resume");
+    let (supervisor, mut events) = bench.start();
+    let pid = ready(&mut events).await;
+    signal(pid, Signal::SIGSTOP);
+    event(&mut events, |state| matches!(state, CoreState::Hung { .. })).await;
+    signal(pid, Signal::SIGCONT);
+    assert_eq!(ready(&mut events).await, pid);
+    supervisor.stop(SECOND).await;
+}
+
+#[tokio::test]
+async fn a_new_agent_adopts_the_core_and_its_connections_live() {
+    let bench = Bench::new("adopt");
+    let (old, mut events) = bench.start();
+    let pid = ready(&mut events).await;
+    let client = TcpStream::connect(bench.address).unwrap();
+    echo(&client).unwrap();
+    drop((old, events));
+
+    let (new, mut events) = bench.start();
+    assert_eq!(events.recv().await, Some(CoreState::Adopted { pid }));
+    assert_eq!(ready(&mut events).await, pid);
+    echo(&client).expect("the old connection lives");
+    echo(&TcpStream::connect(bench.address).unwrap()).expect("new ones are served");
+    // The new supervisor is one in full: it sees a hang, applies plans, and restarts.
+    let more = free();
+    assert_eq!(new.apply(bench.plan(2, &[bench.address, more])).await.unwrap(), 2);
+    echo(&TcpStream::connect(more).unwrap()).unwrap();
+    assert_eq!(ready(&mut events).await, pid);
+    signal(pid, Signal::SIGSTOP);
+    event(&mut events, |state| matches!(state, CoreState::Hung { .. })).await;
+    signal(pid, Signal::SIGKILL);
+    event(&mut events, |state| matches!(state, CoreState::Exited(_))).await;
+    assert_ne!(ready(&mut events).await, pid);
+    echo(&TcpStream::connect(bench.address).unwrap()).unwrap();
+    new.stop(SECOND).await;
+}
+
+#[tokio::test]
+async fn a_core_that_refuses_to_be_adopted_is_killed_and_replaced() {
+    let mut bench = Bench::new("stale");
+    bench.settings.timing.adopt_within = Duration::from_millis(300);
+    let (old, mut events) = bench.start();
+    let pid = ready(&mut events).await;
+    signal(pid, Signal::SIGSTOP);
+    drop((old, events));
+    let (new, mut events) = bench.start();
+    assert_eq!(events.recv().await, Some(CoreState::Starting));
+    assert_ne!(ready(&mut events).await, pid);
+    echo(&TcpStream::connect(bench.address).unwrap()).unwrap();
+    new.stop(SECOND).await;
+}
+
+#[tokio::test]
+async fn three_exits_are_a_crash_loop_that_names_the_last_one() {
+    let mut bench = Bench::new("loop");
+    bench.settings.executable = "/bin/sh".into();
+    bench.settings.arguments = vec!["-c".into(), "echo 'ERROR test: out of luck' >&2; exit 3".into()];
+    let (supervisor, mut events) = bench.start();
+    let verdict = event(&mut events, |state| matches!(state, CoreState::CrashLoop { .. })).await;
+    let CoreState::CrashLoop { exits, last } = verdict else { panic!("{verdict:?}") };
+    assert_eq!((exits, &*last.status), (3, "exit status 3"));
+    assert_eq!(last.last_log.as_deref(), Some("ERROR test: out of luck"));
+    assert!(supervisor.status().borrow().crash_loop.is_some());
+    assert!(TcpStream::connect(bench.address).is_ok(), "the accept queue is still there");
+    supervisor.stop(SECOND).await;
+}
+
+#[tokio::test]
+async fn plans_are_applied_as_a_whole_or_not_at_all() {
+    let bench = Bench::new("apply");
+    let (supervisor, mut events) = bench.start();
+    ready(&mut events).await;
+    let other = free();
+    assert_eq!(supervisor.apply(bench.plan(2, &[other])).await.unwrap(), 2);
+    echo(&TcpStream::connect(other).unwrap()).unwrap();
+    assert!(TcpStream::connect(bench.address).is_err(), "the removed address is closed");
+
+    let mut bad = bench.plan(3, &[other, bench.address]);
+    bad.frontends[0].backend = 7;
+    let refused = supervisor.apply(bad).await;
+    assert!(matches!(refused, Err(ApplyError::Rejected { revision: 3, .. })), "{refused:?}");
+    assert!(TcpStream::connect(bench.address).is_err(), "what was bound for it is closed");
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let unbound = supervisor.apply(bench.plan(4, &[other, taken.local_addr().unwrap()])).await;
+    assert!(matches!(unbound, Err(ApplyError::Bind(_))), "{unbound:?}");
+    echo(&TcpStream::connect(other).unwrap()).expect("the plan before goes on");
+    assert_eq!(supervisor.stats().await.unwrap().revision, 2);
+    supervisor.stop(SECOND).await;
+}
+
+#[tokio::test]
+async fn a_plan_waits_for_a_core_that_is_down_and_is_what_the_next_one_starts_with() {
+    let mut bench = Bench::new("down");
+    bench.settings.timing.backoff_first = SECOND;
+    let (supervisor, mut events) = bench.start();
+    for _ in 0..2 {
+        signal(ready(&mut events).await, Signal::SIGKILL);
+    }
+    event(&mut events, |state| matches!(state, CoreState::Backoff { .. })).await;
+    let other = free();
+    assert_eq!(supervisor.apply(bench.plan(2, &[other])).await.unwrap(), 2);
+    echo(&TcpStream::connect(other).unwrap()).unwrap();
+    assert!(TcpStream::connect(bench.address).is_err(), "the removed address is closed");
+    supervisor.stop(SECOND).await;
+}
+
+#[tokio::test]
+async fn stopping_resets_what_is_left_at_the_deadline_and_counts_it() {
+    let bench = Bench::new("stop");
+    let (supervisor, mut events) = bench.start();
+    let pid = ready(&mut events).await;
+    let client = TcpStream::connect(bench.address).unwrap();
+    echo(&client).unwrap();
+    let begin = Instant::now();
+    assert_eq!(supervisor.stop(Duration::from_millis(500)).await.reset, Some(1));
+    assert!(begin.elapsed() >= Duration::from_millis(500));
+    assert!(echo(&client).is_err());
+    assert!(!PathBuf::from(format!("/proc/{pid}")).exists());
+    assert!(!bench.settings.adoption_socket.exists());
+    assert!(matches!(supervisor.apply(bench.plan(2, &[])).await, Err(ApplyError::Stopping)));
+}
