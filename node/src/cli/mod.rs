@@ -4,8 +4,10 @@
 //! Exit codes are [`Exit`].
 
 mod check;
+mod hidden;
 mod paint;
 mod reference;
+mod release;
 mod remote;
 
 use std::fmt::Display;
@@ -112,6 +114,22 @@ Examples:
         #[command(flatten)]
         json: Json,
     },
+    /// Remove VIPs that an agent left behind
+    #[command(after_help = "Example:\n  lbnode release --config /etc/lbnode/node.toml")]
+    Release {
+        /// The node file; it may be missing
+        #[arg(long, default_value = "/etc/lbnode/node.toml")]
+        config: PathBuf,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Show two nodes sharing a VIP through every fault, in network namespaces of this machine
+    #[command(after_help = "\
+Examples:
+  lbnode lab
+  lbnode lab --keep                        then: lbnode --lab a status
+  lbnode lab --scenario proxy-kill --repeat 20")]
+    Lab(crate::lab::LabOptions),
     /// Shell completions, to stdout
     #[command(after_help = "Example:\n  lbnode completions bash > /etc/bash_completion.d/lbnode")]
     Completions {
@@ -124,6 +142,12 @@ Examples:
         /// Where all pages go
         directory: Option<PathBuf>,
     },
+    /// The data plane, started by the agent
+    #[command(hide = true)]
+    ProxyCore(hidden::ProxyCore),
+    /// The guard, started by the agent
+    #[command(hide = true)]
+    Guard(hidden::Guard),
 }
 
 #[derive(Debug, Subcommand)]
@@ -159,7 +183,11 @@ enum Switch {
 
 /// Does what the command line says.
 pub fn run(cli: Cli) -> ExitCode {
-    let socket = cli.control;
+    let socket = match cli.lab {
+        Some(LabNode::A) => crate::lab::control_socket("a"),
+        Some(LabNode::B) => crate::lab::control_socket("b"),
+        None => cli.control,
+    };
     match cli.command {
         Command::Run { config } => crate::agent::run(&config),
         Command::Status(json) => remote::status(&socket, json).into(),
@@ -169,6 +197,10 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         Command::Config(ConfigCommand::Show(json)) => remote::show(&socket, json).into(),
         Command::Maintenance { state, json } => remote::maintenance(&socket, matches!(state, Switch::On), json).into(),
+        Command::Release { config, json } => release::release(&config, json).into(),
+        Command::Lab(options) => crate::lab::run(options),
+        Command::ProxyCore(args) => hidden::proxy_core(&args),
+        Command::Guard(args) => hidden::guard(&args),
         Command::Completions { shell } => reference::completions(shell).into(),
         Command::Man { directory } => reference::man(directory.as_deref()).into(),
     }

@@ -12,7 +12,7 @@ use crate::config::Diagnostic;
 use crate::status::Status;
 
 pub use client::{CallError, call};
-pub use server::{BindError, Call, Server, queue};
+pub use server::{BindError, Call, QUEUE, Server};
 
 /// The longest line in bytes that either side reads; a longer request is refused and its connection closed.
 pub const MAX_LINE: usize = 16 << 20;

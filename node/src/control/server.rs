@@ -22,7 +22,7 @@ use super::{MAX_LINE, Request, Response};
 /// Callers served at once.
 const MAX_CONNECTIONS: usize = 32;
 /// Calls that wait for the agent.
-const QUEUE: usize = 32;
+pub const QUEUE: usize = 32;
 /// How long a caller may take to send a line, or to take an answer.
 const CALLER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the agent may take for an answer.
@@ -37,11 +37,6 @@ pub struct Call {
     pub uid: u32,
     /// Where the answer goes; the caller may have left.
     pub reply: oneshot::Sender<Response>,
-}
-
-/// The bounded queue between the socket and the agent.
-pub fn queue() -> (mpsc::Sender<Call>, mpsc::Receiver<Call>) {
-    mpsc::channel(QUEUE)
 }
 
 /// Why the control socket could not be opened.

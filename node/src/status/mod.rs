@@ -34,8 +34,9 @@ pub struct Status {
     pub backends: Vec<Backend>,
     /// Whether the election runs with the priority and the memory that it wants.
     pub realtime: Realtime,
-    /// What the node can carry, and which limit says so.
-    pub limits: Limits,
+    /// What the node can carry, and which limit says so; absent until a proxy core was ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
     /// The last time that both nodes were seen active at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dual_active: Option<DualActive>,
@@ -178,9 +179,6 @@ pub struct Config {
     /// Since when it runs.
     #[serde(flatten)]
     pub since: Moment,
-    /// Why a newer one is not running; absent: there is none, or it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub not_applied: Option<String>,
 }
 
 /// A frontend.

@@ -32,15 +32,15 @@ pub fn render(status: &Status) -> String {
         status.vips.iter().map(|vip| (false, vip_row(vip))).collect(),
     );
     page += &table(&["FRONTEND", "BIND", "SESSIONS", "RATE", "BACKEND", "SERVERS UP"], frontend_rows(status));
-    page + &format!("\n  {} connections: {}\n", grouped(status.limits.connections), status.limits.derived)
+    if let Some(limits) = &status.limits {
+        page += &format!("\n  {} connections: {}\n", grouped(limits.connections), limits.derived);
+    }
+    page
 }
 
 fn headline(status: &Status) -> String {
     let node = status.this_node().map_or("this node", |node| &node.name);
     let mut line = format!("{} · revision {} on {node}", status.pair.name, status.config.revision);
-    if let Some(why) = &status.config.not_applied {
-        line += &format!(" · a newer one does not run: {why}");
-    }
     line += match status.pair.redundant {
         Some(true) => " · a failover would work",
         Some(false) => " · a failover would NOT work",

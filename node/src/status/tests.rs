@@ -48,7 +48,7 @@ fn full() -> Status {
             faults: vec![],
             counters: BTreeMap::from([("adverts_sent".into(), 12)]),
         }],
-        config: Config { revision: 17, digest: "ab".repeat(32), since: moment(5), not_applied: Some("no".into()) },
+        config: Config { revision: 17, digest: "ab".repeat(32), since: moment(5) },
         frontends: vec![Frontend {
             name: "exchange".into(),
             binds: vec!["mail:80".into(), "mail:443".into()],
@@ -71,7 +71,7 @@ fn full() -> Status {
             }],
         }],
         realtime: Realtime { scheduling: "yes".into(), memory_lock: "RLIMIT_MEMLOCK is 8 MiB".into() },
-        limits: Limits { descriptors: 20_000, connections: 9_900, derived: "of 20000 descriptors, two each".into() },
+        limits: Some(Limits { descriptors: 20_000, connections: 9_900, derived: "of 20000 descriptors, two each".into() }),
         dual_active: Some(DualActive {
             vip: "mail".into(),
             other: [10, 12, 8, 12].into(),
@@ -91,7 +91,7 @@ fn sparse() -> Status {
     status.nodes[0].proxy.last_exit = None;
     status.vips[0].holder = None;
     status.vips[0].faults = vec![Fault::LinkDown];
-    status.config.not_applied = None;
+    status.limits = None;
     status.frontends[0].rate = None;
     status.backends[0].servers[0].check = None;
     status.dual_active = None;

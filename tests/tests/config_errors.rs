@@ -1,0 +1,97 @@
+//! Bad configuration files and every mistake that must be found in them.
+//!
+//! `cases/bad/NAME.{node,cluster}.toml` is read; `NAME.*.errors` beside it has one `line:column: message` a line.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use node::config::{ConfigError, load_cluster, load_node, parse_cluster, parse_node, routers};
+
+fn cases() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/bad")
+}
+
+fn mistakes(error: &ConfigError) -> Vec<String> {
+    match error {
+        ConfigError::Invalid(found) => {
+            found.iter().map(|one| format!("{}:{}: {}", one.line, one.column, one.message)).collect()
+        }
+        ConfigError::Read { .. } => panic!("{error}"),
+    }
+}
+
+#[test]
+fn every_mistake_of_a_file_is_reported_at_its_place() {
+    let mut read = BTreeSet::new();
+    let mut wrong = String::new();
+    for entry in fs::read_dir(cases()).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if !name.ends_with(".toml") {
+            continue;
+        }
+        let found = if name.ends_with(".node.toml") { load_node(&path).err() } else { load_cluster(&path).err() };
+        let found = found.map(|error| mistakes(&error).join("\n")).unwrap_or_default();
+        let expected = fs::read_to_string(path.with_extension("errors")).unwrap();
+        if found.trim() != expected.trim() {
+            wrong += &format!("--- {name}: expected\n{expected}--- found\n{found}\n");
+        }
+        read.insert(name);
+    }
+    assert!(read.len() >= 5, "only {read:?} were read");
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn five_mistakes_are_five_errors() {
+    let error = load_cluster(&cases().join("five-mistakes.cluster.toml")).unwrap_err();
+    assert_eq!(mistakes(&error).len(), 5, "{error}");
+}
+
+#[test]
+fn an_error_shows_the_line_and_marks_what_is_meant() {
+    let text = "[pair]\nname = \"x\"\n[frontend.a]\nmode = \"tcp\"\nbind = \"*:80\"\ndefault_backend = \"b\"\n";
+    let shown = parse_cluster("c.toml", text).unwrap_err().to_string();
+    let expected = "c.toml:6:19: unknown backend `b`\n  6 | default_backend = \"b\"\n    |                   ^^^";
+    assert_eq!(shown, expected);
+}
+
+/// A cluster file with two VIPs of these VRIDs, and a node file with this `[vrrp.vip]` part.
+fn together(vrids: (u8, u8), overrides: &str) -> Vec<String> {
+    let cluster = format!(
+        "[pair]\nname = \"x\"\n[vip.a]\naddress = \"10.0.0.1\"\nvrid = {}\n[vip.b]\naddress = \"10.0.0.2\"\nvrid = {}\n\
+         [frontend.f]\nmode = \"tcp\"\nbind = \"a:80\"\ndefault_backend = \"s\"\n\
+         [backend.s]\nmode = \"tcp\"\nservers = [{{ name = \"s\", address = \"192.0.2.1:80\" }}]\n",
+        vrids.0, vrids.1
+    );
+    let node = format!("name = \"n\"\nbootstrap = \"c\"\n[vrrp]\ninterface = \"eth0\"\npriority = 100\n{overrides}");
+    let cluster = parse_cluster("c.toml", &cluster).unwrap();
+    let node = parse_node("n.toml", &node, Path::new("/etc")).unwrap();
+    let found = routers(&node, &cluster).err().unwrap_or_default();
+    found.iter().map(|one| format!("{}: {}", one.place(), one.message)).collect()
+}
+
+#[test]
+fn a_vrid_is_unique_on_its_interface() {
+    assert_eq!(
+        together((7, 7), ""),
+        ["c.toml:8:8: VRID 7 is taken on eth0: by the VIP `a`; a VRID is unique on its interface"]
+    );
+    assert!(together((7, 7), "[vrrp.vip.b]\ninterface = \"eth1\"\n").is_empty());
+    assert!(together((7, 8), "").is_empty());
+}
+
+#[test]
+fn an_override_for_a_vip_that_is_not_there_is_dangling() {
+    assert_eq!(
+        together((7, 8), "[vrrp.vip.bb]\npriority = 5\n"),
+        ["n.toml:6:11: the cluster file has no VIP `bb`; did you mean `b`?"]
+    );
+}
+
+#[test]
+fn a_file_that_is_missing_is_named() {
+    let error = load_node(Path::new("/nonexistent/node.toml")).unwrap_err();
+    assert_eq!(error.to_string(), "cannot read /nonexistent/node.toml");
+}

@@ -1,0 +1,124 @@
+//! Good configuration files and what they mean.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use node::config::{LogFormat, load_cluster, load_node, parse_cluster, parse_node, routers};
+use proxy_core::plan::{Balance, Check, Probe};
+use vrrp::config::{Checksum, Transport, UnicastPeer};
+
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/plain").join(name)
+}
+
+const CLUSTER: &str = r#"
+[pair]
+name = "web"
+[vip.web]
+address = "10.0.0.80"
+vrid = 51
+[frontend.www]
+mode = "tcp"
+bind = ["web:80", "*:8080", "[2001:db8::1]:80", "10.0.0.81:80"]
+default_backend = "web"
+[backend.web]
+mode = "tcp"
+servers = [{ name = "s1", address = "192.0.2.1:80" }]
+"#;
+const NODE: &str = "name = \"lb-a\"\nbootstrap = \"cluster.toml\"\n[vrrp]\ninterface = \"eth0\"\npriority = 100\n";
+
+#[test]
+fn the_examples_are_good_and_fit_together() {
+    let node = load_node(&example("node.toml")).unwrap_or_else(|error| panic!("{error}"));
+    let cluster = load_cluster(&example("cluster.toml")).unwrap_or_else(|error| panic!("{error}"));
+    let routers = routers(&node, &cluster).unwrap();
+    assert_eq!(routers.len(), cluster.vips.len());
+    assert_eq!(routers[0].addresses, [cluster.vips[0].address]);
+}
+
+#[test]
+fn what_is_left_out_has_the_documented_default() {
+    let cluster = parse_cluster("c", CLUSTER).unwrap();
+    let backend = &cluster.plan.backends[0];
+    assert_eq!(backend.balance, Balance::RoundRobin);
+    assert_eq!((backend.retries, backend.redispatch, &backend.check), (3, true, &None));
+    assert_eq!(backend.connect_timeout, Duration::from_secs(10));
+    assert_eq!(backend.server_timeout, Duration::from_secs(900));
+    assert_eq!(backend.queue_timeout, Duration::from_secs(60));
+    assert_eq!((backend.servers[0].weight, backend.servers[0].backup), (1, false));
+    assert_eq!(backend.servers[0].max_connections, None);
+    let frontend = &cluster.plan.frontends[0];
+    assert_eq!((frontend.client_timeout, frontend.max_connections), (Duration::from_secs(900), None));
+    assert_eq!(cluster.vips[0].advert_interval.duration(), Duration::from_millis(100));
+    assert_eq!(cluster.vips[0].preempt, Some(Duration::ZERO));
+
+    let node = parse_node("n", NODE, Path::new("/etc/lbnode")).unwrap();
+    assert_eq!(node.bootstrap, Path::new("/etc/lbnode/cluster.toml"));
+    assert_eq!(node.state_dir, Path::new("/var/lib/lbnode"));
+    assert_eq!(node.control.socket, Path::new("/run/lbnode/control.sock"));
+    assert_eq!((node.proxy.user.as_str(), node.proxy.threads), ("lbnode", 0));
+    assert_eq!((&node.vrrp.transport, node.vrrp.checksum), (&Transport::Multicast, Checksum::Rfc9568));
+    assert_eq!(node.log.format, LogFormat::Text);
+}
+
+#[test]
+fn binds_are_vips_addresses_and_stars() {
+    let cluster = parse_cluster("c", CLUSTER).unwrap();
+    let binds: Vec<String> = cluster.plan.frontends[0].binds.iter().map(ToString::to_string).collect();
+    assert_eq!(binds, ["10.0.0.80:80", "0.0.0.0:8080", "[2001:db8::1]:80", "10.0.0.81:80"]);
+    assert_eq!(cluster.bind_names[0][0], "web:80");
+}
+
+#[test]
+fn the_nearer_setting_wins() {
+    let text = CLUSTER.replace("[frontend.www]", "[defaults]\ntimeouts = { connect = \"1s\", client = \"2s\", server = \"3s\", check = \"4s\" }\nretries = 0\nredispatch = false\n[frontend.www]");
+    let text = text + "timeouts = { server = \"7s\" }\nretries = 1\ncheck = { tcp = { port = 81 } }\n";
+    let cluster = parse_cluster("c", &text).unwrap_or_else(|error| panic!("{error}"));
+    let backend = &cluster.plan.backends[0];
+    assert_eq!(backend.connect_timeout, Duration::from_secs(1));
+    assert_eq!(backend.server_timeout, Duration::from_secs(7));
+    assert_eq!((backend.retries, backend.redispatch), (1, false));
+    assert_eq!(cluster.plan.frontends[0].client_timeout, Duration::from_secs(2));
+    let check = Check {
+        probe: Probe::Tcp,
+        port: Some(81),
+        interval: Duration::from_secs(2),
+        timeout: Duration::from_secs(4),
+        rise: 2,
+        fall: 3,
+    };
+    assert_eq!(backend.check, Some(check));
+}
+
+#[test]
+fn an_http_check_takes_codes_and_ranges() {
+    let check = "check = { http = { method = \"HEAD\", path = \"/up?x\", host = \"web\", expect = [\"200\", \"300-399\"] }, interval = \"1s\" }\n";
+    let cluster = parse_cluster("c", &(CLUSTER.to_owned() + check)).unwrap();
+    let check = cluster.plan.backends[0].check.clone().unwrap();
+    let probe = Probe::Http {
+        method: "HEAD".into(),
+        path: "/up?x".into(),
+        host: Some("web".into()),
+        expect: vec![(200, 200), (300, 399)],
+    };
+    assert_eq!((check.probe, check.timeout), (probe, Duration::from_secs(1)));
+}
+
+#[test]
+fn a_vip_may_differ_from_its_node() {
+    let own = "transport = { unicast = [\"10.0.0.2\", { address = \"10.9.0.2\", min_ttl = 250 }] }\nsource = \"10.0.0.1\"\n\
+               checksum = \"pseudo-header\"\n[vrrp.vip.web]\npriority = 7\ninterface = \"eth1\"\n";
+    let node = parse_node("n", &(NODE.to_owned() + own), Path::new("")).unwrap_or_else(|error| panic!("{error}"));
+    let router = routers(&node, &parse_cluster("c", CLUSTER).unwrap()).unwrap().remove(0);
+    assert_eq!((router.priority.get(), router.interface.as_str()), (7, "eth1"));
+    let peer = |address: [u8; 4], min_ttl| UnicastPeer { address: Ipv4Addr::from(address), min_ttl };
+    assert_eq!(router.transport, Transport::Unicast(vec![peer([10, 0, 0, 2], 255), peer([10, 9, 0, 2], 250)]));
+    assert_eq!((router.source, router.checksum), (Some([10, 0, 0, 1].into()), Checksum::PseudoHeader));
+}
+
+#[test]
+fn without_preemption_there_is_no_delay() {
+    let cluster = parse_cluster("c", &CLUSTER.replace("vrid = 51", "vrid = 51\npreempt = false")).unwrap();
+    assert_eq!(cluster.vips[0].preempt, None);
+}
