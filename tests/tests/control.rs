@@ -4,35 +4,46 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use node::control::{BindError, CallError, MAX_LINE, QUEUE, Request, Response, Server, call};
-use tokio::sync::mpsc;
+use node::control::{BindError, Call, CallError, MAX_LINE, QUEUE, Request, Response, Server, call};
+use tokio::sync::{mpsc, oneshot};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// A server whose agent says of every request who sent it; gone when dropped.
 struct Fixture {
     folder: PathBuf,
-    runtime: Option<tokio::runtime::Runtime>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Fixture {
-    fn new(name: &str, group: &str) -> Fixture {
+    fn new(name: &str, group: &'static str) -> Fixture {
         let folder = std::env::temp_dir().join(format!("lbnode-control-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let server = runtime.block_on(async { Server::bind(&folder.join("control.sock"), group) }).unwrap();
-        let (calls, mut received) = mpsc::channel(QUEUE);
-        runtime.spawn(server.run(calls));
-        runtime.spawn(async move {
-            while let Some(call) = received.recv().await {
-                let message = format!("{} by {}", call.request.name(), call.uid);
-                let _caller_left = call.reply.send(Response::Failed { message });
-            }
+        let socket = folder.join("control.sock");
+        let (stop, stopped) = oneshot::channel();
+        let (bound, is_bound) = sync_channel(1);
+        let thread = std::thread::spawn(move || {
+            runtime().block_on(async {
+                let server = Server::bind(&socket, group).unwrap();
+                bound.send(()).unwrap();
+                let (calls, received) = mpsc::channel(QUEUE);
+                tokio::select! {
+                    () = server.run(calls) => {}
+                    () = agent(received) => {}
+                    _ = stopped => {}
+                }
+            });
         });
-        Fixture { folder, runtime: Some(runtime) }
+        is_bound.recv_timeout(LIMIT).expect("the server binds");
+        Fixture { folder, stop: Some(stop), thread: Some(thread) }
     }
 
     fn socket(&self) -> PathBuf {
@@ -42,11 +53,23 @@ impl Fixture {
 
 impl Drop for Fixture {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_timeout(LIMIT);
-        }
+        // Dropping the sender ends the server.
+        self.stop = None;
+        let ended = self.thread.take().is_some_and(|thread| thread.join().is_ok());
         std::fs::remove_dir_all(&self.folder).unwrap();
+        assert!(ended || std::thread::panicking());
     }
+}
+
+async fn agent(mut calls: mpsc::Receiver<Call>) {
+    while let Some(call) = calls.recv().await {
+        let message = format!("{} by {}", call.request.name(), call.uid);
+        let _caller_left = call.reply.send(Response::Failed { message });
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 fn uid() -> u32 {
@@ -81,34 +104,44 @@ fn with_the_group_its_members_may_connect() {
     assert_eq!(std::fs::metadata(fixture.socket()).unwrap().gid(), 1, "group daemon");
 }
 
-/// A member of the group, as another user: `setpriv` becomes it and asks by a one-line program of the shell's.
+/// Another user needs a program of its own: this test's, copied to where everybody may run it.
 #[test]
 fn a_reader_may_not_change_and_is_told_what_is_needed() {
     if uid() != 0 {
         return eprintln!("skipped: only root becomes another user");
     }
     let fixture = Fixture::new("reader", "daemon");
-    let socket = fixture.socket();
+    let program = fixture.folder.join("caller");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
     let ask = |gid: u32, request: &str| {
-        let program = "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
-                       s.sendall(sys.argv[2].encode()+b'\\n')\nprint(s.makefile().readline())";
-        let mut command = std::process::Command::new("setpriv");
-        command.args(["--reuid=65534", &format!("--regid={gid}"), "--clear-groups", "python3", "-c", program]);
-        let output = command.arg(&socket).arg(request).output().unwrap();
-        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+        let mut command = Command::new(&program);
+        command.args(["--ignored", "--exact", "another_user_calls", "--nocapture"]).current_dir("/");
+        command.env("CALL_SOCKET", fixture.socket()).env("CALL_REQUEST", request);
+        let output = command.uid(65534).gid(gid).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
     };
-    let (answer, errors) = ask(1, r#"{"request":"status"}"#);
-    assert!(answer.contains("status by 65534"), "{answer}{errors}");
-    let (answer, errors) = ask(1, r#"{"request":"maintenance","on":true}"#);
-    assert!(answer.contains("not_permitted") && answer.contains("uid 65534") && answer.contains("root"), "{answer}{errors}");
-    let (answer, errors) = ask(65534, r#"{"request":"status"}"#);
-    assert!(answer.is_empty() && errors.contains("PermissionError"), "{answer}{errors}");
+    let answer = ask(1, r#"{"request":"status"}"#);
+    assert!(answer.contains("status by 65534"), "{answer}");
+    let answer = ask(1, r#"{"request":"maintenance","on":true}"#);
+    assert!(answer.contains("NotPermitted") && answer.contains("uid 65534") && answer.contains("root"), "{answer}");
+    let answer = ask(65534, r#"{"request":"status"}"#);
+    assert!(answer.contains("this user (uid 65534) may not use"), "{answer}");
+}
+
+#[test]
+#[ignore = "the other user's half of a_reader_may_not_change_and_is_told_what_is_needed"]
+fn another_user_calls() {
+    let (Ok(socket), Ok(request)) = (std::env::var("CALL_SOCKET"), std::env::var("CALL_REQUEST")) else { return };
+    match call(Path::new(&socket), &serde_json::from_str(&request).unwrap(), LIMIT) {
+        Ok(answer) => println!("{answer:?}"),
+        Err(error) => println!("{error}"),
+    }
 }
 
 #[test]
 fn a_dead_agents_socket_is_replaced_and_a_living_ones_is_not() {
     let fixture = Fixture::new("stale", "no-such-group-here");
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let runtime = runtime();
     let _inside = runtime.enter();
     assert!(matches!(Server::bind(&fixture.socket(), "x"), Err(BindError::InUse(_))));
     let dead = fixture.folder.join("dead.sock");

@@ -50,7 +50,9 @@ fn with_channel(number: RawFd, run: impl FnOnce(OwnedFd) -> ExitCode) -> ExitCod
     match inherited(number) {
         Some(channel) => run(channel),
         None => {
-            complain_text(format_args!("descriptor {number} was not inherited; `lbnode run` starts this command itself"));
+            complain_text(format_args!(
+                "descriptor {number} was not inherited; `lbnode run` starts this command itself"
+            ));
             Exit::Usage.into()
         }
     }

@@ -71,7 +71,11 @@ fn full() -> Status {
             }],
         }],
         realtime: Realtime { scheduling: "yes".into(), memory_lock: "RLIMIT_MEMLOCK is 8 MiB".into() },
-        limits: Some(Limits { descriptors: 20_000, connections: 9_900, derived: "of 20000 descriptors, two each".into() }),
+        limits: Some(Limits {
+            descriptors: 20_000,
+            connections: 9_900,
+            derived: "of 20000 descriptors, two each".into(),
+        }),
         dual_active: Some(DualActive {
             vip: "mail".into(),
             other: [10, 12, 8, 12].into(),
