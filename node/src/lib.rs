@@ -1,11 +1,17 @@
 //! `lbnode`, as a library: the agent, its supervisor and guard, the control socket, the command line.
 
 pub mod agent;
+pub mod bridge;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod failover;
+pub mod guard;
+pub mod lab;
+pub mod listeners;
 pub mod log;
 pub mod privileges;
 pub mod status;
 pub mod store;
+pub mod supervisor;
+mod systemd;

@@ -204,11 +204,13 @@ fn owner(address: SocketAddr) -> Option<String> {
     let inode = text.lines().find(listening)?.split_whitespace().nth(9)?.to_owned();
     let link = format!("socket:[{inode}]");
     for process in std::fs::read_dir("/proc").ok()?.flatten() {
+        let name = process.file_name();
+        let Some(pid) = name.to_str().filter(|name| name.parse::<u32>().is_ok()) else { continue };
         let Ok(descriptors) = std::fs::read_dir(process.path().join("fd")) else { continue };
         let holds = |fd: std::fs::DirEntry| std::fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == &*link);
         if descriptors.flatten().any(holds) {
             let name = std::fs::read_to_string(process.path().join("comm")).ok()?;
-            return Some(format!("{} (pid {})", name.trim_end(), process.file_name().to_string_lossy()));
+            return Some(format!("{} (pid {pid})", name.trim_end()));
         }
     }
     None

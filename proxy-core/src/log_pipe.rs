@@ -18,6 +18,13 @@ pub(crate) fn start(level: tracing::Level) {
     if let Err(error) = started {
         last_words("the log was started already", error.as_ref());
     }
+    // One line a panic: the agent quotes a core's last line, and a backtrace would hide what happened.
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let text = panic.to_string().replace('\n', " ");
+        let _ =
+            writeln!(io::stderr(), "ERROR proxy_core: thread {}: {text}", thread.name().unwrap_or("without a name"));
+    }));
 }
 
 /// An error with its causes, for where there is no log.

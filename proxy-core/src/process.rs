@@ -57,7 +57,7 @@ pub fn run(channel: OwnedFd, options: Options) -> ExitCode {
     };
     log_pipe::start(options.log_level);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let ended = runtime.and_then(|runtime| runtime.block_on(Core::new(channel, confined)?.live()));
+    let ended = runtime.and_then(|runtime| runtime.block_on(async { Core::new(channel, confined)?.live().await }));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
