@@ -8,10 +8,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 
 use futures_util::TryStreamExt;
+use rtnetlink::packet_core::DefaultNla;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::BridgePortState;
-use rtnetlink::{LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth};
+use rtnetlink::packet_route::link::{BridgePortState, LinkAttribute, LinkProtoInfoBridge};
+use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth};
 
 use crate::netns::{Netns, NetnsError, link_index};
 
@@ -19,6 +20,8 @@ use crate::netns::{Netns, NetnsError, link_index};
 pub const INTERFACE: &str = "eth0";
 
 const BRIDGE: &str = "br0";
+/// linux/if_link.h: the state of a bridge's port, one byte.
+const IFLA_BRPORT_STATE: u16 = 1;
 
 /// Why a fault by packet rules could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -109,10 +112,17 @@ impl Port {
     /// Deaf and mute with the carrier up (`true`), as behind a port that spanning tree blocks.
     pub fn deaf(&self, on: bool) -> Result<(), NetnsError> {
         let name = self.name.clone();
-        let state = if on { BridgePortState::Blocking } else { BridgePortState::Forwarding };
+        // Not "blocking": without spanning tree the bridge opens such a port again at once.
+        let state = if on { BridgePortState::Disabled } else { BridgePortState::Forwarding };
         self.switch.netlink(&format!("block {}", self.name), move |handle| async move {
             let index = link_index(&handle, &name).await?;
-            handle.link().set_port(LinkBridgePort::new(index).state(state).build()).execute().await
+            // The bridge's own request; the general one tells the bridge of a change, which opens the port again.
+            let state = DefaultNla::new(IFLA_BRPORT_STATE, vec![state.into()]);
+            let request = LinkUnspec::new_with_index(index)
+                .interface_family(AddressFamily::Bridge)
+                .append_extra_attribute(LinkAttribute::ProtoInfoBridge(vec![LinkProtoInfoBridge::Other(state)]))
+                .build();
+            handle.link().set(request).execute().await
         })
     }
 
@@ -123,7 +133,11 @@ impl Port {
 
     /// Drops `percent` of all frames at random, in both directions.
     pub fn loss(&self, percent: u8) -> Result<(), RuleError> {
-        let rule = format!("numgen random mod 100 < {} drop", percent.min(100));
+        // A hundred is out of the range that nft compares with.
+        let rule = match percent {
+            0..100 => format!("numgen random mod 100 < {percent} drop"),
+            _ => "drop".into(),
+        };
         self.rule(Direction::Outbound, &rule)?;
         self.rule(Direction::Inbound, &rule)
     }
@@ -186,6 +200,15 @@ pub fn addresses(host: &Netns) -> Result<Vec<Ipv4Addr>, NetnsError> {
             }));
         }
         Ok(found)
+    })
+}
+
+/// Whether [`INTERFACE`] in `host` has a carrier.
+pub fn carrier(host: &Netns) -> Result<bool, NetnsError> {
+    host.netlink("ask for the carrier", |handle| async move {
+        let mut links = handle.link().get().match_name(INTERFACE.to_owned()).execute();
+        let link = links.try_next().await?.ok_or(rtnetlink::Error::RequestFailed)?;
+        Ok(link.attributes.contains(&LinkAttribute::Carrier(1)))
     })
 }
 

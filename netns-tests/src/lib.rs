@@ -12,12 +12,12 @@
 //! `lbnode lab` and the tests see the product as an operator does.
 
 pub mod client;
-
+pub mod frame;
 pub mod http_server;
 pub mod lan;
 pub mod netns;
 pub mod pair;
 pub mod process;
 pub mod site;
-
+pub mod sniffer;
 pub mod wait;

@@ -62,7 +62,7 @@ pub enum NetnsError {
         name: String,
         /// From the kernel.
         #[source]
-        source: rtnetlink::Error,
+        source: Box<rtnetlink::Error>,
     },
     /// The socket for such requests could not be opened.
     #[error("open a netlink socket in network namespace {name}")]
@@ -220,7 +220,9 @@ impl Netns {
         });
         match outcome {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(source)) => Err(NetnsError::Netlink { what: what.into(), name: self.name().into(), source }),
+            Ok(Err(error)) => {
+                Err(NetnsError::Netlink { what: what.into(), name: self.name().into(), source: Box::new(error) })
+            }
             Err(source) => Err(NetnsError::NetlinkSocket { name: self.name().into(), source }),
         }
     }

@@ -216,7 +216,8 @@ impl Pair {
         let site = Site::new()?;
         let node = |index: usize| -> Result<Node, PairError> {
             let folder = settings.folder.join(["a", "b"][index]);
-            create_folder(&folder)?;
+            create_folder(&folder.join("state"))?;
+            create_folder(&folder.join("run"))?;
             let node = Node { name: NAMES[index], folder, agent: None };
             write(&node.config(), &node_file(&settings, &node, index))?;
             write(&node.folder.join("cluster.toml"), &cluster_file(&settings, &site))?;
@@ -343,6 +344,7 @@ fn node_file(settings: &Settings, node: &Node, index: usize) -> String {
     format!(
         r#"name = "{name}"
 state_dir = "{folder}/state"
+runtime_dir = "{folder}/run"
 bootstrap = "{folder}/cluster.toml"
 
 [vrrp]

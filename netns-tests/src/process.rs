@@ -183,6 +183,10 @@ pub fn kill_marked(folder: &Path) -> usize {
 /// The end of a log file.
 pub fn tail(log: &Path) -> String {
     let read = || -> io::Result<String> {
+        if !std::fs::metadata(log)?.is_file() {
+            // Reading a pipe would take the words from whoever they are for, or wait for ever.
+            return Err(io::Error::other("not a file"));
+        }
         let mut file = File::open(log)?;
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;

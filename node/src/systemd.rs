@@ -5,22 +5,22 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 
 /// The node serves, or would after a takeover.
-pub fn ready() {
+pub(crate) fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
 /// One line for `systemctl status`.
-pub fn status(line: &str) {
+pub(crate) fn status(line: &str) {
     tell(&[NotifyState::Status(line)]);
 }
 
 /// The main loop turns.
-pub fn alive() {
+pub(crate) fn alive() {
     tell(&[NotifyState::Watchdog]);
 }
 
 /// The node file is being read again; `ready` follows.
-pub fn reloading() {
+pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
         Err(error) => tracing::debug!(%error, "systemd was not told of the reload"),
@@ -28,13 +28,13 @@ pub fn reloading() {
 }
 
 /// The agent is ending, and may take so long.
-pub fn stopping(within: Duration) {
+pub(crate) fn stopping(within: Duration) {
     let micros = u32::try_from(within.as_micros()).unwrap_or(u32::MAX);
     tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
 }
 
 /// How often [`alive`] is expected; `None`: never.
-pub fn watchdog() -> Option<Duration> {
+pub(crate) fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled()
 }
 

@@ -220,6 +220,7 @@ fn backend_stats(backend: &crate::plan::Backend, live: &BackendLive) -> BackendS
         queue: u32::try_from(live.queue.len()).expect("the queue is bounded"),
         queue_full: sum(&live.shards, |shard| &shard.queue_full),
         queue_timeouts: sum(&live.shards, |shard| &shard.queue_timeouts),
+        queue_left: sum(&live.shards, |shard| &shard.queue_left),
         no_server: sum(&live.shards, |shard| &shard.no_server),
         retries: sum(&live.shards, |shard| &shard.retries),
         redispatches: sum(&live.shards, |shard| &shard.redispatches),

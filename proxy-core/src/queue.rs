@@ -3,8 +3,6 @@
 //! Only the first in the queue may take a place; whoever leaves the queue, with a place or without, wakes the next
 //! first. So one wake-up per freed place is enough, and none can be lost. Nobody queues on the steady path, which
 //! looks at one atomic here.
-//!
-//! A client that goes away while it waits keeps its turn until then (HAProxy without `abortonclose`).
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;

@@ -9,8 +9,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::debug;
 
 use crate::balance::{Balancer, Pick};
@@ -49,6 +50,7 @@ enum Refusal {
     NoServer,
     QueueFull,
     QueueTimeout,
+    Left,
 }
 
 impl Session {
@@ -59,7 +61,7 @@ impl Session {
         let worker = usize::from(route.worker);
         let counters = &route.live().shards[worker];
         counters.total.add(1);
-        let Some((server, stream, place)) = route.reach(peer).await else {
+        let Some((server, stream, place)) = route.reach(client.stream(), peer).await else {
             counters.denied.add(1);
             return;
         };
@@ -81,6 +83,10 @@ impl Session {
 struct Unserved(Option<TcpStream>);
 
 impl Unserved {
+    fn stream(&self) -> &TcpStream {
+        self.0.as_ref().expect("a client is there until it is served")
+    }
+
     fn served(mut self) -> TcpStream {
         self.0.take().expect("a client is served once")
     }
@@ -109,21 +115,22 @@ impl Route {
         &self.scheme.backends[self.frontend().backend]
     }
 
-    /// A connected server: its index, the connection, the place held there. `None`: the client is sent away.
-    async fn reach(&self, peer: SocketAddr) -> Option<(usize, TcpStream, Place)> {
+    /// A connected server: its index, the connection, the place held there. `None`: the client gets none.
+    async fn reach(&self, client: &TcpStream, peer: SocketAddr) -> Option<(usize, TcpStream, Place)> {
         let backend = self.backend();
         let live = self.backend_live();
         let counters = &live.shards[usize::from(self.worker)];
-        let (mut index, mut place) = match self.choose().await {
+        let (mut index, mut place) = match self.choose(client).await {
             Ok(chosen) => chosen,
             Err(refusal) => {
                 let (counter, why) = match refusal {
                     Refusal::NoServer => (&counters.no_server, "no server is usable"),
                     Refusal::QueueFull => (&counters.queue_full, "the queue is full"),
                     Refusal::QueueTimeout => (&counters.queue_timeouts, "no place came free in time"),
+                    Refusal::Left => (&counters.queue_left, "it left the queue"),
                 };
                 counter.add(1);
-                debug!(backend = backend.name, client = %peer, why, "client sent away");
+                debug!(backend = backend.name, client = %peer, why, "no server for a client");
                 return None;
             }
         };
@@ -153,7 +160,7 @@ impl Route {
     }
 
     /// A server with a place, after a wait in the queue if need be.
-    async fn choose(&self) -> Result<(usize, Place), Refusal> {
+    async fn choose(&self, client: &TcpStream) -> Result<(usize, Place), Refusal> {
         let queue = &self.backend_live().queue;
         // Nobody overtakes those who wait.
         if queue.len() == 0 {
@@ -164,8 +171,18 @@ impl Route {
             }
         }
         let ticket = queue.join().ok_or(Refusal::QueueFull)?;
-        let turn = ticket.turn(|| self.take(None).ok());
-        timeout(self.backend().queue_timeout, turn).await.map_err(|_| Refusal::QueueTimeout)
+        let turn = ticket.turn(|| match self.take(None) {
+            Ok(chosen) => Some(Ok(chosen)),
+            // The last server went down: whoever waits is answered at once.
+            Err(Pick::Nobody) => Some(Err(Refusal::NoServer)),
+            Err(_) => None,
+        });
+        tokio::select! {
+            biased;
+            chosen = turn => chosen,
+            () = leaves(client) => Err(Refusal::Left),
+            () = sleep(self.backend().queue_timeout) => Err(Refusal::QueueTimeout),
+        }
     }
 
     /// A server with a place, at once.
@@ -185,5 +202,16 @@ impl Route {
             }
         }
         Err(Pick::Full)
+    }
+}
+
+/// Ends when nobody is left to be served: a reset, or an end of stream before anything was said.
+///
+/// An end of stream after some bytes may be a client that has said all and waits for its answer. It can't be told
+/// from one that closed, so it keeps its turn (HAProxy without `abortonclose`).
+async fn leaves(client: &TcpStream) {
+    if let Ok(1..) = client.peek(&mut [0]).await {
+        // Should the wait itself fail, the connection is as good as reset.
+        let _ = client.ready(Interest::ERROR).await;
     }
 }

@@ -44,7 +44,7 @@ pub struct FrontendStats {
     pub bytes_in: u64,
     /// Bytes passed to clients.
     pub bytes_out: u64,
-    /// Clients that were sent away without having reached a server.
+    /// Clients that were sent away, or left, without having reached a server.
     pub denied: u64,
 }
 
@@ -59,6 +59,8 @@ pub struct BackendStats {
     pub queue_full: u64,
     /// Clients that waited in vain.
     pub queue_timeouts: u64,
+    /// Clients that left while they waited.
+    pub queue_left: u64,
     /// Clients for whom no server was usable.
     pub no_server: u64,
     /// Further attempts to connect.
@@ -167,6 +169,7 @@ pub(crate) struct FrontendShard {
 pub(crate) struct BackendShard {
     pub(crate) queue_full: Counter,
     pub(crate) queue_timeouts: Counter,
+    pub(crate) queue_left: Counter,
     pub(crate) no_server: Counter,
     pub(crate) retries: Counter,
     pub(crate) redispatches: Counter,

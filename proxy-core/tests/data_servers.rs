@@ -3,16 +3,17 @@
 
 mod data_support;
 
-use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use data_support::{at, client, echo, echoes, listeners, nobody, plan, server, start, wait_for};
 use proxy_core::plan::{Balance, Check, Probe};
+use proxy_core::plane::DataPlane;
 use proxy_core::stats::ServerState;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 fn http_check() -> Check {
     Check {
@@ -123,6 +124,76 @@ fn a_full_server_makes_clients_wait_until_a_session_ends_or_the_queue_timeout() 
     assert!(echoes(&mut second));
 }
 
+/// A plane whose only server has one place, and the client that holds it.
+fn one_place(check: Option<Check>) -> (SocketAddr, DataPlane, TcpStream) {
+    let (only, _) = server(echo);
+    let (address, sockets) = listeners(2);
+    let mut wanted = plan(address, vec![at("only", only)]);
+    wanted.backends[0].servers[0].max_connections = Some(1);
+    wanted.backends[0].check = check;
+    let plane = start(wanted, 2, sockets);
+    let mut holder = client(address);
+    assert!(echoes(&mut holder));
+    (address, plane, holder)
+}
+
+fn queue(plane: &DataPlane) -> u32 {
+    plane.stats().backends[0].queue
+}
+
+#[test]
+fn a_client_that_leaves_the_queue_gives_its_turn_back() {
+    let (address, plane, holder) = one_place(None);
+    let silent = client(address);
+    wait_for("the first to queue", || queue(&plane) == 1);
+    let mut talker = client(address);
+    talker.write_all(b"hello").unwrap();
+    wait_for("the second to queue", || queue(&plane) == 2);
+    let mut patient = client(address);
+    wait_for("the third to queue", || queue(&plane) == 3);
+    drop(silent);
+    wait_for("the silent one's place in the queue", || queue(&plane) == 2);
+    SockRef::from(&talker).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(talker);
+    wait_for("the reset one's place in the queue", || queue(&plane) == 1);
+    drop(holder);
+    assert!(echoes(&mut patient));
+    let stats = plane.stats();
+    assert_eq!((stats.backends[0].queue_left, stats.backends[0].servers[0].total), (2, 2));
+}
+
+#[test]
+fn a_client_that_has_said_all_keeps_its_turn() {
+    let (address, plane, holder) = one_place(None);
+    let mut asking = client(address);
+    asking.write_all(b"question").unwrap();
+    asking.shutdown(Shutdown::Write).unwrap();
+    wait_for("the queue", || queue(&plane) == 1);
+    // It would have left by the time that a later one did.
+    drop(client(address));
+    wait_for("the later one to leave", || plane.stats().backends[0].queue_left == 1);
+    drop(holder);
+    let mut answer = String::new();
+    asking.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "question");
+}
+
+#[test]
+fn clients_in_the_queue_are_answered_when_the_last_server_goes_down() {
+    let (checked, status) = answering(200);
+    let check = Check { port: Some(checked.port()), fall: 1, ..http_check() };
+    let (address, plane, mut holder) = one_place(Some(check));
+    let waiting: Vec<_> = (0..20).map(|_| client(address)).collect();
+    wait_for("the queue", || queue(&plane) == 20);
+    status.store(503, SeqCst);
+    wait_for("an empty queue", || queue(&plane) == 0);
+    for mut stream in waiting {
+        assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+    assert_eq!(plane.stats().backends[0].no_server, 20);
+    assert!(echoes(&mut holder), "a session at a server that is down goes on");
+}
+
 #[test]
 fn a_full_frontend_leaves_clients_in_the_kernels_queue_over_all_workers() {
     let (only, _) = server(echo);
@@ -151,7 +222,7 @@ fn checks_take_a_server_down_and_bring_it_up_and_an_apply_keeps_its_state() {
     // The spare never answers HTTP: it is checked where the main server's answers are not read.
     wanted.backends[0].check = Some(Check { probe: Probe::Tcp, ..http_check() });
     let mut plane = start(wanted.clone(), 1, sockets);
-    let state = |plane: &proxy_core::plane::DataPlane| plane.stats().backends[0].servers[0].clone();
+    let state = |plane: &DataPlane| plane.stats().backends[0].servers[0].clone();
     wait_for("up by TCP", || state(&plane).state == ServerState::Up);
 
     let mut alone = wanted.clone();

@@ -226,45 +226,47 @@ impl Agent {
     }
 
     fn call(&mut self, Call { request, uid, reply }: Call) {
-        let answer = |response| {
-            // A caller that left has no use for the answer.
-            let _ = reply.send(response);
-        };
-        match request {
+        let response = match request {
             Request::Status => {
                 let (status, supervisor) = (self.status(), self.supervisor.clone());
                 self.work.spawn(work::answer_status(status, self.traffic.clone(), supervisor, reply));
+                return;
             }
-            Request::ConfigShow => answer(Response::Config {
+            Request::ConfigShow => Response::Config {
                 revision: self.revision.number,
                 digest: crate::config::digest(&self.revision.text),
                 text: self.revision.text.clone(),
-            }),
+            },
             Request::ConfigApply { .. } if self.applying => {
-                answer(Response::TryAgain { message: "another revision is being applied".into() });
+                Response::TryAgain { message: "another revision is being applied".into() }
             }
             Request::ConfigApply { file, text, dry_run } => match self.candidate(&file, &text) {
-                Err(refusal) => answer(refusal),
-                Ok(candidate) if dry_run || !candidate.changed => answer(candidate.as_response(dry_run)),
+                Err(refusal) => refusal,
+                Ok(candidate) if dry_run || !candidate.changed => candidate.as_response(dry_run),
                 Ok(candidate) => {
                     tracing::info!(uid, file, revision = candidate.revision.number, "applying a revision");
                     self.applying = true;
                     let (before, supervisor) = (self.cluster.clone(), self.supervisor.clone());
                     self.work.spawn(work::apply(candidate, before, supervisor, self.store.clone(), reply));
+                    return;
                 }
             },
-            Request::Maintenance { on } => {
-                let changed = self.policy.maintenance() != on;
-                if changed {
-                    if let Err(error) = self.store.set_maintenance(on) {
-                        return answer(Response::Failed { message: start::chain(&error) });
-                    }
-                    tracing::info!(uid, on, "maintenance");
-                    self.policy.handle(Input::Maintenance(on));
-                }
-                answer(Response::Maintenance { on, changed });
+            Request::Maintenance { on } => self.maintenance(on, uid),
+        };
+        // A caller that left has no use for the answer.
+        let _ = reply.send(response);
+    }
+
+    fn maintenance(&mut self, on: bool, uid: u32) -> Response {
+        let changed = self.policy.maintenance() != on;
+        if changed {
+            if let Err(error) = self.store.set_maintenance(on) {
+                return Response::Failed { message: start::chain(&error) };
             }
+            tracing::info!(uid, on, "maintenance");
+            self.policy.handle(Input::Maintenance(on));
         }
+        Response::Maintenance { on, changed }
     }
 
     fn work_done(&mut self, done: Result<Done, tokio::task::JoinError>) {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use proxy_core::stats::{self, Stats};
 use vrrp::event::State;
+use vrrp::io::realtime::Refusal;
 use vrrp::io::snapshot::{RouterSnapshot, Snapshot};
 
 use crate::bridge;
@@ -156,8 +157,8 @@ impl Agent {
             frontends: frontends.collect(),
             backends: backends.collect(),
             realtime: Realtime {
-                scheduling: granted(&snapshot.realtime.scheduling),
-                memory_lock: granted(&snapshot.realtime.memory_lock),
+                scheduling: granted(snapshot.realtime.as_ref().map(|realtime| &realtime.scheduling)),
+                memory_lock: granted(snapshot.realtime.as_ref().map(|realtime| &realtime.memory)),
             },
             limits: core.limits.map(|limits| Limits {
                 descriptors: limits.nofile,
@@ -248,9 +249,10 @@ fn proxy_state(state: &CoreState, crash_loop: bool) -> ProxyState {
     }
 }
 
-fn granted(result: &Result<(), String>) -> String {
+fn granted(result: Option<&Result<(), Refusal>>) -> String {
     match result {
-        Ok(()) => "yes".into(),
-        Err(why) => why.clone(),
+        Some(Ok(())) => "yes".into(),
+        Some(Err(refusal)) => refusal.to_string(),
+        None => "not asked yet".into(),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::unistd::{Gid, Uid, User};
 use proxy_core::sandbox::Identity;

@@ -156,10 +156,11 @@ impl Job {
         let (backend, server, why) = (&self.backend, &self.server, &answer.what);
         if state == ServerState::Up {
             info!(backend, server, why, "server is up");
-            self.queue.wake();
         } else {
             warn!(backend, server, why, "server is down");
         }
+        // Up: there is room. Down: it may have been the last one, and nobody is to wait for it.
+        self.queue.wake();
     }
 }
 

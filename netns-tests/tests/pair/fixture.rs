@@ -1,0 +1,99 @@
+//! What every test starts with: a folder that goes away, the built binary, a pair, and panics with words.
+
+use std::error::Error;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use netns_lab::pair::{Pair, Settings};
+use nix::unistd::geteuid;
+
+/// Generous: a debug build on two busy cores.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// A folder that is removed after a test that passed; the logs of one that failed stay.
+#[derive(Debug)]
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    /// A new one for test `name`, or `None`, with the reason printed, where the lab can't run.
+    pub(crate) fn new(name: &str) -> Option<Folder> {
+        if !geteuid().is_root() {
+            println!("skipped {name}: network namespaces need root");
+            return None;
+        }
+        let path = std::env::temp_dir().join(format!("lbnode-test-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).or_fail("make the test's folder");
+        Some(Folder(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The settings of `lbnode lab`, with this folder.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings::new(binary(), self.0.clone())
+    }
+
+    /// A pair with these settings, settled.
+    pub(crate) fn pair(&self, adjust: impl FnOnce(&mut Settings)) -> Pair {
+        let mut settings = self.settings();
+        adjust(&mut settings);
+        Pair::start(settings, LIMIT).or_fail("start the pair")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("logs are in {}", self.0.display());
+        } else if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            println!("{} could not be removed: {error}", self.0.display());
+        }
+    }
+}
+
+/// `lbnode`, as it was built: `LBNODE_BIN`, or where cargo puts it beside this test.
+pub(crate) fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("LBNODE_BIN") {
+        return path.into();
+    }
+    let own = std::env::current_exe().or_fail("find this test");
+    let path = own.ancestors().nth(2).map(|folder| folder.join("lbnode")).unwrap_or_default();
+    assert!(path.exists(), "{} is missing: run `cargo build -p node` first, or set LBNODE_BIN", path.display());
+    path
+}
+
+/// Waits for the turn of a test that measures time; it ends when the file is dropped. A lock on a file and not a
+/// mutex, because some runners give each test a process of its own.
+pub(crate) fn take_turn() -> File {
+    let path = std::env::temp_dir().join("lbnode-test-turn");
+    let file = File::options().create(true).append(true).open(path).or_fail("open the file of turns");
+    file.lock().or_fail("wait for the turn");
+    file
+}
+
+/// Ends a test with the error's own words and its causes.
+pub(crate) trait OrFail<T> {
+    /// The value, or a panic that says what was tried.
+    fn or_fail(self, what: &str) -> T;
+}
+
+impl<T, E: Error> OrFail<T> for Result<T, E> {
+    #[track_caller]
+    fn or_fail(self, what: &str) -> T {
+        match self {
+            Ok(value) => value,
+            Err(error) => {
+                let mut text = format!("{what}: {error}");
+                let mut cause = error.source();
+                while let Some(error) = cause {
+                    text += &format!(": {error}");
+                    cause = error.source();
+                }
+                panic!("{text}")
+            }
+        }
+    }
+}

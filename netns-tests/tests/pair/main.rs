@@ -1,0 +1,14 @@
+//! Real pairs in network namespaces, one pair a test.
+//!
+//! Tests run beside each other, each in its own namespaces; those that measure time take turns
+//! ([`fixture::take_turn`]). Without root they say so and pass: namespaces can't be made then.
+
+mod agent;
+mod core;
+mod election;
+mod fixture;
+mod lab;
+mod link;
+mod scenario;
+mod vip;
+mod wire;
