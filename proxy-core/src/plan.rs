@@ -211,3 +211,140 @@ impl Check {
 fn error(place: String, problem: String) -> PlanError {
     PlanError { place, problem }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn valid() -> Plan {
+        let second = Duration::from_secs(1);
+        let server = |name: &str| Server {
+            name: name.into(),
+            address: SocketAddr::from(([192, 0, 2, 1], 80)),
+            weight: 1,
+            backup: false,
+            max_connections: None,
+        };
+        let probe = Probe::Http {
+            method: "GET".into(),
+            path: "/".into(),
+            host: Some("a.test".into()),
+            expect: vec![(200, 399)],
+        };
+        let check = Check { probe, port: None, interval: second, timeout: second, rise: 2, fall: 3 };
+        let backend = |name: &str| Backend {
+            name: name.into(),
+            balance: Balance::RoundRobin,
+            servers: vec![server("one"), server("two")],
+            check: Some(check.clone()),
+            retries: 3,
+            redispatch: true,
+            connect_timeout: second,
+            server_timeout: second,
+            queue_timeout: second,
+        };
+        let frontend = |name: &str, port| Frontend {
+            name: name.into(),
+            binds: vec![SocketAddr::from(([192, 0, 2, 9], port))],
+            backend: 1,
+            max_connections: None,
+            client_timeout: second,
+        };
+        Plan {
+            revision: 7,
+            frontends: vec![frontend("web", 80), frontend("mail", 25)],
+            backends: vec![backend("left"), backend("right")],
+        }
+    }
+
+    /// The check of the second backend.
+    fn check(plan: &mut Plan) -> &mut Check {
+        plan.backends[1].check.as_mut().expect("it has one")
+    }
+
+    /// An HTTP check with one part of it changed.
+    fn http(plan: &mut Plan, change: impl FnOnce(&mut String, &mut String, &mut Option<String>, &mut Vec<(u16, u16)>)) {
+        let Probe::Http { method, path, host, expect } = &mut check(plan).probe else { panic!("it asks HTTP") };
+        change(method, path, host, expect);
+    }
+
+    #[test]
+    fn what_can_be_run_passes() {
+        let harmless: [fn(&mut Plan); 7] = [
+            |_| {},
+            |plan| *plan = Plan::default(),
+            |plan| plan.backends[0].servers.clear(),
+            |plan| plan.backends[0].queue_timeout = Duration::ZERO,
+            |plan| plan.backends[0].servers[0].weight = MAX_WEIGHT,
+            |plan| check(plan).probe = Probe::Tcp,
+            |plan| http(plan, |method, path, host, _| (*method, *path, *host) = ("OPTIONS".into(), "*".into(), None)),
+        ];
+        for (number, change) in harmless.into_iter().enumerate() {
+            let mut plan = valid();
+            change(&mut plan);
+            assert_eq!(plan.validate(), Ok(()), "case {number}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_refused_with_its_place() {
+        type Case = (fn(&mut Plan), &'static str);
+        let refused: [Case; 20] = [
+            (|plan| plan.frontends[1].name = "web".into(), "frontend `web`: the name is taken"),
+            (|plan| plan.frontends[1].binds[0].set_port(80), "frontend `mail`: 192.0.2.9:80 is bound twice"),
+            (|plan| plan.frontends[1].backend = 2, "frontend `mail`: there is no backend number 2"),
+            (|plan| plan.frontends[0].client_timeout = Duration::ZERO, "frontend `web`: the client timeout is zero"),
+            (|plan| plan.backends[1].name = "left".into(), "backend `left`: the name is taken"),
+            (|plan| plan.backends[1].servers[1].name = "one".into(), "backend `right`: two servers are called `one`"),
+            (
+                |plan| plan.backends[0].servers[1].weight = MAX_WEIGHT + 1,
+                "backend `left`: server `two`: weight 257 is over 256",
+            ),
+            (|plan| plan.backends[0].connect_timeout = Duration::ZERO, "backend `left`: a timeout is zero"),
+            (|plan| plan.backends[0].server_timeout = Duration::ZERO, "backend `left`: a timeout is zero"),
+            (
+                |plan| check(plan).interval = Duration::ZERO,
+                "backend `right`: check: interval, timeout, rise and fall must be above zero",
+            ),
+            (
+                |plan| check(plan).timeout = Duration::ZERO,
+                "backend `right`: check: interval, timeout, rise and fall must be above zero",
+            ),
+            (
+                |plan| check(plan).rise = 0,
+                "backend `right`: check: interval, timeout, rise and fall must be above zero",
+            ),
+            (
+                |plan| check(plan).fall = 0,
+                "backend `right`: check: interval, timeout, rise and fall must be above zero",
+            ),
+            (
+                |plan| http(plan, |method, _, _, _| *method = "POST".into()),
+                "backend `right`: check: method `POST` is none of GET, HEAD, OPTIONS",
+            ),
+            (
+                |plan| http(plan, |_, path, _, _| *path = "/a HTTP/1.1\r\nX: y".into()),
+                "backend `right`: check: `/a HTTP/1.1\\r\\nX: y` is no path",
+            ),
+            (|plan| http(plan, |_, path, _, _| path.clear()), "backend `right`: check: `` is no path"),
+            (
+                |plan| http(plan, |_, _, host, _| *host = Some("a\r\nb".into())),
+                "backend `right`: check: `a\\r\\nb` is no host",
+            ),
+            (
+                |plan| http(plan, |_, _, _, expect| expect.push((300, 200))),
+                "backend `right`: check: 300-200 is no range of status codes",
+            ),
+            (
+                |plan| http(plan, |_, _, _, expect| expect.push((99, 600))),
+                "backend `right`: check: 99-600 is no range of status codes",
+            ),
+            (|plan| http(plan, |_, _, _, expect| expect.clear()), "backend `right`: check: no status code is expected"),
+        ];
+        for (change, message) in refused {
+            let mut plan = valid();
+            change(&mut plan);
+            assert_eq!(plan.validate().map_err(|error| error.to_string()), Err(message.to_owned()));
+        }
+    }
+}

@@ -378,18 +378,76 @@ fn said(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicU8;
+
     use crate::beat::BeatBoard;
     use crate::stats::shards;
 
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_panic_ends_its_own_session_and_no_other() {
-        let own = Rc::new(Own {
-            slot: BeatBoard::create().unwrap().slot(0),
+    fn own(board: &BeatBoard) -> Rc<Own> {
+        Rc::new(Own {
+            slot: board.slot(0),
             number: 0,
             shards: shards(1).into(),
             draining: Cell::new(true),
             ended: Notify::new(),
+        })
+    }
+
+    /// Whether the polls of worker 0 move within `time`.
+    #[allow(clippy::disallowed_methods, reason = "that nothing moves can only be seen by looking for a while")]
+    fn moves(board: &BeatBoard, time: Duration) -> bool {
+        let (before, deadline) = (board.read(0).polls, Instant::now() + time);
+        while Instant::now() < deadline {
+            if board.read(0).polls != before {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        false
+    }
+
+    #[test]
+    fn polls_stand_still_while_a_session_blocks_the_worker_and_go_on_afterwards() {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let board = BeatBoard::create().unwrap();
+        let (seen, spins) = (board.clone(), Arc::new(AtomicU8::new(0)));
+        let state = Arc::clone(&spins);
+        let worker = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            LocalSet::new().block_on(&runtime, async {
+                let own = own(&board);
+                let peer = SocketAddr::from(([127, 0, 0, 1], 9));
+                start(&own, peer, async move {
+                    while state.load(SeqCst) < 3 {
+                        if state.load(SeqCst) == 1 {
+                            state.store(2, SeqCst);
+                            while state.load(SeqCst) == 2 {
+                                std::hint::spin_loop();
+                            }
+                        }
+                        sleep(Duration::from_millis(1)).await;
+                    }
+                });
+                own.ended.notified().await;
+            });
         });
+        assert!(moves(&seen, PATIENCE));
+        spins.store(1, SeqCst);
+        let deadline = Instant::now() + PATIENCE;
+        while spins.load(SeqCst) != 2 {
+            assert!(Instant::now() < deadline, "the session never began to block");
+            std::thread::yield_now();
+        }
+        assert!(!moves(&seen, Duration::from_millis(200)), "a blocked worker seemed to go on");
+        spins.store(0, SeqCst);
+        assert!(moves(&seen, PATIENCE), "a worker that goes on seemed blocked");
+        spins.store(3, SeqCst);
+        worker.join().unwrap();
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_panic_ends_its_own_session_and_no_other() {
+        let own = own(&BeatBoard::create().unwrap());
         let peer = SocketAddr::from(([127, 0, 0, 1], 9));
         LocalSet::new()
             .run_until(async {

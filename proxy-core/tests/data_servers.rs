@@ -6,10 +6,10 @@ mod data_support;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use data_support::{at, client, echo, echoes, listeners, nobody, plan, server, start, wait_for};
+use data_support::{at, client, echo, echoes, listeners, nobody, pace, plan, server, start, wait_for};
 use proxy_core::plan::{Balance, Check, Probe};
 use proxy_core::plane::DataPlane;
 use proxy_core::stats::ServerState;
@@ -33,6 +33,22 @@ fn answering(status: u16) -> (SocketAddr, Arc<AtomicU16>) {
     let (address, _) = server(move |mut stream| {
         let _ = stream.read(&mut [0; 1024]);
         let _ = write!(stream, "HTTP/1.1 {} Whatever\r\n\r\n", now.load(SeqCst));
+    });
+    (address, cell)
+}
+
+/// A server that answers checks with the status that stands in the cell, and echoes to everybody else.
+fn checked_echo(status: u16) -> (SocketAddr, Arc<AtomicU16>) {
+    let cell = Arc::new(AtomicU16::new(status));
+    let now = Arc::clone(&cell);
+    let (address, _) = server(move |mut stream| {
+        let mut first = [0];
+        if stream.peek(&mut first).is_ok() && first == *b"G" {
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = write!(stream, "HTTP/1.1 {} Whatever\r\n\r\n", now.load(SeqCst));
+        } else {
+            echo(stream);
+        }
     });
     (address, cell)
 }
@@ -256,4 +272,132 @@ fn a_refused_check_says_so() {
     let plane = start(wanted, 1, sockets);
     wait_for("the first result", || plane.stats().backends[0].servers[0].state == ServerState::Down);
     assert_eq!(plane.stats().backends[0].servers[0].last_check.clone().unwrap().what, "connection refused");
+}
+
+fn states(plane: &DataPlane) -> Vec<ServerState> {
+    plane.stats().backends[0].servers.iter().map(|server| server.state).collect()
+}
+
+fn totals(plane: &DataPlane) -> Vec<u64> {
+    plane.stats().backends[0].servers.iter().map(|server| server.total).collect()
+}
+
+#[test]
+fn a_server_that_comes_up_takes_the_clients_from_the_queue() {
+    let (full, _) = checked_echo(200);
+    let (late, status) = checked_echo(503);
+    let (address, sockets) = listeners(1);
+    let mut wanted = plan(address, vec![at("full", full), at("late", late)]);
+    wanted.backends[0].servers[0].max_connections = Some(1);
+    wanted.backends[0].check = Some(http_check());
+    let plane = start(wanted, 1, sockets);
+    wait_for("the first results", || states(&plane) == [ServerState::Up, ServerState::Down]);
+    let mut holder = client(address);
+    assert!(echoes(&mut holder));
+    let mut waiting: Vec<_> = (0..5).map(|_| client(address)).collect();
+    wait_for("the queue", || queue(&plane) == 5);
+    status.store(200, SeqCst);
+    assert!(waiting.iter_mut().all(echoes));
+    assert_eq!((queue(&plane), totals(&plane)), (0, vec![1, 5]));
+}
+
+#[test]
+fn a_backup_serves_while_all_others_are_down_and_no_longer() {
+    let (main, status) = checked_echo(200);
+    let (spare, _) = checked_echo(200);
+    let (address, sockets) = listeners(1);
+    let mut wanted = plan(address, vec![at("main", main), at("spare", spare)]);
+    wanted.backends[0].servers[1].backup = true;
+    wanted.backends[0].check = Some(http_check());
+    let plane = start(wanted, 1, sockets);
+    wait_for("the first results", || states(&plane) == [ServerState::Up, ServerState::Up]);
+    assert!(echoes(&mut client(address)));
+    assert_eq!(totals(&plane), [1, 0]);
+    status.store(500, SeqCst);
+    wait_for("main to be down", || states(&plane) == [ServerState::Down, ServerState::Up]);
+    let mut stays = client(address);
+    assert!(echoes(&mut stays) && echoes(&mut client(address)));
+    assert_eq!(totals(&plane), [1, 2]);
+    status.store(200, SeqCst);
+    wait_for("main to be up", || states(&plane) == [ServerState::Up, ServerState::Up]);
+    assert!(echoes(&mut client(address)));
+    assert_eq!(totals(&plane), [2, 2]);
+    assert!(echoes(&mut stays), "a session at the backup goes on");
+}
+
+/// What a check says of a server that behaves like `serve`, and how many bytes the server could send at one check.
+fn checked_against(serve: fn(&mut TcpStream, &AtomicUsize)) -> (String, usize) {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let ended = Arc::new(AtomicBool::new(false));
+    let (most, end) = (Arc::clone(&sent), Arc::clone(&ended));
+    let (hostile, _) = server(move |mut stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        let this = AtomicUsize::new(0);
+        serve(&mut stream, &this);
+        most.fetch_max(this.load(SeqCst), SeqCst);
+        end.store(true, SeqCst);
+    });
+    let (address, sockets) = listeners(1);
+    let mut wanted = plan(address, vec![at("hostile", hostile)]);
+    wanted.backends[0].check = Some(Check { timeout: Duration::from_millis(150), ..http_check() });
+    let plane = start(wanted, 1, sockets);
+    let report = || plane.stats().backends[0].servers[0].last_check.clone();
+    wait_for("the first result", || report().is_some());
+    wait_for("the server to be let go", || ended.load(SeqCst));
+    (report().unwrap().what, sent.load(SeqCst))
+}
+
+fn pour(stream: &mut TcpStream, sent: &AtomicUsize, bytes: &[u8]) {
+    while let Ok(written) = stream.write(bytes) {
+        sent.fetch_add(written, SeqCst);
+    }
+}
+
+#[test]
+fn hostile_answers_to_a_check_are_failures_that_cost_little() {
+    type Case = (&'static str, fn(&mut TcpStream, &AtomicUsize), &'static str);
+    let cases: [Case; 6] = [
+        ("an endless first line", |stream, sent| pour(stream, sent, &[b'A'; 65536]), "not an HTTP/1 answer"),
+        (
+            "an endless reason",
+            |stream, sent| {
+                let _ = stream.write_all(b"HTTP/1.1 503 ");
+                pour(stream, sent, &[b'A'; 65536]);
+            },
+            "got 503, expected 200-399",
+        ),
+        (
+            "an endless header after a good status",
+            |stream, sent| {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nX: ");
+                pour(stream, sent, &[b'A'; 65536]);
+            },
+            "got 200",
+        ),
+        ("binary", |stream, sent| pour(stream, sent, &[0, 255, 10, 13, 128]), "not an HTTP/1 answer"),
+        (
+            "a line that never ends, and silence",
+            |stream, _| {
+                let _ = stream.write_all(b"HTTP/1.1 200 O");
+                let _ = stream.read(&mut [0]);
+            },
+            "no answer within 150ms",
+        ),
+        (
+            "a byte at a time for ever",
+            |stream, sent| {
+                while stream.write(b"H").is_ok() {
+                    sent.fetch_add(1, SeqCst);
+                    pace(Duration::from_millis(5));
+                }
+            },
+            "no answer within 150ms",
+        ),
+    ];
+    for (name, serve, expected) in cases {
+        let (what, sent) = checked_against(serve);
+        assert_eq!(what, expected, "{name}");
+        // What the kernel's buffers take; the check itself reads a kilobyte.
+        assert!(sent < 16 << 20, "{name}: {sent} bytes were taken");
+    }
 }
