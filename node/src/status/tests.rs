@@ -155,7 +155,7 @@ fn a_status_survives_the_wire() {
 fn the_page_is_aligned_and_marks_this_node() {
     let page = render(&full());
     for line in [
-        "exchange · revision 17 on lb-a · a newer one does not run: no · a failover would work",
+        "exchange · revision 17 on lb-a · a failover would work",
         "  ! realtime memory lock: RLIMIT_MEMLOCK is 8 MiB",
         "  ! mail was held by 10.12.8.12 as well for 310 ms; it ended 1h 0m ago",
         "  ! 3 log lines were dropped: nobody read them in time",
