@@ -1,106 +1,12 @@
-//! Two drivers in two network namespaces, joined by a veth: who holds the VIP is read from the kernel.
-//! Needs root; without it each test says so and passes.
-#![cfg(feature = "io")]
+//! Two drivers: who is master, and who has the VIP.
 
-use std::fs::File;
-use std::net::Ipv4Addr;
-use std::process::Command as Program;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::sched::{CloneFlags, setns, unshare};
-use vrrp::config::{Checksum, RouterConfig, Transport};
+use vrrp::config::RouterConfig;
 use vrrp::event::State;
-use vrrp::io::driver::{Command, Driver, Hooks};
+use vrrp::io::driver::Driver;
 
-const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
-
-/// A network namespace that lives as long as this value.
-struct Namespace(File);
-
-impl Namespace {
-    fn new() -> Namespace {
-        let made = std::thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
-            File::open("/proc/thread-self/ns/net").expect("its file")
-        });
-        Namespace(made.join().expect("the thread that made it"))
-    }
-
-    fn run<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                setns(&self.0, CloneFlags::CLONE_NEWNET).expect("enter the namespace");
-                act()
-            });
-            thread.join().expect("the thread inside the namespace")
-        })
-    }
-
-    fn ip(&self, arguments: &str) -> String {
-        self.run(|| {
-            let output = Program::new("ip").args(arguments.split(' ')).output().expect("iproute2 is installed");
-            assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-            String::from_utf8_lossy(&output.stdout).into_owned()
-        })
-    }
-
-    fn has_vip(&self) -> bool {
-        self.ip("-4 addr show").contains("192.0.2.100/32")
-    }
-
-    fn driver(&self, priority: i64) -> Driver {
-        let driver = self.run(|| {
-            let hooks = Hooks { before_release: Box::new(|_| {}), held: Box::new(|_| {}) };
-            Driver::spawn(vec![config(priority)], Vec::new(), hooks).expect("the driver starts as root")
-        });
-        driver.command(Command::Serving(true)).expect("an empty queue");
-        driver
-    }
-}
-
-fn config(priority: i64) -> RouterConfig {
-    RouterConfig {
-        name: "web".into(),
-        interface: "lan".into(),
-        vrid: 51.try_into().expect("in range"),
-        addresses: vec![VIP],
-        priority: priority.try_into().expect("in range"),
-        advert_interval: Duration::from_millis(100).try_into().expect("in range"),
-        preempt: Some(Duration::ZERO),
-        transport: Transport::Multicast,
-        source: None,
-        checksum: Checksum::Rfc9568,
-    }
-}
-
-fn pair() -> Option<(Namespace, Namespace)> {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: network namespaces need root");
-        return None;
-    }
-    let (a, b) = (Namespace::new(), Namespace::new());
-    use std::os::fd::AsRawFd;
-    let other = format!("/proc/{}/fd/{}", std::process::id(), b.0.as_raw_fd());
-    a.ip(&format!("link add lan type veth peer name lan netns {other}"));
-    for (namespace, address) in [(&a, "192.0.2.1/24"), (&b, "192.0.2.2/24")] {
-        namespace.ip(&format!("addr add {address} dev lan"));
-        namespace.ip("link set lan up");
-    }
-    Some((a, b))
-}
-
-fn until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) -> Duration {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
-    start.elapsed()
-}
-
-fn state(driver: &Driver) -> State {
-    driver.snapshot().routers.first().map_or(State::Init, |router| router.state)
-}
+use crate::lab::{config, pair, router, state, until};
 
 #[test]
 fn the_higher_priority_holds_the_vip_and_the_other_takes_it_when_that_one_leaves() {
@@ -146,4 +52,31 @@ fn a_vip_that_a_predecessor_left_behind_is_taken_away_at_the_start() {
     a.ip("addr add 192.0.2.100/32 dev lan");
     let driver = a.driver(100);
     until("it is gone, and counted", Duration::from_secs(2), || !a.has_vip() && driver.snapshot().leftovers == 1);
+}
+
+#[test]
+fn when_the_holder_falls_silent_the_other_takes_over_and_when_it_is_heard_again_one_remains() {
+    let Some((a, b)) = pair() else { return };
+    let (high, low) = (a.driver(200), b.driver_of(vec![RouterConfig { preempt: None, ..config(100) }]));
+    until("the higher priority holds it", Duration::from_secs(5), || a.has_vip() && state(&low) == State::Backup);
+    // Nothing leaves either of them any more, ARP included; the carrier stays.
+    for namespace in [&a, &b] {
+        namespace.nft("add table netdev cut");
+        namespace.nft("add chain netdev cut out { type filter hook egress device lan priority 0; policy drop; }");
+    }
+    // Three intervals and the skew of priority 100 are 361 ms; the rest is for a busy machine.
+    let took = until("the other one holds it", Duration::from_millis(1500), || b.has_vip());
+    eprintln!("taken over {took:?} after the cut");
+    assert_eq!(state(&low), State::Master);
+    assert!(a.has_vip(), "nobody told the first one");
+    for namespace in [&a, &b] {
+        namespace.nft("delete table netdev cut");
+    }
+    until("one remains", Duration::from_secs(2), || {
+        a.has_vip() && !b.has_vip() && state(&high) == State::Master && state(&low) == State::Backup
+    });
+    let dual_active = |driver: &Driver| router(driver).map_or(0, |router| router.counters.dual_active);
+    // Which one hears the other first is chance; it steps down or stays, and says so.
+    until("one says that there were two", Duration::from_secs(1), || dual_active(&high) + dual_active(&low) > 0);
+    assert_eq!(router(&high).expect("a router").counters.master_transitions, 1);
 }

@@ -147,6 +147,11 @@ impl Node {
         self.router.is_some() && self.frozen.is_none() && self.linked && !self.unheard && !self.maintenance
     }
 
+    /// Whether it has the addresses and means to.
+    pub(crate) fn holds(&self) -> bool {
+        self.present && self.wanted && self.linked && self.frozen.is_none()
+    }
+
     pub(crate) fn state(&self) -> Option<State> {
         self.router.as_ref().map(Router::state)
     }
