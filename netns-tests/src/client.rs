@@ -79,7 +79,8 @@ impl Recording {
     ///
     /// The gap is the longest time between two answers that follow each other, of requests that began after the
     /// fault, the first one measured from the fault itself. A request that was under way at the fault adds to
-    /// the worst latency and the failures, but its answer proves nothing about the time after.
+    /// the worst latency and the failures, but its answer proves nothing about the time after. Once the client has
+    /// stopped asking, the time between late answers (a SYN is sent again after a second) is nobody's gap.
     pub fn cost(&self, fault: Instant) -> Cost {
         let touched = || self.records.iter().filter(|record| record.end >= fault);
         let mut answers: Vec<Instant> = touched()
@@ -87,6 +88,9 @@ impl Recording {
             .map(|record| record.end)
             .collect();
         answers.sort_unstable();
+        let asked_until = self.records.iter().map(|record| record.start).max();
+        let in_time = answers.iter().take_while(|answer| Some(**answer) <= asked_until).count();
+        answers.truncate(in_time.max(1));
         let before = std::iter::once(&fault).chain(&answers);
         let gap = before.zip(&answers).map(|(earlier, later)| later.duration_since(*earlier)).max();
         Cost {
@@ -267,6 +271,15 @@ mod tests {
         let cost = seen.cost(fault);
         assert_eq!(cost.gap, Some(Duration::from_millis(90)));
         assert_eq!((cost.requests, cost.failed), (4, 1));
+    }
+
+    #[test]
+    fn what_comes_after_the_last_request_is_no_gap() {
+        let fault = Instant::now();
+        let ok = Outcome::Answered;
+        let seen = recording(fault, &[(1, 1030, ok), (20, 21, ok), (22, 23, ok), (30, 31, ok)]);
+        assert_eq!(seen.cost(fault).gap, Some(Duration::from_millis(21)));
+        assert_eq!(recording(fault, &[(1, 1030, ok)]).cost(fault).gap, Some(Duration::from_millis(1030)));
     }
 
     #[test]

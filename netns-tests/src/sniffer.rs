@@ -108,7 +108,7 @@ impl Sniffer {
         let output = Command::new("tshark")
             .arg("-r")
             .arg(pcap)
-            .args(["-Y", filter, "-T", "json", "-o", "vrrp.checksum:TRUE"])
+            .args(["-Y", filter, "-T", "json"])
             .stdin(Stdio::null())
             .output()
             .map_err(SniffError::Tshark)?;
