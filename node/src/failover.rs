@@ -73,6 +73,7 @@ impl fmt::Display for Reason {
             }
             Reason::Core(Core::CrashLoop(how)) => write!(f, "the proxy core ends again and again ({how})"),
             Reason::Router(Fault::InterfaceMissing) => f.write_str("the interface does not exist (yet)"),
+            Reason::Router(Fault::NoSocket) => f.write_str("the sockets for adverts could not be opened"),
             Reason::Router(Fault::LinkDown) => f.write_str("the link is down"),
             Reason::Router(Fault::LinkUnheard) => f.write_str("the link is up, but nothing was heard through it yet"),
             Reason::Router(Fault::NoSourceAddress) => f.write_str("the interface has no address to send adverts from"),
@@ -251,6 +252,7 @@ mod tests {
             (faults("v", Fault::LinkDown), unfit(Reason::Router(Fault::LinkDown))),
             (faults("v", Fault::LinkUnheard), unfit(Reason::Router(Fault::LinkUnheard))),
             (faults("v", Fault::NoSourceAddress), unfit(Reason::Router(Fault::NoSourceAddress))),
+            (faults("v", Fault::NoSocket), unfit(Reason::Router(Fault::NoSocket))),
             (faults("v", Fault::InterfaceMissing), unfit(Reason::Router(Fault::InterfaceMissing))),
             (faults("v", Fault::LeaseNotRenewed), unfit(Reason::Router(Fault::LeaseNotRenewed))),
             (faults("other", Fault::LinkDown), Fitness::Fit),

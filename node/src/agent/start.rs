@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::error::Error;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -11,6 +12,7 @@ use proxy_core::sandbox::Identity;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use vrrp::config::RouterConfig;
+use vrrp::io::address::{OnTaken, Taken};
 use vrrp::io::driver::{Driver, Hooks};
 
 use crate::config::{self, ClusterConfig, ConfigError, Diagnostic, LogLevel, NodeConfig};
@@ -202,7 +204,7 @@ impl Prepared {
             tracing::warn!(%error, "systemd did not take the listening sockets");
         }
 
-        let hooks = Hooks { before_release: reset_queues(listeners.clone()), held: guard.teller() };
+        let hooks = Hooks { on_taken: on_taken(listeners.clone()), held: guard.teller() };
         let mut vrrp = Driver::spawn(self.routers, Vec::new(), hooks).map_err(system("start the VRRP thread"))?;
         let vrrp_events = vrrp.events().expect("nobody took them before");
 
@@ -243,13 +245,16 @@ impl Prepared {
     }
 }
 
-/// What the VRRP thread does before an address goes that somebody else has already.
-fn reset_queues(listeners: Listeners) -> Box<dyn Fn(&RouterConfig) + Send> {
-    Box::new(move |router| {
-        let addresses: Vec<_> = router.addresses.iter().map(|address| (*address).into()).collect();
-        let done = listeners.reset_accept_queues(&addresses);
-        for (key, error) in done.failed {
-            tracing::warn!(%error, address = %key.address, "an accept queue could not be reset");
+/// No client may get stuck at an address that goes while somebody else has it already.
+fn on_taken(listeners: Listeners) -> OnTaken {
+    Box::new(move |router, taken| {
+        let addresses: Vec<IpAddr> = router.addresses.iter().map(|address| (*address).into()).collect();
+        let (failed, what) = match taken {
+            Taken::Going => (listeners.shut(&addresses), "shut"),
+            Taken::Gone => (listeners.reopen(&addresses), "reopened"),
+        };
+        for (key, error) in failed {
+            tracing::error!(%error, address = %key.address, worker = key.worker, "a listener could not be {what}");
         }
     })
 }

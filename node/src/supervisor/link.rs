@@ -1,6 +1,7 @@
 //! The connection to one core: its process, control channel, log, board and probes; made by starting a core or by
 //! adopting one.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -13,6 +14,7 @@ use proxy_core::beat::BeatBoard;
 use proxy_core::control::{
     Channel, ChannelError, DescriptorKey, Descriptors, FromCore, Hello, Received, ToCore, VERSION,
 };
+use proxy_core::listener::ListenerKey;
 use proxy_core::plan::Plan;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixStream;
@@ -126,6 +128,8 @@ pub(super) struct Adopted {
     pub(super) link: Link,
     pub(super) hello: Hello,
     pub(super) adoption: Arc<OwnedFd>,
+    /// What it accepts from.
+    pub(super) listeners: BTreeSet<ListenerKey>,
 }
 
 /// Adopts the core behind the adoption socket, if there is one. One that answers nothing of use within the deadline is
@@ -200,14 +204,16 @@ async fn knock(settings: &Settings, sockets: &Listeners, stale: &mut Option<Chil
         }
         probes.push(Probe { socket, sent_at: None });
     }
+    let mut listeners = BTreeSet::new();
     for (key, fd) in held {
         if let DescriptorKey::Listener(key) = key {
+            listeners.insert(key);
             sockets.take(key, fd).map_err(system("take over a listener"))?;
         }
     }
     let child = stale.take().ok_or("it is not watched")?;
     let link = Link { child, channel: Some(channel), log, workers: running.workers, board, probes };
-    Ok(Found::Adopted(Box::new(Adopted { link, hello, adoption })))
+    Ok(Found::Adopted(Box::new(Adopted { link, hello, adoption, listeners })))
 }
 
 async fn said(channel: &mut Channel<ToCore, FromCore>) -> Result<Received<FromCore>, String> {

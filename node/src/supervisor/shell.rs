@@ -58,17 +58,19 @@ pub(super) fn start(settings: Settings, plan: Plan, sockets: Listeners, ends: En
 async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends) -> Result<Shell, StartError> {
     // First: a second set of sockets beside an adopted core's would take clients that nobody accepts.
     let found = adopt(&settings, &sockets).await?;
-    let (link, adoption) = match found {
-        Found::Nothing => (None, Arc::new(adoption_socket(&settings.adoption_socket)?)),
+    let (link, adoption, held) = match found {
+        Found::Nothing => (None, Arc::new(adoption_socket(&settings.adoption_socket)?), BTreeSet::new()),
         Found::Adopted(adopted) => {
             let note = adopted.hello;
             ends.publish.send_modify(|status| (status.uid, status.uid_note) = (Some(note.uid), note.uid_note));
-            (Some(adopted.link), adopted.adoption)
+            (Some(adopted.link), adopted.adoption, adopted.listeners)
         }
     };
     let workers = link.as_ref().map_or(settings.workers, |link| link.workers);
     let wanted = listeners::wanted(&plan, workers);
-    let added = sockets.bind(&wanted)?;
+    sockets.bind(&wanted)?;
+    // Some may come from systemd's store, so that new to us and new to the core are not the same.
+    let added = wanted.difference(&held).copied().collect();
     let removed: BTreeSet<_> = sockets.current().keys().filter(|key| !wanted.contains(key)).copied().collect();
     let mut rounds = interval(settings.timing.round);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);

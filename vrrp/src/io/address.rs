@@ -16,6 +16,7 @@ use rtnetlink::{AddressMessageBuilder, Handle, MulticastGroup};
 use tokio::sync::{mpsc, watch};
 
 use super::links::{Change, TAG, Table};
+use super::realtime::Realtime;
 use crate::config::RouterConfig;
 use crate::event::Applied;
 
@@ -85,6 +86,8 @@ pub struct Wish {
 /// What came of it.
 #[derive(Debug)]
 pub enum Report {
+    /// The applier's thread runs, with this granted.
+    Started(Realtime),
     /// A router's addresses reached a state.
     Applied {
         /// Which router.
@@ -100,8 +103,18 @@ pub enum Report {
     Failed(LeaseError),
 }
 
-/// Called before the addresses of a router go while somebody else has them.
-pub type BeforeRelease = Box<dyn Fn(&RouterConfig) + Send>;
+/// Called twice around a release while somebody else has the addresses already, so that no client gets stuck
+/// on this side: before they go, and once they are gone. Neither call may wait for anything.
+pub type OnTaken = Box<dyn Fn(&RouterConfig, Taken) + Send>;
+
+/// Where a release stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// The addresses are still here: what is sent from them now still arrives.
+    Going,
+    /// They are gone, or could not be deleted and will lapse.
+    Gone,
+}
 
 /// Adds an address as /32, or renews its lease.
 ///
@@ -121,19 +134,19 @@ pub async fn lease(handle: &Handle, index: u32, address: Ipv4Addr) -> Result<(),
     request.execute().await.map_err(|source| LeaseError::Add { address, index, source })
 }
 
-/// Deletes an address; one that is not there counts as deleted.
+/// Deletes an address; `false` if it was not there.
 ///
 /// # Errors
 /// The kernel's answer.
-pub async fn delete(handle: &Handle, index: u32, address: Ipv4Addr) -> Result<(), LeaseError> {
+pub async fn delete(handle: &Handle, index: u32, address: Ipv4Addr) -> Result<bool, LeaseError> {
     let message: AddressMessage = AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(address, 32).build();
     match handle.address().del(message).execute().await {
         Err(rtnetlink::Error::NetlinkError(error))
             if [libc::EADDRNOTAVAIL, libc::ENODEV].contains(&error.to_io().raw_os_error().unwrap_or(0)) =>
         {
-            Ok(())
+            Ok(false)
         }
-        result => result.map_err(|source| LeaseError::Delete { address, index, source }),
+        result => result.map(|()| true).map_err(|source| LeaseError::Delete { address, index, source }),
     }
 }
 
@@ -183,7 +196,7 @@ pub async fn run(
     mut wanted: watch::Receiver<Wanted>,
     table: watch::Sender<Arc<Table>>,
     reports: mpsc::Sender<Report>,
-    before_release: &BeforeRelease,
+    on_taken: &OnTaken,
 ) -> Result<(), LeaseError> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
     let (monitor, _monitor_handle, mut messages) =
@@ -192,8 +205,15 @@ pub async fn run(
     tokio::spawn(monitor);
     tokio::spawn(connection);
     let links = Table::default().dump(&handle).await.map_err(LeaseError::List)?;
-    let mut applier =
-        Applier { handle, links, present: BTreeSet::new(), answered: BTreeMap::new(), reports, before_release };
+    let mut applier = Applier {
+        handle,
+        links,
+        present: BTreeSet::new(),
+        farewells: Vec::new(),
+        answered: BTreeMap::new(),
+        reports,
+        on_taken,
+    };
     let first = wanted.borrow_and_update().clone();
     applier.sweep(&first).await;
     table.send_replace(Arc::new(applier.links.clone()));
@@ -238,10 +258,13 @@ struct Applier<'a> {
     links: Table,
     /// What we added and did not delete.
     present: BTreeSet<(u32, Ipv4Addr)>,
+    /// What we deleted and the kernel has not said so yet: such a message says nothing about an address that we
+    /// added again meanwhile. One entry for each message.
+    farewells: Vec<(u32, Ipv4Addr)>,
     /// The last wish of each router that was answered, and what it was.
     answered: BTreeMap<Key, (u64, Arc<RouterConfig>)>,
     reports: mpsc::Sender<Report>,
-    before_release: &'a BeforeRelease,
+    on_taken: &'a OnTaken,
 }
 
 impl Applier<'_> {
@@ -259,7 +282,7 @@ impl Applier<'_> {
             if held(&name, address) {
                 continue;
             }
-            match delete(&self.handle, index, address).await {
+            match self.delete(index, address).await {
                 Ok(()) => swept.push((name, address)),
                 Err(error) => self.report(Report::Failed(error)).await,
             }
@@ -302,11 +325,8 @@ impl Applier<'_> {
         }
         let forgotten: Vec<_> = self.present.difference(&kept).copied().collect();
         for (index, address) in forgotten {
-            match delete(&self.handle, index, address).await {
-                Ok(()) => {
-                    self.present.remove(&(index, address));
-                }
-                Err(error) => self.report(Report::Failed(error)).await,
+            if let Err(error) = self.delete(index, address).await {
+                self.report(Report::Failed(error)).await;
             }
         }
     }
@@ -322,17 +342,36 @@ impl Applier<'_> {
 
     async fn let_go(&mut self, index: u32, wish: &Wish) -> Result<(), LeaseError> {
         if wish.taken {
-            (self.before_release)(&wish.config);
+            (self.on_taken)(&wish.config, Taken::Going);
         }
+        let deleted = self.delete_all(index, wish).await;
+        if wish.taken {
+            (self.on_taken)(&wish.config, Taken::Gone);
+        }
+        deleted
+    }
+
+    async fn delete_all(&mut self, index: u32, wish: &Wish) -> Result<(), LeaseError> {
         for &address in &wish.config.addresses {
-            delete(&self.handle, index, address).await?;
-            self.present.remove(&(index, address));
+            self.delete(index, address).await?;
         }
+        Ok(())
+    }
+
+    async fn delete(&mut self, index: u32, address: Ipv4Addr) -> Result<(), LeaseError> {
+        if delete(&self.handle, index, address).await? {
+            self.farewells.push((index, address));
+        }
+        self.present.remove(&(index, address));
         Ok(())
     }
 
     /// An address went. If it is still wanted and it was there, somebody else took it away (or the lease lapsed).
     async fn removed(&mut self, wanted: &Wanted, index: u32, address: Ipv4Addr) {
+        if let Some(ours) = self.farewells.iter().position(|farewell| *farewell == (index, address)) {
+            self.farewells.swap_remove(ours);
+            return;
+        }
         if !self.present.remove(&(index, address)) {
             return;
         }
@@ -345,6 +384,7 @@ impl Applier<'_> {
 
     /// After lost messages: what is gone without our having heard.
     async fn compare(&mut self, wanted: &Wanted) {
+        self.farewells.clear();
         let there: BTreeSet<(u32, Ipv4Addr)> =
             self.links.iter().flat_map(|(_, link)| link.addresses.iter().map(|a| (link.index, a.address))).collect();
         let gone: Vec<_> = self.present.difference(&there).copied().collect();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{self, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::address::{self, BeforeRelease, Report, Wanted};
+use super::address::{self, OnTaken, Report, Wanted};
 use super::election::{Election, Wires};
 use super::links::Table;
 use super::realtime;
@@ -53,8 +53,8 @@ pub type OnHeld = Box<dyn Fn(&[Held]) + Send>;
 
 /// What the VRRP threads call. Neither may wait for anything.
 pub struct Hooks {
-    /// Before the addresses of a router go while another node has them already; on the netlink thread.
-    pub before_release: BeforeRelease,
+    /// Around a release while another node has the addresses already; on the netlink thread.
+    pub on_taken: OnTaken,
     /// Whenever the set of held routers changed; on the VRRP thread.
     pub held: OnHeld,
 }
@@ -94,9 +94,9 @@ impl Driver {
         let (election_runtime, netlink_runtime) = (runtime()?, runtime()?);
         let (ended, netlink_ended) = oneshot::channel();
         let netlink = std::thread::Builder::new().name("vrrp-netlink".into()).spawn(move || {
-            let granted = realtime::request();
-            tracing::debug!(?granted, "netlink thread runs");
-            netlink_runtime.block_on(keep_leases(&wishes, &table, &report, &hooks.before_release));
+            // The queue is empty, and the driver that may have given up wants to know nothing.
+            let _ = report.try_send(Report::Started(realtime::request()));
+            netlink_runtime.block_on(keep_leases(&wishes, &table, &report, &hooks.on_taken));
             // Nobody waits for it any more if the driver gave up.
             let _ = ended.send(());
         })?;
@@ -163,9 +163,9 @@ async fn keep_leases(
     wishes: &watch::Receiver<Wanted>,
     table: &watch::Sender<Arc<Table>>,
     report: &mpsc::Sender<Report>,
-    before_release: &BeforeRelease,
+    on_taken: &OnTaken,
 ) {
-    while let Err(error) = address::run(wishes.clone(), table.clone(), report.clone(), before_release).await {
+    while let Err(error) = address::run(wishes.clone(), table.clone(), report.clone(), on_taken).await {
         // Closed only when the election has ended.
         if report.send(Report::Failed(error)).await.is_err() {
             return;
