@@ -1,4 +1,5 @@
 //! The control channel with real sockets: descriptors arrive whole and under their keys, and whoever cheats is cut off.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeSet;
 use std::fs::File;

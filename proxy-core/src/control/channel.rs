@@ -277,9 +277,8 @@ fn receive(stream: &UnixStream, bytes: &mut Vec<u8>, arrived: &mut VecDeque<Owne
     header.msg_control = ancillary.0.as_mut_ptr().cast();
     header.msg_controllen = SPACE as _;
     // SAFETY: the header points to buffers of the lengths it says, which outlive the call.
-    let got = unsafe {
-        libc::recvmsg(stream.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT)
-    };
+    let got =
+        unsafe { libc::recvmsg(stream.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) };
     let error = io::Error::last_os_error();
     bytes.truncate(filled + usize::try_from(got).unwrap_or(0));
     if got < 0 {
@@ -294,7 +293,7 @@ fn receive(stream: &UnixStream, bytes: &mut Vec<u8>, arrived: &mut VecDeque<Owne
             // SAFETY: the data of this header are that many descriptors, all new and ours alone.
             unsafe {
                 let data = libc::CMSG_DATA(message).cast::<i32>();
-                let count = (length as usize - libc::CMSG_LEN(0) as usize) / size_of::<i32>();
+                let count = (length - libc::CMSG_LEN(0) as usize) / size_of::<i32>();
                 arrived.extend((0..count).map(|i| OwnedFd::from_raw_fd(data.add(i).read_unaligned())));
             }
         }

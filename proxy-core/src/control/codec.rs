@@ -2,7 +2,7 @@
 //!
 //! bincode's limit does not act when encoding and trailing bytes are no error to it; both are checked here.
 
-use bincode::config::{Configuration, Fixint, LittleEndian, Limit};
+use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -63,8 +63,8 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<Option<(T, usi
         return Err(FrameError::TooLong(length));
     }
     let Some(body) = rest.get(..length) else { return Ok(None) };
-    let (message, used) = bincode::serde::decode_from_slice(body, format())
-        .map_err(|source| FrameError::Malformed { length, source })?;
+    let (message, used) =
+        bincode::serde::decode_from_slice(body, format()).map_err(|source| FrameError::Malformed { length, source })?;
     if used != length {
         return Err(FrameError::Trailing { length, trailing: length - used });
     }
