@@ -28,6 +28,8 @@ pub struct Advert {
 pub enum Fault {
     /// There is no interface of that name (yet).
     InterfaceMissing,
+    /// The interface is there, but its sockets could not be opened; they are tried again every second.
+    NoSocket,
     /// The interface has no carrier or is administratively down.
     LinkDown,
     /// The link came up, but nothing was heard through it yet (STP or LACP may still block).

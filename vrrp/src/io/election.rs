@@ -110,7 +110,7 @@ impl Election {
 
     /// Runs until it is told to end, or nobody can tell it any more.
     pub(super) async fn run(mut self, realtime: Realtime) {
-        self.realtime = Some(realtime);
+        self.grant(realtime);
         let mut farewell: Option<Instant> = None;
         loop {
             match self.wait(farewell).await {
@@ -233,6 +233,7 @@ impl Election {
 
     fn take_report(&mut self, report: Report) {
         match report {
+            Report::Started(realtime) => self.grant(realtime),
             Report::Applied { key, order, applied } => {
                 let now = self.now();
                 let slot = self.slots.iter_mut().find(|slot| slot.key == key && slot.wish.order == order);
@@ -254,6 +255,14 @@ impl Election {
                 self.event(None, EventKind::LeaseFailed(text));
             }
         }
+    }
+
+    /// One of the two threads: one that may be late is as bad as both.
+    fn grant(&mut self, realtime: Realtime) {
+        self.realtime = Some(match self.realtime.take() {
+            Some(other) => other.and(realtime),
+            None => realtime,
+        });
     }
 
     fn feed_all(&mut self, input: &Input) {

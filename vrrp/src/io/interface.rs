@@ -86,7 +86,8 @@ impl Interface {
     pub(super) fn faults(&self) -> impl Iterator<Item = (Fault, bool)> {
         let running = self.link.as_ref().is_some_and(|link| link.running);
         [
-            (Fault::InterfaceMissing, self.link.is_none() || self.ports.is_none()),
+            (Fault::InterfaceMissing, self.link.is_none()),
+            (Fault::NoSocket, self.link.is_some() && self.ports.is_none()),
             (Fault::LinkDown, self.link.is_some() && !running),
             (Fault::LinkUnheard, self.unheard.is_some()),
         ]

@@ -8,13 +8,21 @@ use super::kernel;
 /// The priority within SCHED_RR: above ordinary work, below the kernel's own threads.
 pub const PRIORITY: i32 = 10;
 
-/// What the kernel granted, each with its reason where it did not.
+/// What the kernel granted to one thread, or to all of several; each with its reason where it did not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Realtime {
-    /// SCHED_RR for the calling thread.
+    /// SCHED_RR for the thread.
     pub scheduling: Result<(), Refusal>,
     /// Pages stay in memory once they were touched (the whole process).
     pub memory: Result<(), Refusal>,
+}
+
+impl Realtime {
+    /// Of two threads: granted is what both were granted.
+    #[must_use]
+    pub fn and(self, other: Realtime) -> Realtime {
+        Realtime { scheduling: self.scheduling.and(other.scheduling), memory: self.memory.and(other.memory) }
+    }
 }
 
 /// Why the kernel said no.

@@ -17,7 +17,7 @@ pub struct Snapshot {
     pub routers: Vec<RouterSnapshot>,
     /// By name.
     pub interfaces: BTreeMap<String, InterfaceCounters>,
-    /// What the kernel granted the two threads; `None` before they asked.
+    /// What the kernel granted to both threads; `None` before they asked.
     pub realtime: Option<Realtime>,
     /// Addresses that a predecessor left behind and that were taken away.
     pub leftovers: u64,
