@@ -537,7 +537,13 @@ impl Router {
     }
 
     /// Asleep for longer than the others wait for us: they have taken over, so nothing may be asserted.
+    /// A backup that was asleep has no silence to go by: it gives the active router time for one more advert.
     fn notice_stall(&mut self, now: Time) {
+        if self.state == State::Backup
+            && self.timers.get(Timer::Down).is_some_and(|due| now - due > self.learned.duration())
+        {
+            self.timers.set(Timer::Down, now + self.learned.duration() + self.skew());
+        }
         if self.state != State::Master {
             return;
         }
@@ -561,8 +567,9 @@ impl Router {
         self.emit(Output::Advert { priority: RELEASE });
         self.timers.stop(Timer::Advert);
         self.timers.stop(Timer::OfferAgain);
-        // Three intervals and the largest skew: by then every backup that can would have taken over.
-        self.timers.set(Timer::Offer, now + self.config.advert_interval.duration() * 4);
+        // Three intervals and the largest skew: by then every backup that can would have taken over, even if it
+        // missed the release. One more for its advert to arrive: refused a moment too late, the offer fails.
+        self.timers.set(Timer::Offer, now + self.config.advert_interval.duration() * 5);
     }
 
     fn offer_ended(&mut self, now: Time) {
@@ -783,7 +790,7 @@ mod tests {
         router.handle(Input::Serving(false), now);
         assert_eq!(drain(&mut router), [Output::Advert { priority: 0 }]);
         router.handle(Input::Vip(Applied::Present), now);
-        for step in 1..=400 {
+        for step in 1..=500 {
             let at = now + Duration::from_millis(10 * step);
             router.handle(Input::Vip(Applied::Present), at);
             router.handle_timeout(at);
@@ -802,8 +809,8 @@ mod tests {
             router.handle(Input::Serving(false), now);
             let mut at = now;
             if !offered {
-                at = now + Duration::from_secs(4);
-                for step in 1..=400 {
+                at = now + Duration::from_secs(5);
+                for step in 1..=500 {
                     router.handle(Input::Vip(Applied::Present), now + Duration::from_millis(10 * step));
                     router.handle_timeout(now + Duration::from_millis(10 * step));
                 }
@@ -823,6 +830,37 @@ mod tests {
         let outputs = drain(&mut router);
         assert_eq!(outputs[0], Output::Release { taken: true });
         assert!(!outputs.iter().any(|output| matches!(output, Output::Advert { .. })));
+    }
+
+    #[test]
+    fn a_backup_that_slept_past_its_deadline_listens_before_it_takes_over() {
+        let mut router = backup(128);
+        router.handle_timeout(ms(6000));
+        assert_eq!(router.state(), State::Backup);
+        assert_eq!(router.poll_timeout(), Some(ms(7500)), "one interval and half of one");
+        router.handle_timeout(ms(7500));
+        assert_eq!(router.state(), State::Master);
+    }
+
+    #[test]
+    fn a_router_that_wakes_after_its_lease_has_lapsed_advertises_only_the_release() {
+        let (mut router, now) = master(128);
+        router.handle_timeout(now + LEASE + Duration::from_millis(100));
+        let outputs = drain(&mut router);
+        assert_eq!(outputs[..2], [Output::Advert { priority: 0 }, Output::Release { taken: false }]);
+    }
+
+    #[test]
+    fn a_peer_that_missed_the_release_can_still_take_the_offer() {
+        let (mut router, now) = master(128);
+        router.handle(Input::Serving(false), now);
+        // Its down interval at the lowest priority, and the way of its first advert.
+        for step in 1..=401 {
+            router.handle(Input::Vip(Applied::Present), now + Duration::from_millis(10 * step));
+            router.handle_timeout(now + Duration::from_millis(10 * step));
+        }
+        router.handle(advert(1), now + Duration::from_millis(4010));
+        assert_eq!(router.state(), State::Fault);
     }
 
     #[test]

@@ -6,6 +6,9 @@ use crate::types::Time;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub(crate) enum Timer {
+    /// Active: the kernel has to acknowledge the lease before this. First, or a router that wakes up late would
+    /// advertise addresses that have lapsed.
+    Lease,
     /// Active: the next advert is due (Adver_Timer, RFC 9568 §6.2).
     Advert,
     /// Backup: the active router is gone when this fires (Active_Down_Timer, RFC 9568 §6.2).
@@ -16,8 +19,6 @@ pub(crate) enum Timer {
     Offer,
     /// Active and still not serving: offer again.
     OfferAgain,
-    /// Active: the kernel has to acknowledge the lease before this.
-    Lease,
     /// Active: the next announcement.
     Announce,
     /// In fault for a lease that was not renewed: try again.
@@ -27,12 +28,12 @@ pub(crate) enum Timer {
 const ROWS: usize = Timer::Mend as usize + 1;
 
 const ALL: [Timer; ROWS] = [
+    Timer::Lease,
     Timer::Advert,
     Timer::Down,
     Timer::Preempt,
     Timer::Offer,
     Timer::OfferAgain,
-    Timer::Lease,
     Timer::Announce,
     Timer::Mend,
 ];
@@ -62,10 +63,9 @@ impl Timers {
         self.0.iter().flatten().min().copied()
     }
 
-    /// Takes the earliest timer that is due; of several at one instant, the first in the order of [`Timer`].
+    /// Takes a timer that is due: of several, the first in the order of [`Timer`].
     pub(crate) fn take_due(&mut self, now: Time) -> Option<Timer> {
-        let due = |timer: &Timer| self.get(*timer).filter(|at| *at <= now);
-        let first = ALL.into_iter().filter(|timer| due(timer).is_some()).min_by_key(|timer| due(timer))?;
+        let first = ALL.into_iter().find(|timer| self.get(*timer).is_some_and(|at| at <= now))?;
         self.stop(first);
         Some(first)
     }
