@@ -4,7 +4,7 @@
 mod data_support;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -12,9 +12,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use data_support::{PATIENCE, at, client, echo, echoes, listeners, pace, plan, server, start, wait_for};
+use nix::sys::resource::{Resource, setrlimit};
 use proxy_core::beat::BeatBoard;
 use proxy_core::limits::Limits;
 use proxy_core::plane::DataPlane;
+use socket2::{Domain, SockRef, Socket, Type};
 
 #[test]
 fn a_client_that_has_said_all_still_gets_the_whole_answer() {
@@ -119,7 +121,7 @@ fn a_silent_session_ends_after_the_idle_time_and_a_talking_one_does_not() {
 fn a_reset_of_the_server_reaches_the_client_as_a_reset() {
     let (backend, _) = server(|mut stream| {
         stream.read_exact(&mut [0]).unwrap();
-        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
     });
     let (address, sockets) = listeners(1);
     let _plane = start(plan(address, vec![at("a", backend)]), 1, sockets);
@@ -136,7 +138,7 @@ fn a_drain_lets_sessions_finish_and_resets_those_left_at_the_deadline() {
     let mut streams: Vec<_> = (0..6).map(|_| client(address)).collect();
     assert!(streams.iter_mut().all(echoes));
     plane.drain(Instant::now() + Duration::from_millis(800));
-    wait_for("refusals", || std::net::TcpStream::connect(address).is_err());
+    wait_for("refusals", || TcpStream::connect(address).is_err());
     assert!(streams.iter_mut().all(echoes), "open sessions go on");
     let left = streams.split_off(4);
     drop(streams);
@@ -193,7 +195,7 @@ fn listeners_come_and_go_with_an_apply() {
     let (new, sockets) = listeners(1);
     plane.apply(plan(new, vec![at("a", backend)]), sockets, &[gone]).unwrap();
     assert!(echoes(&mut client(new)));
-    wait_for("refusals", || std::net::TcpStream::connect(old).is_err());
+    wait_for("refusals", || TcpStream::connect(old).is_err());
     assert!(echoes(&mut kept));
     assert_eq!(plane.stats().backends[0].servers[0].total, 2, "an unchanged server keeps its counts");
 }
@@ -226,4 +228,143 @@ fn the_probe_is_answered_and_polls_are_seen_on_the_board() {
     assert_eq!((answer, plane.stats().workers[0].accepted), (*b"?", 1));
     drop(stream);
     waiting.read_exact(&mut answer).unwrap();
+}
+
+/// A non-blocking end of a session that offers bytes faster than it reads them.
+struct SlowReader {
+    stream: TcpStream,
+    offered: usize,
+    got: usize,
+}
+
+impl SlowReader {
+    fn new(stream: TcpStream) -> SlowReader {
+        stream.set_nonblocking(true).unwrap();
+        SlowReader { stream, offered: 0, got: 0 }
+    }
+
+    /// Writes what fits, of `most` in all; reads a little.
+    fn turn(&mut self, chunk: &[u8], most: usize) {
+        while self.offered < most {
+            match self.stream.write(&chunk[..chunk.len().min(most - self.offered)]) {
+                Ok(written) => self.offered += written,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        match self.stream.read(&mut [0; 16 << 10]) {
+            Ok(read) => self.got += read,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+    }
+}
+
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[test]
+fn memory_stays_flat_however_much_is_offered_to_slow_readers() {
+    const SESSIONS: usize = 200;
+    const EACH_WAY: usize = 64 << 20;
+    const READ_IN_ALL: usize = 256 << 20;
+    // Two buffers a session and the idle ones that a worker keeps come to 7 to 10 MiB; other tests run beside this one.
+    const GROWTH: usize = 32 << 20;
+    let listening = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, sockets) = listeners(2);
+    let plane = start(plan(address, vec![at("a", listening.local_addr().unwrap())]), 2, sockets);
+    let chunk = vec![7; 256 << 10];
+    let before = resident_bytes();
+    let mut ends = Vec::new();
+    for _ in 0..SESSIONS {
+        ends.push(SlowReader::new(client(address)));
+        ends.push(SlowReader::new(listening.accept().unwrap().0));
+    }
+    let deadline = Instant::now() + 3 * PATIENCE;
+    let mut most = 0;
+    while ends.iter().map(|end| end.got).sum::<usize>() < READ_IN_ALL {
+        assert!(Instant::now() < deadline, "the transfers stand still");
+        ends.iter_mut().for_each(|end| end.turn(&chunk, EACH_WAY));
+        most = most.max(resident_bytes());
+    }
+    assert_eq!(plane.stats().sessions, SESSIONS as u32);
+    assert!(ends.iter().all(|end| end.got > 0), "a session was starved");
+    assert!(most - before < GROWTH, "{} MiB more in memory", (most - before) >> 20);
+}
+
+#[test]
+fn a_reset_of_the_client_reaches_the_server_as_a_reset() {
+    let (heard, hears) = std::sync::mpsc::sync_channel(1);
+    let (backend, _) = server(move |mut stream| {
+        stream.read_exact(&mut [0]).unwrap();
+        heard.send(stream.read(&mut [0]).map_err(|error| error.kind())).unwrap();
+    });
+    let (address, sockets) = listeners(1);
+    let plane = start(plan(address, vec![at("a", backend)]), 1, sockets);
+    let mut stream = client(address);
+    stream.write_all(b"x").unwrap();
+    wait_for("the byte to pass", || plane.stats().frontends[0].bytes_in == 1);
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+    assert_eq!(hears.recv_timeout(PATIENCE).unwrap(), Err(ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn a_reset_is_passed_on_though_the_other_side_reads_nothing() {
+    let listening = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, sockets) = listeners(1);
+    let plane = start(plan(address, vec![at("a", listening.local_addr().unwrap())]), 1, sockets);
+    for the_client_resets in [true, false] {
+        let near = client(address);
+        let far = listening.accept().unwrap().0;
+        let (resets, blocked) = if the_client_resets { (near, far) } else { (far, near) };
+        resets.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+        // Until nothing more fits on the way, twice: the kernel grows its buffers meanwhile.
+        for _ in 0..2 {
+            while (&resets).write(&[0; 64 << 10]).is_ok() {}
+        }
+        SockRef::from(&resets).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(resets);
+        wait_for("the session's end", || plane.stats().sessions == 0);
+        let end = (&blocked).read_to_end(&mut Vec::new()).map_err(|error| error.kind());
+        assert_eq!(end, Err(ErrorKind::ConnectionReset));
+    }
+}
+
+/// Set for the process that [`accepting_rests_while_no_descriptor_is_left`] starts.
+const ALONE: &str = "LBNODE_TEST_ALONE";
+
+#[test]
+fn accepting_rests_while_no_descriptor_is_left() {
+    // Running out of descriptors is a matter of the whole process: it gets one of its own.
+    if std::env::var_os(ALONE).is_none() {
+        let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+        alone.args(["--exact", "accepting_rests_while_no_descriptor_is_left", "--nocapture"]).env(ALONE, "1");
+        let output = alone.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    let (backend, _) = server(echo);
+    let (address, sockets) = listeners(1);
+    let board = BeatBoard::create().unwrap();
+    let limits = Limits { nofile: 65_536, sessions: 10_000 };
+    let wanted = plan(address, vec![at("a", backend)]);
+    let plane = DataPlane::start(wanted, 1, sockets, Vec::new(), &board, limits).unwrap();
+    let mut before = client(address);
+    assert!(echoes(&mut before));
+    let late = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    late.set_read_timeout(Some(PATIENCE)).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 200, 200).unwrap();
+    let filling: Vec<_> = std::iter::from_fn(|| late.try_clone().ok()).collect();
+    late.connect(&address.into()).unwrap();
+    wait_for("accepting to rest", || plane.stats().workers[0].accept_pauses > 0);
+    let (pauses, polls, began) = (plane.stats().workers[0].accept_pauses, board.read(0).polls, Instant::now());
+    assert!(echoes(&mut before), "a session goes on meanwhile");
+    wait_for("more rests", || plane.stats().workers[0].accept_pauses >= pauses + 5);
+    let (polls, took) = (board.read(0).polls - polls, began.elapsed());
+    assert!(took >= Duration::from_millis(400), "five rests of 100 ms took {took:?}");
+    assert!(u128::from(polls) < 50 + took.as_millis() / 10, "a busy loop: {polls} polls in {took:?}");
+    drop(filling);
+    assert!(echoes(&mut late.into()), "it is served once there is a descriptor");
 }

@@ -7,12 +7,13 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::net::Shutdown;
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
@@ -53,17 +54,24 @@ impl<'a> Relay<'a> {
         let mut to_server = Direction::default();
         let mut to_client = Direction::default();
         let mut last = Instant::now();
-        let mut alarm = std::pin::pin!(sleep_until(last + idle));
+        let mut alarm = pin!(sleep_until(last + idle));
+        let (client, server) = (&self.client, &self.server);
+        // A side that isn't read, because the other one takes nothing, shows its reset here and nowhere else.
+        let mut client_reset = pin!(client.ready(Interest::ERROR));
+        let mut server_reset = pin!(server.ready(Interest::ERROR));
         let end = poll_fn(|cx| {
             let before = (to_server.passed, to_client.passed);
-            let upward = to_server.poll(cx, &mut self.client, &mut self.server, self.buffers);
-            let downward = to_client.poll(cx, &mut self.server, &mut self.client, self.buffers);
+            let upward = to_server.poll(cx, client, server, self.buffers);
+            let downward = to_client.poll(cx, server, client, self.buffers);
             count(to_server.passed - before.0, up);
             count(to_client.passed - before.1, down);
             match (upward, downward) {
                 (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => return Poll::Ready(Err(error)),
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(End::Finished)),
                 _ => {}
+            }
+            if client_reset.as_mut().poll(cx).is_ready() || server_reset.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
             }
             if before != (to_server.passed, to_client.passed) {
                 last = Instant::now();
@@ -128,34 +136,31 @@ impl Direction {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &TcpStream,
+        to: &TcpStream,
         buffers: &Buffers,
     ) -> Poll<io::Result<()>> {
         while self.state == State::Open {
             while self.start < self.end {
                 let buffer = self.buffer.as_deref().expect("bytes are in a buffer");
-                let written = ready!(Pin::new(&mut *to).poll_write(cx, &buffer[self.start..self.end]))?;
+                let written = ready!(poll_write(cx, to, &buffer[self.start..self.end]))?;
                 self.start += written;
                 self.passed += written as u64;
             }
             let mut buffer = self.buffer.take().unwrap_or_else(|| buffers.lend());
-            let mut space = ReadBuf::new(&mut buffer);
-            let read = Pin::new(&mut *from).poll_read(cx, &mut space);
-            let filled = space.filled().len();
-            match read {
-                Poll::Ready(Ok(())) if filled > 0 => {
+            match poll_read(cx, from, &mut buffer) {
+                Poll::Ready(Ok(filled @ 1..)) => {
                     (self.start, self.end) = (0, filled);
                     self.buffer = Some(buffer);
                 }
-                Poll::Ready(Ok(())) => {
+                Poll::Ready(Ok(0)) => {
                     buffers.give_back(buffer);
-                    ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                    SockRef::from(to).shutdown(Shutdown::Write)?;
                     self.state = State::Ended;
                 }
                 other => {
                     buffers.give_back(buffer);
-                    return other;
+                    return other.map_ok(|_| ());
                 }
             }
         }
@@ -165,6 +170,27 @@ impl Direction {
     fn release(&mut self, buffers: &Buffers) {
         if let Some(buffer) = self.buffer.take() {
             buffers.give_back(buffer);
+        }
+    }
+}
+
+// By shared reference, unlike `AsyncRead` and `AsyncWrite`: resets are waited for meanwhile.
+fn poll_read(cx: &mut Context<'_>, from: &TcpStream, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(from.poll_read_ready(cx))?;
+        match from.try_read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => return Poll::Ready(read),
+        }
+    }
+}
+
+fn poll_write(cx: &mut Context<'_>, to: &TcpStream, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(to.poll_write_ready(cx))?;
+        match to.try_write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            written => return Poll::Ready(written),
         }
     }
 }
