@@ -74,7 +74,7 @@ impl Namespace {
 
     /// A driver of routers that may take part.
     pub(crate) fn driver_of(&self, configs: Vec<RouterConfig>) -> Driver {
-        self.driver_with(configs, Hooks { before_release: Box::new(|_| {}), held: Box::new(|_| {}) })
+        self.driver_with(configs, Hooks { on_taken: Box::new(|_, _| {}), held: Box::new(|_| {}) })
     }
 
     pub(crate) fn driver_with(&self, configs: Vec<RouterConfig>, hooks: Hooks) -> Driver {

@@ -1,10 +1,15 @@
 //! Leases without a driver: the kernel ends them, and renewals keep them.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rtnetlink::Handle;
-use vrrp::io::address;
+use tokio::sync::{mpsc, watch};
+use vrrp::config::RouterConfig;
+use vrrp::event::Applied;
+use vrrp::io::address::{self, OnTaken, Report, Wanted, Wish};
 
 use crate::lab::{Namespace, VIP, config, namespaces};
 
@@ -78,4 +83,49 @@ fn a_release_takes_away_what_is_tagged_and_the_vips_and_nothing_else() {
     assert!(a.has(foreign), "neither tagged nor a VIP");
     assert!(!a.ip("-4 addr show dev lan").contains("192.0.2.100/32"));
     assert!(a.ip("-4 addr show dev other").contains("192.0.2.100/32"));
+}
+
+#[test]
+fn an_address_that_is_wanted_again_at_once_was_not_removed_by_somebody_else() {
+    let Some((a, _)) = namespaces() else { return };
+    a.ip("link set lo up");
+    let (wish, wanted) = watch::channel(wanted(0, true));
+    let (table, _links) = watch::channel(Arc::default());
+    let (report, mut reports) = mpsc::channel(256);
+    let again = wish.clone();
+    // The next wish is there before the address goes.
+    let on_taken: OnTaken = Box::new(move |_, _| {
+        again.send_if_modified(|now| {
+            let Some(Wish { order, held: false, .. }) = now.routers.values().next() else { return false };
+            *now = self::wanted(order + 1, true);
+            true
+        });
+    });
+    let rounds = async {
+        for round in 1..=100 {
+            wish.send_replace(self::wanted(2 * round - 1, false));
+            loop {
+                let report = tokio::time::timeout(Duration::from_secs(2), reports.recv()).await;
+                match report.expect("an answer in time") {
+                    Some(Report::Applied { order, applied: Applied::Present, .. }) if order == 2 * round => break,
+                    Some(Report::Applied { applied: Applied::Removed, .. }) => panic!("removed in round {round}"),
+                    _ => {}
+                }
+            }
+        }
+    };
+    with_netlink(&a, async move |_: Handle| {
+        tokio::select! {
+            ended = address::run(wanted, table, report, &on_taken) => panic!("it ended: {ended:?}"),
+            () = rounds => {}
+        }
+    });
+    assert!(a.has_vip());
+}
+
+/// The address of one router on the loopback interface, there or taken by somebody else.
+fn wanted(order: u64, held: bool) -> Wanted {
+    let config = Arc::new(RouterConfig { interface: "lo".into(), ..config(100) });
+    let wish = Wish { order, config, held, taken: !held };
+    Wanted { beat: Some(Instant::now()), routers: BTreeMap::from([(("lo".into(), 51), wish)]) }
 }

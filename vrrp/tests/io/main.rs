@@ -8,4 +8,5 @@ mod adverts;
 mod lab;
 mod leases;
 mod pair;
+mod settings;
 mod wire;
