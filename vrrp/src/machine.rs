@@ -149,7 +149,8 @@ impl Router {
         }
     }
 
-    /// Acts on every timer that is due. Calling it early or late is harmless.
+    /// Acts on every timer that is due. Calling it early or late is harmless, if what has arrived is fed first:
+    /// an advert that waits to be read must not pass for silence.
     pub fn handle_timeout(&mut self, now: Time) {
         self.notice_stall(now);
         while let Some(timer) = self.timers.take_due(now) {

@@ -390,10 +390,7 @@ impl World {
         self.stirred = self.now;
         self.nodes[node].frozen = None;
         self.say(Some(node), &"thawed");
-        let timers_first = self.rng.chance(50);
-        if timers_first {
-            self.wake(node);
-        }
+        // What has arrived goes first: a backup may not take its own sleep for silence.
         while let Some(input) = self.nodes[node].inbox.pop_front() {
             self.feed(node, input);
         }
