@@ -134,19 +134,19 @@ pub async fn lease(handle: &Handle, index: u32, address: Ipv4Addr) -> Result<(),
     request.execute().await.map_err(|source| LeaseError::Add { address, index, source })
 }
 
-/// Deletes an address; `false` if it was not there.
+/// Deletes an address; one that is not there counts as deleted.
 ///
 /// # Errors
 /// The kernel's answer.
-pub async fn delete(handle: &Handle, index: u32, address: Ipv4Addr) -> Result<bool, LeaseError> {
+pub async fn delete(handle: &Handle, index: u32, address: Ipv4Addr) -> Result<(), LeaseError> {
     let message: AddressMessage = AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(address, 32).build();
     match handle.address().del(message).execute().await {
         Err(rtnetlink::Error::NetlinkError(error))
             if [libc::EADDRNOTAVAIL, libc::ENODEV].contains(&error.to_io().raw_os_error().unwrap_or(0)) =>
         {
-            Ok(false)
+            Ok(())
         }
-        result => result.map(|()| true).map_err(|source| LeaseError::Delete { address, index, source }),
+        result => result.map_err(|source| LeaseError::Delete { address, index, source }),
     }
 }
 
@@ -205,22 +205,15 @@ pub async fn run(
     tokio::spawn(monitor);
     tokio::spawn(connection);
     let links = Table::default().dump(&handle).await.map_err(LeaseError::List)?;
-    let mut applier = Applier {
-        handle,
-        links,
-        present: BTreeSet::new(),
-        farewells: Vec::new(),
-        answered: BTreeMap::new(),
-        reports,
-        on_taken,
-    };
+    let mut applier = Applier { handle, links, present: BTreeSet::new(), answered: BTreeMap::new(), reports, on_taken };
     let first = wanted.borrow_and_update().clone();
     applier.sweep(&first).await;
     table.send_replace(Arc::new(applier.links.clone()));
     applier.apply(&first).await;
     loop {
         tokio::select! {
-            // What the kernel did to an address is looked at before that address is touched again.
+            // What the kernel did to an address is looked at before that address is touched again. It tells
+            // of a deletion before it acknowledges it, so ours are never taken for somebody else's.
             biased;
             message = messages.next() => {
                 let Some((message, _)) = message else {
@@ -258,9 +251,6 @@ struct Applier<'a> {
     links: Table,
     /// What we added and did not delete.
     present: BTreeSet<(u32, Ipv4Addr)>,
-    /// What we deleted and the kernel has not said so yet: such a message says nothing about an address that we
-    /// added again meanwhile. One entry for each message.
-    farewells: Vec<(u32, Ipv4Addr)>,
     /// The last wish of each router that was answered, and what it was.
     answered: BTreeMap<Key, (u64, Arc<RouterConfig>)>,
     reports: mpsc::Sender<Report>,
@@ -359,19 +349,13 @@ impl Applier<'_> {
     }
 
     async fn delete(&mut self, index: u32, address: Ipv4Addr) -> Result<(), LeaseError> {
-        if delete(&self.handle, index, address).await? {
-            self.farewells.push((index, address));
-        }
+        delete(&self.handle, index, address).await?;
         self.present.remove(&(index, address));
         Ok(())
     }
 
     /// An address went. If it is still wanted and it was there, somebody else took it away (or the lease lapsed).
     async fn removed(&mut self, wanted: &Wanted, index: u32, address: Ipv4Addr) {
-        if let Some(ours) = self.farewells.iter().position(|farewell| *farewell == (index, address)) {
-            self.farewells.swap_remove(ours);
-            return;
-        }
         if !self.present.remove(&(index, address)) {
             return;
         }
@@ -384,7 +368,6 @@ impl Applier<'_> {
 
     /// After lost messages: what is gone without our having heard.
     async fn compare(&mut self, wanted: &Wanted) {
-        self.farewells.clear();
         let there: BTreeSet<(u32, Ipv4Addr)> =
             self.links.iter().flat_map(|(_, link)| link.addresses.iter().map(|a| (link.index, a.address))).collect();
         let gone: Vec<_> = self.present.difference(&there).copied().collect();

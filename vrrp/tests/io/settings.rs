@@ -126,8 +126,8 @@ fn a_unicast_pair_speaks_to_its_peer_only_and_refuses_strangers() {
 #[test]
 fn the_hooks_hear_what_is_held_and_of_releases_to_another_holder_only() {
     let Some((a, b)) = pair() else { return };
-    let (release, releases) = mpsc::channel();
-    let (hold, held) = mpsc::channel();
+    let (release, releases) = mpsc::sync_channel(16);
+    let (hold, held) = mpsc::sync_channel(16);
     let hooks = Hooks {
         on_taken: Box::new(move |config, taken| {
             release.send((config.name.clone(), taken)).expect("the test listens");
