@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 use vrrp::config::RouterConfig;
 use vrrp::event::RELEASE;
+use vrrp::io::driver::OnHeld;
 use vrrp::io::snapshot::Held;
 use vrrp::io::socket::Sender;
 use vrrp::io::{address, realtime};
@@ -69,7 +70,7 @@ impl Guard {
     }
 
     /// What tells the guard which routers are held. It never waits, and outlives any single guard.
-    pub fn teller(&self) -> Box<dyn Fn(&[Held]) + Send> {
+    pub fn teller(&self) -> OnHeld {
         let line = Arc::clone(&self.line);
         Box::new(move |held| {
             let message = match bytes(&Message::Held(held.to_vec())) {

@@ -93,7 +93,7 @@ impl Decoder {
     }
 
     /// The next whole frame, if it is there.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, WireError> {
+    pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, WireError> {
         let Some((head, rest)) = self.pending.split_first_chunk::<HEAD>() else { return Ok(None) };
         let length = usize::try_from(u32::from_be_bytes(*head)).unwrap_or(usize::MAX);
         if length > self.limit {
@@ -128,7 +128,7 @@ mod tests {
     fn a_length_over_the_limit_is_refused_before_its_bytes_arrive() {
         let mut decoder = Decoder::new(LIMIT);
         decoder.push(&65u32.to_be_bytes());
-        assert!(matches!(decoder.next::<String>(), Err(WireError::TooLong { length: 65, limit: LIMIT })));
+        assert!(matches!(decoder.take::<String>(), Err(WireError::TooLong { length: 65, limit: LIMIT })));
     }
 
     #[test]
@@ -148,7 +148,7 @@ mod tests {
         bytes[..HEAD].copy_from_slice(&length.to_be_bytes());
         let mut decoder = Decoder::new(LIMIT);
         decoder.push(&bytes);
-        assert!(matches!(decoder.next::<String>(), Err(WireError::Trailing { extra: 1, .. })));
+        assert!(matches!(decoder.take::<String>(), Err(WireError::Trailing { extra: 1, .. })));
     }
 
     proptest! {
@@ -168,7 +168,7 @@ mod tests {
                 let (now, later) = rest.split_at((*cut).min(rest.len()));
                 decoder.push(now);
                 rest = later;
-                while let Some(value) = decoder.next::<String>().expect("good frames") {
+                while let Some(value) = decoder.take::<String>().expect("good frames") {
                     seen.push(value);
                 }
             }
@@ -179,7 +179,7 @@ mod tests {
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let mut decoder = Decoder::new(LIMIT);
             decoder.push(&bytes);
-            while let Ok(Some(_)) = decoder.next::<(u64, String, Vec<u32>)>() {}
+            while let Ok(Some(_)) = decoder.take::<(u64, String, Vec<u32>)>() {}
         }
     }
 }

@@ -1,4 +1,5 @@
 //! The built binary: what it says, where it says it, and how it ends.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,6 +1,7 @@
 //! Bad configuration files and every mistake that must be found in them.
 //!
 //! `cases/bad/NAME.{node,cluster}.toml` is read; `NAME.*.errors` beside it has one `line:column: message` a line.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,5 @@
 //! Good configuration files and what they mean.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};

@@ -364,7 +364,6 @@ impl Election {
                         self.wish_changed = true;
                     }
                     Output::Transition { from, to, why } => {
-                        tracing::info!(router = %slot.config.name, %from, %to, ?why, "transition");
                         slot.counters.master_transitions += u64::from(to == State::Master);
                         events.push((slot.config.name.clone(), EventKind::Transition { from, to, why }));
                         self.urgent = true;
