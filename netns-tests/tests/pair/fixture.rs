@@ -8,8 +8,9 @@ use std::time::Duration;
 use netns_lab::pair::{Pair, Settings};
 use nix::unistd::geteuid;
 
-/// Generous: a debug build on two busy cores.
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+/// Generous: a debug build on two busy cores, and longer than the 30 s after which a node takes a LAN where nobody
+/// says anything for what it is.
+pub(crate) const LIMIT: Duration = Duration::from_secs(45);
 
 /// A folder that is removed after a test that passed; the logs of one that failed stay.
 #[derive(Debug)]
