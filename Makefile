@@ -57,7 +57,7 @@ rules:           ## who may import whom, and what the pure halves may touch
 	@.ci/import-rules
 
 docs:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items --quiet
 
 unit:            ## all tests that need no network of their own, and the I/O tests of each crate
 	$(CARGO) build --locked -p node

@@ -6,7 +6,7 @@
 //!   control ──── calls ──►│  (never waits for      ├─► guard: what is held (straight from the VRRP thread)
 //!   signals ─────────────►┘   anything but these)  └─► systemd: ready, status, watchdog
 //! ```
-//! Whatever takes time (a plan that the core must accept, the disk, statistics) runs as a [`work::Work`] task and comes
+//! Whatever takes time (a plan that the core must accept, the disk, statistics) runs as a task of [`work`] and comes
 //! back as one more event: the way from a dead core to priority 0 is never behind it.
 
 mod report;
