@@ -16,7 +16,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::config::{LogConfig, LogFormat, LogLevel};
 
 /// Lines that wait for the writer; at some 200 bytes a line less than a megabyte.
-const QUEUE: usize = 4096;
+const QUEUE: usize = 1024;
 /// How long the end of the process may wait for the last lines.
 const FLUSH: Duration = Duration::from_millis(500);
 

@@ -1,19 +1,19 @@
 //! The data plane of `lbnode`: a process without privileges that carries the clients' bytes.
 
+mod balance;
 pub mod beat;
+mod check;
 pub mod control;
 pub mod limits;
 pub mod listener;
 mod log_pipe;
 pub mod plan;
-pub mod process;
-pub mod sandbox;
-pub mod stats;
-mod balance;
-mod check;
 pub mod plane;
+pub mod process;
 mod queue;
+pub mod sandbox;
 mod server;
 mod session;
+pub mod stats;
 mod tcp;
 mod worker;

@@ -103,19 +103,22 @@ fn an_agent_ends_in_good_order_when_asked_and_leaves_no_address() {
 fn a_log_that_nobody_reads_stops_nothing() {
     let Some(folder) = Folder::new("log-pipe") else { return };
     let mut pair = Pair::new(folder.settings()).or_fail("make the pair");
-    // The agent's log is a pipe with a reader that never reads: full after 64 KiB.
+    // The agent's log is a pipe with a reader that never reads, as small as the kernel makes one.
     let log = pair.nodes[0].log();
     nix::unistd::mkfifo(&log, nix::sys::stat::Mode::S_IRWXU).or_fail("make a pipe");
     let reader: File =
         File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&log).or_fail("open the pipe's end");
+    nix::fcntl::fcntl(&reader, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).or_fail("make the pipe small");
     let node_file = pair.nodes[0].config();
     let text = std::fs::read_to_string(&node_file).or_fail("read the node file");
     std::fs::write(&node_file, text + "\n[log]\nlevel = \"trace\"\n").or_fail("write the node file");
     pair.start_agent(0).or_fail("start a");
     pair.start_agent(1).or_fail("start b");
     pair.settled(LIMIT).or_fail("settle");
+    let agent = pair.nodes[0].agent.as_ref().expect("started").pid();
     let full = pair.node_until(0, "dropping log lines", Duration::from_secs(60), |status| {
         // Something to log at each turn.
+        kill(agent, Signal::SIGHUP).or_fail("have the node file read again");
         status.0["log"]["dropped"].as_u64().unwrap_or_default() > 0
     });
     full.or_fail("fill the pipe");
