@@ -9,23 +9,23 @@ use vrrp::io::snapshot::{RouterSnapshot, Snapshot};
 use crate::failover::Core;
 use crate::supervisor::{self, CoreState};
 
-/// What the failover policy is told of the proxy core; `None`: nothing that it did not know.
+/// What the failover policy is told of the proxy core; `last_exit` is how it ended before, in words.
 ///
 /// A crash loop's verdict stands above what the core does at the moment: one that is up between two crashes
 /// is not to be relied on.
-pub fn core(status: &supervisor::Status) -> Option<Core> {
+pub fn core(status: &supervisor::Status, last_exit: Option<&str>) -> Core {
     if let Some(exit) = &status.crash_loop {
-        return Some(Core::CrashLoop(exit.to_string()));
+        return Core::CrashLoop(exit.to_string());
     }
     match &status.state {
-        CoreState::Starting | CoreState::Adopted { .. } => Some(Core::Starting),
-        CoreState::Ready { .. } => Some(Core::Ready),
-        CoreState::Hung { worker, silent } => Some(Core::Hung { worker: *worker, silent: *silent }),
-        CoreState::Exited(exit) => Some(Core::Exited(exit.to_string())),
-        CoreState::CrashLoop { last, .. } => Some(Core::CrashLoop(last.to_string())),
-        // How it ended was said before, and is still true.
-        CoreState::Backoff { .. } => None,
-        CoreState::Draining | CoreState::Stopped => Some(Core::Exited("it was told to end".into())),
+        CoreState::Starting | CoreState::Adopted { .. } => Core::Starting,
+        CoreState::Ready { .. } => Core::Ready,
+        CoreState::Hung { worker, silent } => Core::Hung { worker: *worker, silent: *silent },
+        CoreState::Exited(exit) => Core::Exited(exit.to_string()),
+        CoreState::CrashLoop { last, .. } => Core::CrashLoop(last.to_string()),
+        // The state has moved on before anybody looked at how it ended.
+        CoreState::Backoff { .. } => Core::Exited(last_exit.unwrap_or("in an unknown way").to_owned()),
+        CoreState::Draining | CoreState::Stopped => Core::Exited("it was told to end".into()),
     }
 }
 
@@ -98,4 +98,47 @@ pub fn counters(router: &RouterSnapshot, snapshot: &Snapshot) -> BTreeMap<String
         counters.extend(discarded);
     }
     counters
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant, SystemTime};
+
+    use super::*;
+    use crate::supervisor::{Exit, Status};
+
+    fn status(state: CoreState) -> Status {
+        Status {
+            state,
+            crash_loop: None,
+            pid: None,
+            since: Instant::now(),
+            since_wall: SystemTime::now(),
+            restarts: 0,
+            revision: None,
+            workers: 1,
+            uid: None,
+            uid_note: None,
+            limits: None,
+            events_dropped: 0,
+        }
+    }
+
+    /// The second exit in a row shows as `Backoff` already when it is looked at: the VIP was then kept for 100 ms.
+    #[test]
+    fn a_core_that_waits_for_its_restart_cannot_serve() {
+        let waiting = status(CoreState::Backoff { wait: Duration::from_millis(100) });
+        assert_eq!(core(&waiting, Some("signal 9")), Core::Exited("signal 9".into()));
+        assert!(matches!(core(&waiting, None), Core::Exited(_)));
+    }
+
+    #[test]
+    fn the_verdict_of_a_crash_loop_outlasts_a_core_that_is_up() {
+        let exit = Exit { status: "signal 9".into(), last_log: None };
+        let up = CoreState::Ready { pid: 1, revision: 1 };
+        let ready = status(up.clone());
+        assert_eq!(core(&ready, None), Core::Ready);
+        let doubtful = Status { crash_loop: Some(exit), ..status(up) };
+        assert_eq!(core(&doubtful, None), Core::CrashLoop("signal 9".into()));
+    }
 }

@@ -149,8 +149,7 @@ impl Agent {
     }
 
     fn core_changed(&mut self) {
-        let core = bridge::core(&self.core.borrow_and_update());
-        let Some(core) = core else { return };
+        let core = bridge::core(&self.core.borrow_and_update(), self.last_exit.as_deref());
         let ready = core == failover::Core::Ready;
         self.policy.handle(Input::Core(core));
         if ready && !std::mem::replace(&mut self.ready_told, true) {
