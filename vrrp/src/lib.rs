@@ -2,6 +2,7 @@
 //!
 //! [`packet`] reads and writes the message, [`machine`] elects, [`event`] has the words between them and the shell.
 
+mod announcements;
 pub mod config;
 pub mod event;
 #[cfg(feature = "io")]

@@ -18,6 +18,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use crate::announcements::Announcements;
 use crate::config::RouterConfig;
 use crate::event::{Advert, Applied, Fault, Input, Note, OWNER, Output, RELEASE, State, Why};
 use crate::timers::{Timer, Timers};
@@ -26,14 +27,6 @@ use crate::types::{Interval, Time};
 /// How long the kernel keeps an address after the last renewal, at least.
 pub const LEASE: Duration = Duration::from_secs(1);
 
-/// Announcements after the addresses are there: the usual burst of five.
-const BURST: [u64; 5] = [0, 10, 20, 50, 100];
-/// Until the lease of a silent predecessor has lapsed (the kernel takes up to 1.2 s), which may still answer ARP.
-const INSIST: [u64; 7] = [300, 500, 700, 900, 1100, 1300, 1500];
-/// The usual second burst, for switches that were busy with something else.
-const SECOND_BURST: u64 = 5000;
-
-const CLAIM_ANSWER: Duration = Duration::from_millis(100);
 const NOTE_AGAIN: Duration = Duration::from_secs(60);
 
 /// The active router as it was last heard.
@@ -73,12 +66,9 @@ pub struct Router {
     offering: bool,
     /// Active: it was said that nobody took the offer.
     offer_noted: bool,
-    /// Active: what is still to be announced, as offsets from `announce_from`.
-    announcements: VecDeque<u64>,
-    announce_from: Time,
+    announcements: Announcements,
     /// Active: announce when the addresses are acknowledged next.
     announce_when_present: bool,
-    last_announced: Option<Time>,
     /// Active: the other active router that was last noted.
     rival: Option<(Ipv4Addr, Time)>,
     noted: Noted,
@@ -115,10 +105,8 @@ impl Router {
             may_preempt: false,
             offering: false,
             offer_noted: false,
-            announcements: VecDeque::new(),
-            announce_from: now,
+            announcements: Announcements::default(),
             announce_when_present: false,
-            last_announced: None,
             rival: None,
             noted: Noted::default(),
             outputs: VecDeque::new(),
@@ -475,7 +463,7 @@ impl Router {
         self.offering = false;
         self.offer_noted = false;
         self.announce_when_present = true;
-        self.last_announced = None;
+        self.announcements.clear();
         self.rival = None;
         self.advertise(now);
         self.emit(Output::Hold);
@@ -588,7 +576,7 @@ impl Router {
         self.timers.set(Timer::OfferAgain, now + pause);
     }
 
-    // === addresses and announcements ===
+    // === addresses ===
 
     fn on_vip(&mut self, applied: Applied, now: Time) {
         if self.state != State::Master {
@@ -621,26 +609,15 @@ impl Router {
     }
 
     fn announce_anew(&mut self, insist: bool, now: Time) {
-        let second = BURST.iter().map(|offset| SECOND_BURST + offset);
-        let insisting = INSIST.iter().copied().filter(|_| insist);
-        self.announcements = BURST.into_iter().chain(insisting).chain(second).collect();
-        self.announce_from = now;
+        self.announcements.plan(insist, now);
         self.announce_due(now);
     }
 
     fn announce_due(&mut self, now: Time) {
-        let at = |offset: &u64| self.announce_from + Duration::from_millis(*offset);
-        let mut due = false;
-        while self.announcements.front().is_some_and(|offset| at(offset) <= now) {
-            self.announcements.pop_front();
-            due = true;
-        }
-        let at = self.announcements.front().map(|offset| self.announce_from + Duration::from_millis(*offset));
-        if due {
-            self.last_announced = Some(now);
+        if self.announcements.take_due(now) {
             self.emit(Output::Announce);
         }
-        match at {
+        match self.announcements.next() {
             Some(at) => self.timers.set(Timer::Announce, at),
             None => self.timers.stop(Timer::Announce),
         }
@@ -648,8 +625,7 @@ impl Router {
 
     /// One announcement outside the plan, unless one was just made.
     fn announce_limited(&mut self, now: Time) {
-        if self.last_announced.is_none_or(|at| now - at >= CLAIM_ANSWER) {
-            self.last_announced = Some(now);
+        if self.announcements.take_answer(now) {
             self.emit(Output::Announce);
         }
     }
