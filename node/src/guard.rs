@@ -1,9 +1,9 @@
 //! The guard: a tiny process whose one duty is to release the VIPs when the agent dies.
 //!
 //! It is told by the VRRP thread which routers are held, has its sockets open beforehand, and sleeps on a pidfd of the
-//! agent. When the agent ends without a word, it says priority 0 for each of them and deletes their addresses, in
-//! this order: the peer's takeover is what clients wait for. It runs in a session of its own, so nothing that is
-//! sent to the agent's group ends it. If the guard dies, the agent starts another one.
+//! agent. When the agent ends without a word, it says priority 0 for each of them, resets their connections and deletes
+//! their addresses, in this order: the peer's takeover is what clients wait for. It runs in a session of its own, so
+//! nothing that is sent to the agent's group ends it. If the guard dies, the agent starts another one.
 #![allow(unsafe_code, reason = "pidfd_open, and what happens between fork and exec")]
 
 use std::collections::HashMap;
@@ -254,6 +254,11 @@ impl Ready {
                 if let Err(error) = sender.send(&message, *source, destination) {
                     eprintln!("lbnode guard: {}: priority 0 was not sent: {error}", config.name);
                 }
+            }
+        }
+        for Held { config, .. } in &self.held {
+            if let Err(error) = crate::sock_diag::reset(&config.addresses) {
+                eprintln!("lbnode guard: {}: connections could not be reset and fall silent: {error}", config.name);
             }
         }
         let configs: Vec<RouterConfig> = self.held.iter().map(|held| held.config.clone()).collect();

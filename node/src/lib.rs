@@ -11,6 +11,7 @@ pub mod lab;
 pub mod listeners;
 pub mod log;
 pub mod privileges;
+pub mod sock_diag;
 pub mod status;
 pub mod store;
 pub mod supervisor;

@@ -21,6 +21,7 @@ use crate::failover::{Failover, Input};
 use crate::guard::Guard;
 use crate::listeners::{self, Listeners};
 use crate::privileges;
+use crate::sock_diag;
 use crate::store::{Found, Revision, Store, StoreError};
 use crate::supervisor::{self, Supervisor, Timing};
 
@@ -255,6 +256,11 @@ fn on_taken(listeners: Listeners) -> OnTaken {
         };
         for (key, error) in failed {
             tracing::error!(%error, address = %key.address, worker = key.worker, "a listener could not be {what}");
+        }
+        if taken == Taken::Going
+            && let Err(error) = sock_diag::reset(&router.addresses)
+        {
+            tracing::warn!(%error, vip = router.name, "connections of the VIP could not be reset and fall silent");
         }
     })
 }
