@@ -361,6 +361,9 @@ impl Router {
                 let length = Some(now - self.since);
                 self.note(Note::DualActive { other: advert.source, length });
             }
+            // Our last word, which the other one outranks and so answers: with an advert, and by announcing the addresses
+            // again. It may not have heard of us yet, and the switches still believe that we have them.
+            self.emit(Output::Advert { priority: self.priority() });
             self.learned = advert.interval;
             let why = Why::Outranked { by: advert.source, priority: advert.priority };
             // An active router whose offer nobody took may not wait as a backup: it could not serve.
@@ -375,7 +378,9 @@ impl Router {
         self.advertise(now);
         let known = self.rival.is_some_and(|(rival, at)| rival == advert.source && now - at < NOTE_AGAIN);
         self.rival = Some((advert.source, now));
-        if known {
+        // The last word of the one that we just preempted is no second active router.
+        let preempted = self.why == Why::Preempted && now - self.since < self.down_interval();
+        if known || preempted {
             self.announce_limited(now);
         } else {
             self.note(Note::DualActive { other: advert.source, length: None });

@@ -316,3 +316,28 @@ fn of_two_active_routers_the_one_that_took_over_by_silence_knows_for_how_long() 
     let length = Some(Duration::from_millis(700));
     assert_eq!(drain(&mut router)[0], Output::Note(Note::DualActive { other: THEM, length }));
 }
+
+/// Without it the switches go on believing that the loser has the addresses, for as long as the winner hears nothing.
+#[test]
+fn an_outranked_master_says_so_once_more_and_the_winner_announces_the_addresses_again() {
+    let (mut loser, now) = master(100);
+    loser.handle(advert(200), now + Duration::from_millis(1));
+    let last_word = drain(&mut loser);
+    assert_eq!(last_word[1..3], [Output::Advert { priority: 100 }, Output::Release { taken: true }]);
+    assert_eq!(loser.state(), State::Backup);
+
+    let (mut winner, since) = master(200);
+    let healed = since + Duration::from_secs(8);
+    let quiet = Duration::from_millis(500);
+    let mut now = since;
+    while now < healed {
+        now = winner.poll_timeout().expect("a master always waits for something");
+        winner.handle_timeout(now);
+        winner.handle(Input::Vip(Applied::Present), now);
+    }
+    drain(&mut winner);
+    winner.handle(advert(100), now + quiet);
+    let outputs = drain(&mut winner);
+    assert!(outputs.contains(&Output::Announce), "{outputs:?}");
+    assert!(outputs.contains(&Output::Note(Note::DualActive { other: THEM, length: None })), "{outputs:?}");
+}

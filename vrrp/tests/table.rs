@@ -22,9 +22,9 @@ input                  | init     | backup       | master        | offering     
 advert 0               | init: ·  | backup: ·    | master: A     | offering: ·   | fault: ·  | fault: ·
 advert lower           | init: ·  | backup: ·    | master: A N G | fault: T      | fault: ·  | fault: ·
 advert equal, address lower  | init: · | backup: · | master: A N G | fault: T     | fault: ·  | fault: ·
-advert equal, address higher | init: · | backup: · | backup: N T   | fault: T     | fault: ·  | fault: ·
-advert higher          | init: ·  | backup: ·    | backup: N T   | fault: T      | fault: ·  | fault: ·
-advert 255             | init: N  | backup: N    | backup: N N T | fault: N T    | fault: N  | fault: N
+advert equal, address higher | init: · | backup: · | backup: N A T | fault: T     | fault: ·  | fault: ·
+advert higher          | init: ·  | backup: ·    | backup: N A T | fault: T      | fault: ·  | fault: ·
+advert 255             | init: N  | backup: N    | backup: N N A T | fault: N T    | fault: N  | fault: N
 advert from ourselves  | init: ·  | backup: N    | master: N     | offering: N   | fault: N  | fault: N
 link down              | init: ·  | fault: ·     | fault: A0 R   | fault: A0 R   | fault: ·  | fault: ·
 link up                | init: ·  | backup: ·    | master: ·     | offering: ·   | fault: ·  | fault: ·
