@@ -100,17 +100,19 @@ impl Listeners {
         Ok(added)
     }
 
-    /// Takes over a socket that somebody else kept: an adopted core, or systemd.
+    /// Takes over a socket that somebody else kept: an adopted core, or systemd. One that is shut listens again: the
+    /// agent may have died between [`Listeners::shut`] and [`Listeners::reopen`].
     ///
     /// # Errors
-    /// It is not a listening TCP socket of that address.
+    /// It is not a TCP socket of that address, or cannot listen: a connection, for example.
     pub fn take(&self, key: ListenerKey, fd: Arc<OwnedFd>) -> io::Result<()> {
         let socket = socket2::SockRef::from(&fd);
         let address = socket.local_addr()?.as_socket();
-        if address != Some(key.address) || socket.r#type()? != Type::STREAM || !socket.is_listener()? {
-            let what = format!("not a socket that listens on {}: {address:?}", key.address);
+        if address != Some(key.address) || socket.protocol()? != Some(Protocol::TCP) {
+            let what = format!("not a TCP socket of {}: {address:?}", key.address);
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
+        listen(&fd, backlog())?;
         let mut set = Set::clone(&self.current.load());
         set.insert(key, fd);
         self.current.store(Arc::new(set));
@@ -356,5 +358,32 @@ mod tests {
         let socket: OwnedFd = std::net::TcpListener::bind("127.0.0.1:0").unwrap().into();
         let key = ListenerKey { address: "127.0.0.1:1".parse().unwrap(), worker: 0 };
         assert_eq!(listeners.take(key, Arc::new(socket)).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_stored_socket_that_is_shut_listens_again_and_keeps_doing_so_when_it_is_taken_twice() {
+        let address = free_address();
+        let before = Listeners::default();
+        before.bind(&keys(address, 1)).unwrap();
+        assert!(before.shut(&[address.ip()]).is_empty());
+        assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let after = Listeners::default();
+        for _ in 0..2 {
+            for (key, fd) in before.current().iter() {
+                after.take(*key, Arc::clone(fd)).unwrap();
+            }
+            TcpStream::connect(address).expect("listens again");
+        }
+        assert_eq!(after.current().len(), 1);
+    }
+
+    #[test]
+    fn a_stored_connection_is_refused() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let key = ListenerKey { address: connection.local_addr().unwrap(), worker: 0 };
+        let listeners = Listeners::default();
+        listeners.take(key, Arc::new(connection.into())).unwrap_err();
+        assert!(listeners.current().is_empty());
     }
 }
