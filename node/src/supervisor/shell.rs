@@ -20,7 +20,7 @@ use super::link::{Found, Link, adopt, adoption_socket};
 use super::liveness::Liveness;
 use super::policy::{Input, Output, Policy};
 use super::{ApplyError, Command, CoreState, Exit, Settings, StartError, Status, Stopped};
-use crate::listeners::{self, Listeners};
+use crate::listeners::{self, BindErrors, Listeners};
 
 /// Questions for statistics that may wait for the core; who asks more often gets no answer.
 const ASKING: usize = 64;
@@ -66,12 +66,13 @@ async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends)
             (Some(adopted.link), adopted.adoption, adopted.listeners)
         }
     };
+    // One that is adopted keeps its workers; whoever follows it gets what our number of workers needs.
     let workers = link.as_ref().map_or(settings.workers, |link| link.workers);
     let wanted = listeners::wanted(&plan, workers);
     sockets.bind(&wanted)?;
     // Some may come from systemd's store, so that new to us and new to the core are not the same.
     let added = wanted.difference(&held).copied().collect();
-    let removed: BTreeSet<_> = sockets.current().keys().filter(|key| !wanted.contains(key)).copied().collect();
+    let removed = surplus(&sockets, &wanted);
     let mut rounds = interval(settings.timing.round);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shell = Shell {
@@ -93,10 +94,8 @@ async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends)
     };
     let now = Instant::now();
     match &shell.link {
-        None => {
-            shell.sockets.remove(&removed);
-            shell.policy.handle(Input::Begin, now);
-        }
+        // The first start closes what systemd kept for nobody.
+        None => shell.policy.handle(Input::Begin, now),
         Some(link) => {
             shell.spawned = true;
             let pid = link.child.pid;
@@ -285,10 +284,7 @@ impl Shell {
             return self.send_change(now);
         }
         if let Some(change) = self.change.take() {
-            self.sockets.remove(&change.removed);
-            if let Err(error) = listeners::drop_from_fd_store(&change.removed) {
-                tracing::warn!(%error, "systemd keeps sockets that are of no use any more");
-            }
+            self.close(&change.removed);
             if let Some(reply) = change.reply {
                 // Nobody waits any more: the plan runs all the same.
                 let _ = reply.send(Ok(revision));
@@ -333,7 +329,7 @@ impl Shell {
             Ok(added) => added,
             Err(errors) => return refuse(reply, errors.into()),
         };
-        let removed = self.sockets.current().keys().filter(|key| !wanted.contains(key)).copied().collect();
+        let removed = surplus(&self.sockets, &wanted);
         let previous = std::mem::replace(&mut self.plan, plan);
         self.change = Some(Change { previous, added, removed, reply: Some(reply), sent: None });
         // Without a core that is ready it waits for the next start, or for the running one.
@@ -423,9 +419,44 @@ impl Shell {
         }
     }
 
+    /// Binds exactly what a core that starts now needs. The one before may have been adopted, with another number of
+    /// workers: clients would wait in vain at the sockets of workers that are no more.
+    fn fit_listeners(&mut self) -> Result<(), BindErrors> {
+        let workers = self.settings.workers;
+        let wanted = listeners::wanted(&self.plan, workers);
+        let bound = self.sockets.bind(&wanted)?;
+        let mut needed = wanted.clone();
+        if let Some(change) = &mut self.change {
+            // What the plan before has stays until this one runs.
+            let before = listeners::wanted(&change.previous, workers);
+            change.added = wanted.difference(&before).copied().collect();
+            change.removed = before.difference(&wanted).copied().collect();
+            needed.extend(before);
+        }
+        self.close(&surplus(&self.sockets, &needed));
+        let mut fresh = listeners::Set::clone(&self.sockets.current());
+        fresh.retain(|key, _| bound.contains(key));
+        if let Err(error) = listeners::keep_in_fd_store(&fresh) {
+            tracing::warn!(%error, "systemd did not take the listening sockets");
+        }
+        Ok(())
+    }
+
+    /// Who waits at one of these is handed over to another worker's socket at the address (`tcp_migrate_req`) or reset.
+    fn close(&self, keys: &BTreeSet<ListenerKey>) {
+        self.sockets.remove(keys);
+        if let Err(error) = listeners::drop_from_fd_store(keys) {
+            tracing::warn!(%error, "systemd keeps sockets that are of no use any more");
+        }
+    }
+
     fn spawn(&mut self) {
         let restart = std::mem::replace(&mut self.spawned, true);
-        match Link::start(&self.settings, &self.plan, &self.sockets, &self.adoption) {
+        let fitted = self.fit_listeners().map_err(|errors| chain(&errors));
+        let started = fitted.and_then(|()| {
+            Link::start(&self.settings, &self.plan, &self.sockets, &self.adoption).map_err(|error| chain(&error))
+        });
+        match started {
             Ok(link) => {
                 let (pid, workers) = (link.child.pid, link.workers);
                 self.link = Some(link);
@@ -439,8 +470,8 @@ impl Shell {
                     status.restarts += u64::from(restart);
                 });
             }
-            Err(error) => {
-                let exit = Exit { status: format!("did not start: {}", chain(&error)), last_log: None };
+            Err(why) => {
+                let exit = Exit { status: format!("did not start: {why}"), last_log: None };
                 self.policy.handle(Input::Exited(exit), Instant::now());
             }
         }
@@ -458,6 +489,11 @@ impl Shell {
             status.events_dropped += u64::from(dropped);
         });
     }
+}
+
+/// What is bound and not needed.
+fn surplus(sockets: &Listeners, needed: &BTreeSet<ListenerKey>) -> BTreeSet<ListenerKey> {
+    sockets.current().keys().filter(|key| !needed.contains(key)).copied().collect()
 }
 
 /// An error with its causes, in one line.
