@@ -127,6 +127,9 @@ impl Core {
                 }
                 _ = terminate.recv() => {
                     info!("told to end by a signal");
+                    if !self.draining {
+                        self.say(FromCore::Draining { deadline: DRAIN_DEADLINE });
+                    }
                     self.drain(DRAIN_DEADLINE);
                 }
                 stream = visitor(self.adoption.as_ref()) => self.welcome(stream),
@@ -161,6 +164,8 @@ impl Core {
 
     fn obey(&mut self, message: ToCore) {
         match message {
+            // The agent will hear, or has heard, that we end: the plan is for our successor.
+            ToCore::Start { .. } | ToCore::Apply { .. } if self.draining => {}
             ToCore::Start { plan, workers } => {
                 let revision = plan.revision;
                 match self.start(plan, workers) {
@@ -273,6 +278,7 @@ impl Core {
         // One that drains is not adopted any more.
         self.adoption = None;
         self.orphan_until = None;
+        self.taking_up = None;
         self.draining = true;
         if let Some(plane) = &self.plane {
             plane.drain(std::time::Instant::now() + deadline);

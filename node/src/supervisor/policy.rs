@@ -85,6 +85,8 @@ pub(super) enum Input {
     Broken(String),
     /// The process is gone, or never came to be.
     Exited(Exit),
+    /// The core ends, and not because we told it to.
+    Drains { deadline: Duration },
     /// The agent wants it to end.
     Stop { deadline: Duration },
 }
@@ -112,6 +114,8 @@ enum Phase {
     Up { since: Instant, pid: u32, revision: u64, hung: bool },
     /// Sentenced; its exit is awaited.
     Dying { why: String },
+    /// Ends as somebody else told it; there will be another one.
+    Leaving { kill_at: Instant },
     /// Ends as told.
     Stopping { kill_at: Option<Instant> },
     /// For good.
@@ -160,7 +164,7 @@ impl Policy {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Down { start_at } => *start_at,
-            Phase::Starting { deadline } => Some(*deadline),
+            Phase::Starting { deadline: at } | Phase::Leaving { kill_at: at } => Some(*at),
             Phase::Up { since, .. } => {
                 (self.failures > 0 || self.crash_loop.is_some()).then(|| *since + self.timing.healthy_after)
             }
@@ -200,7 +204,14 @@ impl Policy {
                     self.state(ready);
                 }
             }
-            (Input::Broken(why), Phase::Starting { .. } | Phase::Up { .. } | Phase::Stopping { .. }) => self.kill(why),
+            (Input::Drains { deadline }, Phase::Starting { .. } | Phase::Up { .. }) => {
+                self.phase = Phase::Leaving { kill_at: now + deadline + self.timing.stop_grace };
+                self.state(CoreState::Draining);
+            }
+            (
+                Input::Broken(why),
+                Phase::Starting { .. } | Phase::Up { .. } | Phase::Leaving { .. } | Phase::Stopping { .. },
+            ) => self.kill(why),
             (Input::Exited(_), Phase::Stopping { .. }) => self.over(),
             (Input::Exited(exit), Phase::Dying { why }) => {
                 let exit = Exit { status: format!("{} ({why})", exit.status), ..exit };
@@ -212,13 +223,13 @@ impl Policy {
                 self.phase = Phase::Stopping { kill_at: None };
                 self.outputs.push_back(Output::Kill("it is to end before it was ready".into()));
             }
-            (Input::Stop { deadline }, Phase::Up { .. } | Phase::Stopping { .. }) => {
+            (Input::Stop { deadline }, Phase::Up { .. } | Phase::Leaving { .. } | Phase::Stopping { .. }) => {
                 self.phase = Phase::Stopping { kill_at: Some(now + deadline + self.timing.stop_grace) };
                 self.outputs.push_back(Output::Drain(deadline));
                 self.state(CoreState::Draining);
             }
             // News of a core that is down or sentenced change nothing.
-            (Input::Ready { .. } | Input::Round(_) | Input::Broken(_), _) => {}
+            (Input::Ready { .. } | Input::Round(_) | Input::Broken(_) | Input::Drains { .. }, _) => {}
         }
     }
 
@@ -229,6 +240,7 @@ impl Policy {
             Phase::Starting { deadline } if *deadline <= now => {
                 self.kill(format!("not ready within {} s", self.timing.ready_within.as_secs()));
             }
+            Phase::Leaving { kill_at } if *kill_at <= now => self.kill("it did not end within its deadline".into()),
             Phase::Up { since, pid, revision, hung } if *since + self.timing.healthy_after <= now => {
                 let state = (!*hung).then_some(CoreState::Ready { pid: *pid, revision: *revision });
                 self.failures = 0;
@@ -431,6 +443,21 @@ mod tests {
         assert_eq!(bench.give(Input::Adopted { pid: 7 }), [Output::State(CoreState::Adopted { pid: 7 })]);
         bench.ready();
         assert!(matches!(&bench.give(silent(2000))[..], [Output::Kill(_)]));
+    }
+
+    #[test]
+    fn a_core_that_leaves_by_itself_is_not_called_hung_is_killed_after_its_deadline_and_replaced() {
+        let mut bench = Bench::up();
+        let deadline = 30_000 * MS;
+        assert_eq!(bench.give(Input::Drains { deadline }), [Output::State(CoreState::Draining)]);
+        let silent = Timing::default().kill_after;
+        assert_eq!(bench.give(Input::Round(Some(Hung { worker: 0, silent }))), []);
+        assert_eq!(bench.give(Input::Drains { deadline: 2 * deadline }), []);
+        let (waited, killed) = bench.wait();
+        assert_eq!(waited, deadline + Timing::default().stop_grace);
+        assert!(matches!(&killed[..], [Output::Kill(_)]), "{killed:?}");
+        let exit = Exit { status: "killed by SIGKILL".into(), last_log: None };
+        assert_eq!(bench.give(Input::Exited(exit)).last(), Some(&Output::Spawn));
     }
 
     #[test]

@@ -136,6 +136,11 @@ pub enum FromCore {
         /// Sessions that were reset at the deadline.
         reset: u64,
     },
+    /// It was told to end by somebody else than the agent: it accepts nothing more, and is gone by the deadline.
+    Draining {
+        /// From now on.
+        deadline: Duration,
+    },
 }
 
 /// Who answers at the other end.
