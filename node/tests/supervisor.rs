@@ -1,8 +1,10 @@
 //! The supervisor with real proxy cores (`lbnode proxy-core`) on loopback: kills, hangs, adoption, plans.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -11,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use node::listeners::Listeners;
-use node::supervisor::{ApplyError, CoreState, Settings, Status, Supervisor, Timing};
+use node::listeners::{Listeners, wanted};
+use node::supervisor::{ApplyError, CoreState, Settings, StartError, Status, Supervisor, Timing};
 use proxy_core::plan::{Backend, Balance, Frontend, Plan, Server};
 use proxy_core::sandbox::Identity;
 use tokio::sync::mpsc;
@@ -83,8 +85,11 @@ impl Bench {
     }
 
     fn start(&self) -> (Supervisor, mpsc::Receiver<CoreState>) {
-        let plan = self.plan(1, &[self.address]);
-        Supervisor::start(self.settings.clone(), plan, Listeners::default()).unwrap()
+        self.start_with(Listeners::default())
+    }
+
+    fn start_with(&self, listeners: Listeners) -> (Supervisor, mpsc::Receiver<CoreState>) {
+        Supervisor::start(self.settings.clone(), self.plan(1, &[self.address]), listeners).unwrap()
     }
 }
 
@@ -111,6 +116,20 @@ fn echo(mut stream: &TcpStream) -> io::Result<()> {
     stream.read_exact(&mut answer)?;
     assert_eq!(&answer, b"ping");
     Ok(())
+}
+
+/// A client that said something and gets no answer for now: the workers have stopped accepting.
+fn unanswered(address: SocketAddr) -> TcpStream {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        client.write_all(b"ping").unwrap();
+        match client.read(&mut [0; 4]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return client,
+            answered => assert!(Instant::now() < deadline, "still served: {answered:?}"),
+        }
+    }
 }
 
 async fn event(events: &mut mpsc::Receiver<CoreState>, wanted: impl Fn(&CoreState) -> bool) -> CoreState {
@@ -315,6 +334,66 @@ async fn a_new_agent_adopts_the_core_and_its_connections_live() {
     new.stop(SECOND).await;
 }
 
+/// Sockets that listen on an IPv4 address, whoever holds them.
+fn listening(address: SocketAddr) -> usize {
+    let SocketAddr::V4(address) = address else { panic!("{address}") };
+    let ip = u32::from_ne_bytes(address.ip().octets());
+    let local = format!("{ip:08X}:{:04X}", address.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let listens = |line: &&str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        fields.get(1) == Some(&&*local) && fields.get(3) == Some(&"0A")
+    };
+    table.lines().filter(listens).count()
+}
+
+/// A core of so many workers is adopted by an agent that wants another number, and killed: its successor has it.
+async fn another_number_of_workers(name: &str, before: u16, after: u16) {
+    let mut bench = Bench::new(name);
+    bench.settings.workers = before;
+    let (old, mut events) = bench.start();
+    let pid = ready(&mut events).await;
+    drop((old, events));
+
+    bench.settings.workers = after;
+    let listeners = Listeners::default();
+    let (new, mut events) = bench.start_with(listeners.clone());
+    assert_eq!(events.recv().await, Some(CoreState::Adopted { pid }));
+    assert_eq!(ready(&mut events).await, pid);
+    let plan = bench.plan(1, &[bench.address]);
+    let bound = || listeners.current().keys().copied().collect::<BTreeSet<_>>();
+    assert_eq!(bound(), wanted(&plan, before), "the adopted core keeps its workers");
+    assert_eq!(listening(bench.address), usize::from(before));
+
+    // With nobody there to accept, they wait at every socket.
+    signal(pid, Signal::SIGSTOP);
+    let waiting: Vec<_> = (0..32).map(|_| TcpStream::connect(bench.address).unwrap()).collect();
+    signal(pid, Signal::SIGKILL);
+    event(&mut events, |state| matches!(state, CoreState::Exited(_))).await;
+    assert_ne!(ready(&mut events).await, pid);
+    assert_eq!(new.status().borrow().workers, after);
+    assert_eq!(bound(), wanted(&plan, after));
+    assert_eq!(listening(bench.address), usize::from(after));
+    let outcomes = waiting.iter().map(echo).filter_map(Result::err);
+    let hung = outcomes.filter(|error| error.kind() == io::ErrorKind::WouldBlock).count();
+    assert_eq!(hung, 0, "clients got no answer and no reset");
+    for client in 0..32 {
+        echo(&TcpStream::connect(bench.address).unwrap()).unwrap_or_else(|error| panic!("client {client}: {error}"));
+    }
+    drop(waiting);
+    new.stop(SECOND).await;
+}
+
+#[tokio::test]
+async fn the_successor_of_an_adopted_core_leaves_no_socket_of_a_worker_that_is_no_more() {
+    another_number_of_workers("fewer", 2, 1).await;
+}
+
+#[tokio::test]
+async fn the_successor_of_an_adopted_core_has_a_socket_for_every_added_worker() {
+    another_number_of_workers("more", 1, 2).await;
+}
+
 #[tokio::test]
 async fn a_core_that_refuses_to_be_adopted_is_killed_and_replaced() {
     let mut bench = Bench::new("stale");
@@ -350,6 +429,34 @@ async fn a_core_that_nobody_adopts_serves_for_ten_seconds_and_ends() {
 }
 
 #[tokio::test]
+async fn a_second_supervisor_is_refused_and_the_first_ones_core_is_untouched() {
+    let mut bench = Bench::new("second");
+    let (first, mut events) = bench.start();
+    let pid = ready(&mut events).await;
+    let socket = std::fs::metadata(&bench.settings.adoption_socket).unwrap().ino();
+    let client = TcpStream::connect(bench.address).unwrap();
+    echo(&client).unwrap();
+
+    bench.settings.timing.adopt_within = Duration::from_millis(300);
+    let listeners = Listeners::default();
+    let plan = bench.plan(2, &[bench.address, free()]);
+    let refused = Supervisor::start(bench.settings.clone(), plan, listeners.clone()).unwrap_err();
+    assert!(matches!(&refused, StartError::Taken(path) if path.starts_with(&bench.folder)), "{refused}");
+    assert!(listeners.current().is_empty());
+    assert_eq!(listening(bench.address), usize::from(bench.settings.workers));
+    assert_eq!(std::fs::metadata(&bench.settings.adoption_socket).unwrap().ino(), socket);
+    echo(&client).expect("the session lives");
+    assert_eq!(first.stats().await.unwrap().revision, 1);
+    assert_eq!((first.status().borrow().pid, first.status().borrow().restarts), (Some(pid), 0));
+
+    drop(client);
+    first.stop(SECOND).await;
+    let (third, mut events) = bench.start();
+    ready(&mut events).await;
+    third.stop(SECOND).await;
+}
+
+#[tokio::test]
 async fn three_exits_are_a_crash_loop_that_names_the_last_one() {
     let mut bench = Bench::new("loop");
     bench.settings.executable = "/bin/sh".into();
@@ -361,6 +468,39 @@ async fn three_exits_are_a_crash_loop_that_names_the_last_one() {
     assert_eq!(last.last_log.as_deref(), Some("ERROR test: out of luck"));
     assert!(supervisor.status().borrow().crash_loop.is_some());
     assert!(TcpStream::connect(bench.address).is_ok(), "the accept queue is still there");
+    supervisor.stop(SECOND).await;
+}
+
+#[tokio::test]
+async fn a_core_that_is_told_to_end_by_a_signal_drains_and_is_replaced() {
+    let bench = Bench::new("term");
+    let (supervisor, mut events) = bench.start();
+    let pid = ready(&mut events).await;
+    let client = TcpStream::connect(bench.address).unwrap();
+    echo(&client).unwrap();
+    signal(pid, Signal::SIGTERM);
+    event(&mut events, |state| *state == CoreState::Draining).await;
+    let newcomer = unanswered(bench.address);
+    let plan = supervisor.apply(bench.plan(2, &[bench.address]));
+    let mut plan = std::pin::pin!(plan);
+    // Longer than a silent worker lives: one that has no session any more is not to be taken for hung.
+    let drained = Instant::now();
+    while drained.elapsed() < bench.settings.timing.kill_after + SECOND {
+        echo(&client).expect("a session may end by itself");
+        let early = tokio::time::timeout(Duration::from_millis(10), &mut plan).await;
+        assert!(early.is_err(), "{early:?}");
+    }
+    assert_eq!(supervisor.status().borrow().pid, Some(pid), "it drains for as long as there is a session");
+    drop(client);
+    let exit = event(&mut events, |state| matches!(state, CoreState::Exited(_))).await;
+    let CoreState::Exited(exit) = exit else { panic!("{exit:?}") };
+    assert_eq!(exit.status, "exit status 0");
+    assert_eq!(plan.await.unwrap(), 2, "the successor begins with the plan that waited");
+    assert_ne!(ready(&mut events).await, pid);
+    let mut answer = [0; 4];
+    newcomer.set_read_timeout(Some(SOON)).unwrap();
+    (&newcomer).read_exact(&mut answer).expect("the successor serves who waited");
+    drop(newcomer);
     supervisor.stop(SECOND).await;
 }
 

@@ -25,8 +25,8 @@ use super::liveness::Sign;
 use super::log::Log;
 use crate::listeners::{self, Listeners};
 
-/// Between two attempts to be let in by a core that is to be adopted.
-const KNOCK_EVERY: Duration = Duration::from_millis(50);
+/// Between two attempts to be let in by a core that is to be adopted, or to get the lock.
+pub(super) const KNOCK_EVERY: Duration = Duration::from_millis(50);
 
 /// One core, as the supervisor has it.
 #[derive(Debug)]

@@ -39,7 +39,8 @@ pub struct Settings {
     pub executable: PathBuf,
     /// What comes before the core's own arguments: `["proxy-core"]` for `lbnode`.
     pub arguments: Vec<OsString>,
-    /// Where a later agent finds the core: `core.sock` in the runtime directory, which must exist.
+    /// Where a later agent finds the core: `core.sock` in the runtime directory, which must exist. Beside it lies
+    /// `core.lock`, which is locked for as long as there is a supervisor.
     pub adoption_socket: PathBuf,
     /// The user and group that the core runs as.
     pub identity: Identity,
@@ -199,6 +200,9 @@ pub enum StartError {
     /// An address of the first plan cannot be bound.
     #[error("not every address can be listened on")]
     Bind(#[from] BindErrors),
+    /// Its core is left alone.
+    #[error("another agent runs with this runtime directory: it holds the lock on {}; stop it, or set another `runtime_dir` in the node file", .0.display())]
+    Taken(PathBuf),
 }
 
 /// What remained when the core was stopped.
@@ -228,7 +232,8 @@ impl Supervisor {
     /// from a thread of its own. Returns before the core is ready; events say when.
     ///
     /// # Errors
-    /// An address cannot be bound, or the system refuses the thread or the adoption socket.
+    /// Another supervisor is there, an address cannot be bound, or the system refuses the thread, the lock or the
+    /// adoption socket.
     pub fn start(
         settings: Settings,
         plan: Plan,

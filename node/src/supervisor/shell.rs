@@ -2,9 +2,11 @@
 //! it says.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::fs::{File, TryLockError};
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -16,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 
 use super::child::LINGER;
-use super::link::{Found, Link, adopt, adoption_socket};
+use super::link::{Found, KNOCK_EVERY, Link, adopt, adoption_socket};
 use super::liveness::Liveness;
 use super::policy::{Input, Output, Policy};
 use super::{ApplyError, Command, CoreState, Exit, Settings, StartError, Status, Stopped};
@@ -56,6 +58,7 @@ pub(super) fn start(settings: Settings, plan: Plan, sockets: Listeners, ends: En
 }
 
 async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends) -> Result<Shell, StartError> {
+    let lock = lock(&settings).await?;
     // First: a second set of sockets beside an adopted core's would take clients that nobody accepts.
     let found = adopt(&settings, &sockets).await?;
     let (link, adoption, held) = match found {
@@ -91,6 +94,7 @@ async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends)
         closed_at: None,
         spawned: false,
         ends,
+        _lock: lock,
     };
     let now = Instant::now();
     match &shell.link {
@@ -106,6 +110,24 @@ async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends)
     }
     shell.act();
     Ok(shell)
+}
+
+/// Locks the runtime directory. The agent before us may be about to be gone, so it gets the time that its core gets.
+/// The file stays: whoever removed it could not know who has it open.
+async fn lock(settings: &Settings) -> Result<File, StartError> {
+    let path = settings.adoption_socket.with_extension("lock");
+    let file = File::options().create(true).write(true).truncate(false).mode(0o600).open(&path)?;
+    let deadline = tokio::time::Instant::now() + settings.timing.adopt_within;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(KNOCK_EVERY).await;
+            }
+            Err(TryLockError::WouldBlock) => return Err(StartError::Taken(path)),
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
+    }
 }
 
 /// Everything that the thread knows.
@@ -129,6 +151,8 @@ struct Shell {
     /// A core was there before.
     spawned: bool,
     ends: Ends,
+    /// Nobody else adopts, and kills, our core.
+    _lock: File,
 }
 
 /// A plan on its way into the core.
@@ -260,6 +284,14 @@ impl Shell {
                 self.asking.drain(..).for_each(|asker| drop(asker.send((*stats).clone())));
             }
             Received::Message(FromCore::Drained { reset }) => self.reset = Some(reset),
+            Received::Message(FromCore::Draining { deadline }) => {
+                // Workers without a session are done and silent, and a plan is for the successor.
+                self.liveness = None;
+                if let Some(change) = &mut self.change {
+                    change.sent = None;
+                }
+                self.policy.handle(Input::Drains { deadline }, now);
+            }
             Received::Message(FromCore::Manifest(_) | FromCore::Descriptors { .. }) | Received::Descriptors(_) => {
                 self.policy.handle(Input::Broken("it sent descriptors that nobody asked for".into()), now);
             }
