@@ -4,11 +4,11 @@
 //! agent. When the agent ends without a word, it says priority 0 for each of them, resets their connections and deletes
 //! their addresses, in this order: the peer's takeover is what clients wait for. It runs in a session of its own, so
 //! nothing that is sent to the agent's group ends it. If the guard dies, the agent starts another one.
-#![allow(unsafe_code, reason = "pidfd_open, and what happens between fork and exec")]
+#![allow(unsafe_code, reason = "what happens between fork and exec")]
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, parent_id};
 use std::process::{ExitCode, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +26,8 @@ use vrrp::io::snapshot::Held;
 use vrrp::io::socket::Sender;
 use vrrp::io::{address, realtime};
 use vrrp::packet;
+
+use crate::pidfd;
 
 /// The longest message in bytes; room for about 500 VIPs.
 const MAX_MESSAGE: usize = 128 << 10;
@@ -166,7 +168,7 @@ pub fn run(channel: OwnedFd) -> ExitCode {
 }
 
 fn watch(channel: &OwnedFd) -> io::Result<()> {
-    let agent = pidfd(parent_id())?;
+    let agent = pidfd::open(parent_id())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let granted = realtime::request();
     if let Err(refusal) = granted.scheduling.and(granted.memory) {
@@ -266,15 +268,6 @@ impl Ready {
         eprintln!("lbnode guard: the agent died; released {released:?}");
         Ok(())
     }
-}
-
-/// A descriptor that is readable when the process is gone.
-fn pidfd(pid: u32) -> io::Result<OwnedFd> {
-    let pid = i32::try_from(pid).map_err(io::Error::other)?;
-    // SAFETY: takes two integers; gives a new descriptor or -1.
-    let pidfd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
-    // SAFETY: a descriptor that the kernel just made, close-on-exec, owned by nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(pidfd as i32) })
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod guard;
 pub mod lab;
 pub mod listeners;
 pub mod log;
+mod pidfd;
 pub mod privileges;
 pub mod sock_diag;
 pub mod status;

@@ -1,11 +1,11 @@
 //! A proxy core as a process: started, found, watched through a pidfd, killed, reaped.
 //!
 //! A pidfd cannot come to mean another process, so no signal ever reaches a stranger.
-#![allow(unsafe_code, reason = "pidfds and what happens between fork and exec")]
+#![allow(unsafe_code, reason = "a pidfd in the event loop, and what happens between fork and exec")]
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child as StdChild, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::Settings;
+use crate::pidfd;
 
 /// How long a core that closed its channel may take to be gone before it is called broken.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
@@ -73,11 +74,7 @@ impl Child {
 
     /// A core that runs already.
     pub(super) fn of(pid: u32) -> io::Result<Child> {
-        let number = i32::try_from(pid).map_err(io::Error::other)?;
-        // SAFETY: takes two integers; gives a new descriptor or -1.
-        let pidfd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, number, 0) })?;
-        // SAFETY: a descriptor that the kernel just made, close-on-exec, owned by nobody else.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as i32) };
+        let pidfd = pidfd::open(pid)?;
         // SAFETY: an OwnedFd stays open, and the same, for as long as it lives.
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.map_err(io::Error::from)?;
         Ok(Child { pid, pidfd, started: None })
@@ -99,13 +96,9 @@ impl Child {
     }
 
     pub(super) fn kill(&self) {
-        let (pidfd, none) = (self.pidfd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
-        // SAFETY: a descriptor of ours and integers; no siginfo.
-        let killed =
-            Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, none, 0) });
-        match killed {
+        match pidfd::send(self.pidfd.get_ref().as_fd(), Signal::SIGKILL) {
             // ESRCH: gone already, which is what was wanted.
-            Ok(_) | Err(Errno::ESRCH) => {}
+            Ok(()) | Err(Errno::ESRCH) => {}
             Err(error) => tracing::error!(pid = self.pid, %error, "the proxy core cannot be killed"),
         }
     }
