@@ -64,5 +64,7 @@ unit:            ## all tests that need no network of their own, and the I/O tes
 	$(CARGO) test --locked --workspace --exclude netns-tests
 
 lab-tests:       ## real pairs in network namespaces
+	@[ "$$(id -u)" = 0 ] || echo 'lab-tests: namespaces need root; these tests skip themselves'
+	@echo 'lab-tests: the long ones (200 killed cores, ten minutes at 10 ms) are in make test-all'
 	$(CARGO) build --locked -p node
 	$(CARGO) test --locked -p netns-tests

@@ -119,3 +119,33 @@ fn after_a_cut_between_the_nodes_one_remains_announces_again_and_the_dual_active
         assert!(Duration::from_millis(length) >= dual, "{length} ms");
     }
 }
+
+#[test]
+fn after_a_storm_of_lost_packets_one_node_is_active_and_serves() {
+    let Some(folder) = Folder::new("loss") else { return };
+    let mut pair = folder.pair(|_| {});
+    pair.settled(LIMIT).or_fail("settle");
+    for node in &pair.site.nodes {
+        node.port.loss(40).or_fail("lose packets");
+    }
+    pass(Duration::from_secs(5));
+    for node in &pair.site.nodes {
+        node.port.heal().or_fail("lose no more");
+    }
+    pair.settled(LIMIT).or_fail("one remains");
+    assert_ne!(pair.holds_vip(0), pair.holds_vip(1), "exactly one has the address");
+    answered(&pair);
+}
+
+#[test]
+fn a_node_whose_adverts_get_lost_on_one_way_does_not_make_two_for_good() {
+    let Some(folder) = Folder::new("one-way") else { return };
+    let mut pair = folder.pair(|_| {});
+    let active = pair.settled(LIMIT).or_fail("settle");
+    pair.site.nodes[active].port.cut(Direction::Outbound).or_fail("cut one way");
+    pair.node_until(1 - active, "active", LIMIT, |status| status.active()).or_fail("take over from one who is mute");
+    pair.site.nodes[active].port.heal().or_fail("heal");
+    pair.settled(LIMIT).or_fail("one remains");
+    assert_ne!(pair.holds_vip(0), pair.holds_vip(1), "exactly one has the address");
+    answered(&pair);
+}

@@ -4,6 +4,7 @@
 //! ([`fixture::take_turn`]). Without root they say so and pass: namespaces can't be made then.
 
 mod agent;
+mod config;
 mod core;
 mod election;
 mod fixture;

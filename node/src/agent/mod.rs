@@ -36,6 +36,7 @@ use crate::supervisor::{self, CoreState, Supervisor};
 use crate::systemd;
 
 use report::{DualActive, Traffic};
+use start::StartError;
 use work::Done;
 
 /// How long clients may take to leave after SIGTERM, before the rest is reset.
@@ -105,8 +106,8 @@ impl Events {
 }
 
 impl Agent {
-    /// The loop. Ends when somebody asks the agent to end.
-    async fn run(&mut self, mut events: Events) {
+    /// The loop. Ends when somebody asks the agent to end, or when there is no election any more.
+    async fn run(&mut self, mut events: Events) -> Result<(), StartError> {
         let mut snapshots = self.vrrp.watch();
         let mut tick = tokio::time::interval(TICK.min(systemd::watchdog().map_or(TICK, |within| within / 2)));
         self.core_changed();
@@ -118,13 +119,19 @@ impl Agent {
                 Ok(()) = self.core.changed() => self.core_changed(),
                 Ok(()) = snapshots.changed() => self.routers_changed(),
                 Some(event) = events.vrrp.recv() => self.election_event(event),
-                _ = events.terminate.recv() => return tracing::info!("SIGTERM: stopping"),
-                _ = events.interrupt.recv() => return tracing::info!("SIGINT: stopping"),
+                _ = events.terminate.recv() => {
+                    tracing::info!("SIGTERM: stopping");
+                    return Ok(());
+                }
+                _ = events.interrupt.recv() => {
+                    tracing::info!("SIGINT: stopping");
+                    return Ok(());
+                }
                 _ = events.hangup.recv() => self.reload(),
                 () = self.guard.ended() => self.restart_guard(),
                 Some(done) = self.work.join_next() => self.work_done(done),
                 Some(call) = events.calls.recv() => self.call(call),
-                _ = tick.tick() => self.tick(),
+                _ = tick.tick() => self.tick()?,
             }
             self.tell_election();
         }
@@ -210,11 +217,15 @@ impl Agent {
         self.untold.push_back(command);
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self) -> Result<(), StartError> {
+        if self.vrrp.ended() {
+            return Err(StartError::NoElection);
+        }
         systemd::alive();
         systemd::status(&self.one_line());
         let supervisor = self.supervisor.clone();
         self.work.spawn(work::statistics(supervisor));
+        Ok(())
     }
 
     fn one_line(&self) -> String {

@@ -28,7 +28,7 @@ use crate::supervisor::{self, Supervisor, Timing};
 use super::report::Traffic;
 use super::{Agent, Events};
 
-/// Why the agent did not run.
+/// Why the agent did not run, or did not go on.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
     #[error(transparent)]
@@ -51,6 +51,8 @@ pub(super) enum StartError {
     Control(#[from] control::BindError),
     #[error(transparent)]
     Supervisor(#[from] supervisor::StartError),
+    #[error("the VRRP thread ended by itself; the log says why")]
+    NoElection,
 }
 
 impl StartError {
@@ -162,9 +164,9 @@ impl Prepared {
             .map_err(system("start the agent's runtime"))?;
         runtime.block_on(async {
             let (mut agent, events) = self.start(passed).await?;
-            agent.run(events).await;
+            let ended = agent.run(events).await;
             agent.stop().await;
-            Ok(())
+            ended
         })
     }
 
