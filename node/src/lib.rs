@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod bridge;
+mod causes;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -26,6 +26,7 @@ use vrrp::io::driver::{Command, Driver, NotTaken};
 use vrrp::io::snapshot::{Event, EventKind};
 
 use crate::bridge;
+use crate::causes::chain;
 use crate::config::{ClusterConfig, NodeConfig};
 use crate::control::{Call, Request, Response};
 use crate::failover::{self, Failover, Input};
@@ -49,7 +50,7 @@ pub fn run(path: &Path) -> ExitCode {
     match start::prepare(path).and_then(start::Prepared::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("lbnode: {}", start::chain(&error));
+            eprintln!("lbnode: {}", chain(&error));
             error.exit_code()
         }
     }
@@ -271,7 +272,7 @@ impl Agent {
         let changed = self.policy.maintenance() != on;
         if changed {
             if let Err(error) = self.store.set_maintenance(on) {
-                return Response::Failed { message: start::chain(&error) };
+                return Response::Failed { message: chain(&error) };
             }
             tracing::info!(uid, on, "maintenance");
             self.policy.handle(Input::Maintenance(on));
@@ -333,7 +334,7 @@ impl Agent {
                     tracing::error!(%diagnostic, "the node file is wrong; the one before goes on");
                 }
             }
-            Err(error) => tracing::error!("{}; the node file read before goes on", start::chain(&error)),
+            Err(error) => tracing::error!("{}; the node file read before goes on", chain(&error)),
         }
         if self.ready_told {
             systemd::ready();

@@ -1,7 +1,6 @@
 //! From a path to a running agent: everything that can be refused is refused before anything is started.
 
 use std::collections::VecDeque;
-use std::error::Error;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,6 +14,7 @@ use vrrp::config::RouterConfig;
 use vrrp::io::address::{OnTaken, Taken};
 use vrrp::io::driver::{Driver, Hooks};
 
+use crate::causes::chain;
 use crate::config::{self, ClusterConfig, ConfigError, Diagnostic, LogLevel, NodeConfig};
 use crate::control;
 use crate::failover::{Failover, Input};
@@ -64,20 +64,6 @@ impl StartError {
             _ => 1,
         })
     }
-}
-
-/// An error and what caused it, in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// The keys of the node file that differ and act only at the next start.

@@ -7,6 +7,7 @@ use proxy_core::stats::Stats;
 use tokio::sync::oneshot;
 use vrrp::config::RouterConfig;
 
+use crate::causes::chain;
 use crate::config::{self, ClusterConfig, ConfigError, NodeConfig};
 use crate::control::Response;
 use crate::status::Status;
@@ -15,7 +16,6 @@ use crate::supervisor::{ApplyError, Supervisor};
 
 use super::Agent;
 use super::report::Traffic;
-use super::start::chain;
 
 /// How long the proxy core may take to answer a question about its counters.
 const STATISTICS: Duration = Duration::from_millis(500);

@@ -26,6 +26,7 @@ use netns_lab::wait;
 pub use folder::control_socket;
 pub use scenario::Scenario;
 
+use crate::causes::chain;
 use folder::Folder;
 use peer_stack::PeerStack;
 use scenario::Run;
@@ -207,20 +208,6 @@ impl Progress {
             eprint!("\r\x1b[K");
         }
     }
-}
-
-/// An error and its causes in one line. Causes that only repeat what was said are left out.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn advert_interval(text: &str) -> Result<Duration, String> {

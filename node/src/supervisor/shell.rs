@@ -22,6 +22,7 @@ use super::link::{Found, KNOCK_EVERY, Link, adopt, adoption_socket};
 use super::liveness::Liveness;
 use super::policy::{Input, Output, Policy};
 use super::{ApplyError, Command, CoreState, Exit, Settings, StartError, Status, Stopped};
+use crate::causes::chain;
 use crate::listeners::{self, BindErrors, Listeners};
 
 /// Questions for statistics that may wait for the core; who asks more often gets no answer.
@@ -526,10 +527,4 @@ impl Shell {
 /// What is bound and not needed.
 fn surplus(sockets: &Listeners, needed: &BTreeSet<ListenerKey>) -> BTreeSet<ListenerKey> {
     sockets.current().keys().filter(|key| !needed.contains(key)).copied().collect()
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(error.source(), |error| error.source())
-        .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
