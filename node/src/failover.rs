@@ -81,6 +81,9 @@ impl fmt::Display for Reason {
             Reason::Router(Fault::LeaseNotRenewed) => {
                 f.write_str("the kernel did not acknowledge the lease of the VIP in time")
             }
+            Reason::Router(Fault::Isolated) => {
+                f.write_str("neither the peer nor the gateway is heard, and `on_isolation` is \"yield\"")
+            }
             Reason::BackendDown(backend) => write!(f, "backend {backend} has no usable server"),
         }
     }

@@ -177,6 +177,7 @@ impl Agent {
             EventKind::Transition { from, to, why } => {
                 tracing::info!(vip, %from, %to, why = bridge::why(&why), "transition");
             }
+            EventKind::Step { step, term } => tracing::info!(vip, ?step, term, "step"),
             EventKind::Note(note) => {
                 bridge::log_note(&vip, &note);
                 if let Note::DualActive { other, length } = note {
