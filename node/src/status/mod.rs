@@ -14,6 +14,7 @@ use vrrp::event::{Fault, State};
 
 pub use render::render;
 pub use time::Moment;
+pub(crate) use time::rfc3339;
 
 /// Everything `lbnode status` says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
