@@ -6,6 +6,7 @@ mod causes;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod events;
 pub mod failover;
 pub mod guard;
 pub mod lab;

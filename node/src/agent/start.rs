@@ -73,6 +73,7 @@ pub(super) fn needs_restart(now: &NodeConfig, new: &NodeConfig) -> Vec<&'static 
         ("name", now.name != new.name),
         ("state_dir", now.state_dir != new.state_dir),
         ("runtime_dir", now.runtime_dir != new.runtime_dir),
+        ("[sync]", now.sync != new.sync),
         ("[proxy]", now.proxy != new.proxy),
         ("[control]", now.control != new.control),
         ("[log]", now.log != new.log),
