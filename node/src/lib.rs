@@ -8,6 +8,7 @@ pub mod config;
 pub mod control;
 pub mod failover;
 pub mod guard;
+pub mod handoff;
 pub mod lab;
 pub mod listeners;
 pub mod log;
