@@ -12,6 +12,7 @@ pub mod handoff;
 pub mod lab;
 pub mod listeners;
 pub mod log;
+mod netlink;
 mod pidfd;
 pub mod privileges;
 pub mod sock_diag;

@@ -14,8 +14,17 @@
 //! ```
 //!
 //! All that this leaves in the kernel is nft tables whose name begins with `lbnode-` and routes with a protocol number
-//! of our own, so it is recognised and taken away without memory.
+//! of our own, so it is recognised and taken away without memory: [`release`].
 
+mod flows;
 pub mod job;
+pub mod kernel;
+mod nft;
+mod probe;
+pub mod route;
+pub mod rules;
+mod tables;
+mod watch;
 
 pub use job::{Flow, Job, Neighbour, Outcome, ProbeTarget, Vip};
+pub use kernel::{Kernel, Released, release};
