@@ -1,7 +1,7 @@
 //! One LAN: a switch in a namespace of its own, and the faults that its ports can have.
 //!
-//! All of it is made by netlink. Only the two faults that have to choose among packets (one-way cuts, loss) run
-//! the `nft` program, because its rules are its own language; the tests use them, the demo doesn't.
+//! All of it is made by netlink. Only the faults that have to choose among packets (one-way cuts, loss, a filtered
+//! protocol, one host that is not heard) run the `nft` program, because its rules are its own language.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,8 +16,10 @@ use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth};
 
 use crate::netns::{Netns, NetnsError, link_index};
 
-/// Every host's only interface.
+/// Every host's interface on the LAN where the clients are.
 pub const INTERFACE: &str = "eth0";
+/// The nodes' second interface, on a LAN of their own.
+pub const CROSSOVER_INTERFACE: &str = "eth1";
 
 const BRIDGE: &str = "br0";
 /// linux/if_link.h: the state of a bridge's port, one byte.
@@ -59,7 +61,12 @@ pub struct Port {
 impl Lan {
     /// A switch without ports: no spanning tree, no multicast snooping, so it forwards from the first frame on.
     pub fn new() -> Result<Lan, NetnsError> {
-        let switch = Netns::new("switch")?;
+        Lan::named("switch")
+    }
+
+    /// [`Lan::new`], with a name for messages.
+    pub fn named(name: &str) -> Result<Lan, NetnsError> {
+        let switch = Netns::new(name)?;
         switch.netlink("make a bridge", |handle| async move {
             let bridge = LinkBridge::new(BRIDGE).mcast_snooping(false).forward_delay(0).up().build();
             handle.link().add(bridge).execute().await
@@ -74,6 +81,18 @@ impl Lan {
 
     /// Gives `host` an interface [`INTERFACE`] with a fixed address and MAC, plugged into the switch.
     pub fn attach(&self, host: &Netns, address: Ipv4Addr, prefix: u8, mac: [u8; 6]) -> Result<Port, NetnsError> {
+        self.attach_as(host, INTERFACE, address, prefix, mac)
+    }
+
+    /// [`Lan::attach`] by an interface of another name, for a host on two LANs.
+    pub fn attach_as(
+        &self,
+        host: &Netns,
+        interface: &'static str,
+        address: Ipv4Addr,
+        prefix: u8,
+        mac: [u8; 6],
+    ) -> Result<Port, NetnsError> {
         let name = format!("to-{}", host.name());
         let port = name.clone();
         let target = host.raw_fd();
@@ -82,7 +101,7 @@ impl Lan {
             handle.link().add(LinkVeth::new(&port, &inner).build()).execute().await?;
             let bridge = link_index(&handle, BRIDGE).await?;
             let far = LinkUnspec::new_with_index(link_index(&handle, &inner).await?)
-                .name(INTERFACE.to_owned())
+                .name(interface.to_owned())
                 .address(mac.to_vec())
                 .setns_by_fd(target)
                 .build();
@@ -90,8 +109,8 @@ impl Lan {
             let near = LinkUnspec::new_with_index(link_index(&handle, &port).await?).controller(bridge).up().build();
             handle.link().set(near).execute().await
         })?;
-        host.netlink(&format!("set up {INTERFACE}"), move |handle| async move {
-            let index = link_index(&handle, INTERFACE).await?;
+        host.netlink(&format!("set up {interface}"), move |handle| async move {
+            let index = link_index(&handle, interface).await?;
             handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await?;
             handle.address().add(index, IpAddr::V4(address), prefix).execute().await
         })?;
@@ -142,7 +161,20 @@ impl Port {
         self.rule(Direction::Inbound, &rule)
     }
 
-    /// Takes away what [`Port::cut`] and [`Port::loss`] put there.
+    /// Drops what the host sends and would receive of one IP protocol (VRRP is 112).
+    pub fn filter(&self, protocol: u8) -> Result<(), RuleError> {
+        let rule = format!("ip protocol {protocol} drop");
+        self.rule(Direction::Outbound, &rule)?;
+        self.rule(Direction::Inbound, &rule)
+    }
+
+    /// Drops what one other host sends to this one; everybody else is heard.
+    pub fn ignore(&self, mac: [u8; 6]) -> Result<(), RuleError> {
+        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        self.rule(Direction::Inbound, &format!("ether saddr {mac} drop"))
+    }
+
+    /// Takes away what [`Port::cut`], [`Port::loss`], [`Port::filter`] and [`Port::ignore`] put there.
     pub fn heal(&self) -> Result<(), RuleError> {
         let table = self.table();
         self.nft(format!("table netdev {table} {{}}\ndelete table netdev {table}\n"))

@@ -1,7 +1,9 @@
 //! The lab: everything that is needed to try a pair on one machine, with real packets.
 //!
 //! ```text
-//!   client   s1   s2   a   b      each a network namespace with one interface, eth0
+//!                     crossover    a second LAN, of the two nodes alone, at their eth1
+//!                      ┌───┐
+//!   client   s1   s2   a   b      each a network namespace with an interface eth0
 //!      └─────┴─────┴───┴───┘
 //!             switch               a namespace with a bridge; every fault is made on its ports
 //! ```
@@ -15,9 +17,12 @@ pub mod client;
 pub mod frame;
 pub mod http_server;
 pub mod lan;
+pub mod load;
 pub mod netns;
 pub mod pair;
 pub mod process;
+pub mod server;
 pub mod site;
 pub mod sniffer;
+pub mod stream_server;
 pub mod wait;

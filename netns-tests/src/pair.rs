@@ -4,8 +4,8 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -14,8 +14,10 @@ use serde_json::{Value, json};
 use crate::client::{Outcome, ask_once};
 use crate::lan;
 use crate::process::{Process, ProcessError};
-use crate::site::{SERVER_PORT, SERVICE_PORT, Site, SiteError, VIP};
-use crate::wait::{WaitError, wait_until};
+use crate::site::{
+    Host, SERVER_PORT, SERVICE_PORT, STREAM_PORT, STREAM_SERVER_PORT, Site, SiteError, VIP, crossover_address,
+};
+use crate::wait::{self, WaitError, wait_until};
 
 /// The nodes' names, in the order of [`Site::nodes`].
 pub const NAMES: [&str; 2] = ["lb-a", "lb-b"];
@@ -23,9 +25,17 @@ pub const NAMES: [&str; 2] = ["lb-a", "lb-b"];
 pub const VIP_NAME: &str = "web";
 /// Its virtual router.
 pub const VRID: u8 = 77;
+/// Where the nodes talk to each other, on each of their LANs.
+pub const SYNC_PORT: u16 = 7431;
 
+/// Whether a pair is paired unless a test says otherwise.
+const SYNC: bool = false;
 /// An agent that says nothing for so long is counted as silent.
 const CALL_LIMIT: Duration = Duration::from_millis(500);
+/// A switchover is answered when it is done.
+const FAILOVER_LIMIT: Duration = Duration::from_secs(10);
+/// Who refuses a switchover is asked again after so long.
+const ASK_AGAIN: Duration = Duration::from_millis(5);
 /// More than any status of two nodes and one VIP.
 const LINE_BYTES: u64 = 1 << 20;
 
@@ -49,6 +59,41 @@ pub enum PairError {
         /// From the system.
         #[source]
         source: io::Error,
+    },
+    /// `lbnode pair` could not be run.
+    #[error("run {command}")]
+    PairCommand {
+        /// The command line.
+        command: String,
+        /// From the system.
+        #[source]
+        source: io::Error,
+    },
+    /// `lbnode pair` failed or said something else than was asked for.
+    #[error("{command} ended with {status}: {said}")]
+    NotPaired {
+        /// The command line.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it said.
+        said: String,
+    },
+}
+
+/// Why no VIP was handed over.
+#[derive(Debug, thiserror::Error)]
+pub enum FailoverError {
+    /// The agent was not heard.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// It, or its peer, would not.
+    #[error("{node} refused the switchover: {said}")]
+    Refused {
+        /// Who was asked.
+        node: &'static str,
+        /// Its last words.
+        said: String,
     },
 }
 
@@ -91,6 +136,8 @@ pub struct Settings {
     pub priorities: [u8; 2],
     /// Who the proxy core runs as.
     pub user: String,
+    /// Whether the nodes are paired, with a path over each LAN. Without it they have VRRP alone.
+    pub sync: bool,
 }
 
 impl Settings {
@@ -103,6 +150,7 @@ impl Settings {
             preempt: false,
             priorities: [250, 240],
             user: "nobody".into(),
+            sync: SYNC,
         }
     }
 }
@@ -136,9 +184,33 @@ impl Node {
 
     /// Sends one request and returns the answer.
     pub fn call(&self, request: &Value) -> Result<Value, CallError> {
+        self.call_within(request, CALL_LIMIT)
+    }
+
+    /// [`Node::call`] for what takes its time; `limit` is for each step.
+    pub fn call_within(&self, request: &Value, limit: Duration) -> Result<Value, CallError> {
         let socket = self.socket();
-        let line = exchange(&socket, request).map_err(|source| CallError::Io { socket: socket.clone(), source })?;
+        let line =
+            exchange(&socket, request, limit).map_err(|source| CallError::Io { socket: socket.clone(), source })?;
         serde_json::from_str(&line).map_err(|_| CallError::Nonsense { socket, answer: line })
+    }
+
+    /// `lbnode failover` for all VIPs that this node holds. A refusal is final after `within`: until then the node is
+    /// asked again, because one switchover may not be over when the next is wanted.
+    pub fn failover(&self, within: Duration) -> Result<(), FailoverError> {
+        let request = json!({"request": "failover", "vip": null, "to": null, "force": false});
+        let deadline = Instant::now() + within;
+        loop {
+            let answer = self.call_within(&request, FAILOVER_LIMIT)?;
+            let vips = answer["vips"].as_array().map(Vec::as_slice).unwrap_or_default();
+            if !vips.is_empty() && vips.iter().all(|vip| vip["moved"] == true) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline || wait::cancelled() {
+                return Err(FailoverError::Refused { node: self.name, said: answer.to_string() });
+            }
+            wait::pass(ASK_AGAIN);
+        }
     }
 
     /// `lbnode status --json` of this node.
@@ -219,11 +291,14 @@ impl Pair {
             create_folder(&folder.join("state"))?;
             create_folder(&folder.join("run"))?;
             let node = Node { name: NAMES[index], folder, agent: None };
-            write(&node.config(), &node_file(&settings, &node, index))?;
+            write(&node.config(), &node_file(&settings, &site, &node, index))?;
             write(&node.folder.join("cluster.toml"), &cluster_file(&settings, &site))?;
             Ok(node)
         };
         let nodes = [node(0)?, node(1)?];
+        if settings.sync {
+            introduce(&settings.binary, &nodes)?;
+        }
         Ok(Pair { nodes, site, settings })
     }
 
@@ -321,14 +396,37 @@ pub fn control_socket(folder: &Path) -> PathBuf {
     folder.join("control.sock")
 }
 
-fn exchange(socket: &Path, request: &Value) -> io::Result<String> {
+fn exchange(socket: &Path, request: &Value, limit: Duration) -> io::Result<String> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(CALL_LIMIT))?;
-    stream.set_write_timeout(Some(CALL_LIMIT))?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
     stream.write_all(format!("{request}\n").as_bytes())?;
     let mut line = String::new();
     BufReader::new(stream.take(LINE_BYTES)).read_line(&mut line)?;
     Ok(line)
+}
+
+/// `lbnode pair` on both nodes, as an operator would: each learns the other's certificate.
+fn introduce(binary: &Path, nodes: &[Node; 2]) -> Result<(), PairError> {
+    let invitation = |arguments: &[&str], node: &Node| -> Result<String, PairError> {
+        let mut command = Command::new(binary);
+        command.arg("pair").args(arguments).arg("--config").arg(node.config()).arg("--json").stdin(Stdio::null());
+        let line = || format!("lbnode pair {}", arguments.join(" "));
+        let output = command.output().map_err(|source| PairError::PairCommand { command: line(), source })?;
+        let told = serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default();
+        match told["invitation"].as_str() {
+            Some(invitation) if output.status.success() => Ok(invitation.to_owned()),
+            _ => Err(PairError::NotPaired {
+                command: line(),
+                status: output.status,
+                said: String::from_utf8_lossy(&[output.stderr, output.stdout].concat()).trim().to_owned(),
+            }),
+        }
+    };
+    let of_a = invitation(&["init"], &nodes[0])?;
+    let of_b = invitation(&["join", &of_a], &nodes[1])?;
+    invitation(&["join", &of_b], &nodes[0])?;
+    Ok(())
 }
 
 fn create_folder(path: &Path) -> Result<(), PairError> {
@@ -339,7 +437,7 @@ fn write(path: &Path, text: &str) -> Result<(), PairError> {
     std::fs::write(path, text).map_err(|source| PairError::File { path: path.into(), source })
 }
 
-fn node_file(settings: &Settings, node: &Node, index: usize) -> String {
+fn node_file(settings: &Settings, site: &Site, node: &Node, index: usize) -> String {
     let folder = node.folder.display();
     format!(
         r#"name = "{name}"
@@ -356,7 +454,8 @@ user = "{user}"
 
 [control]
 socket = "{socket}"
-"#,
+{sync}"#,
+        sync = if settings.sync { sync_section(site, index) } else { String::new() },
         name = node.name,
         interface = lan::INTERFACE,
         priority = settings.priorities[index],
@@ -365,14 +464,33 @@ socket = "{socket}"
     )
 }
 
+/// One path over each LAN, the nodes' own one first.
+fn sync_section(site: &Site, index: usize) -> String {
+    let addresses = |node: usize| {
+        [crossover_address(node), site.nodes[node].address]
+            .map(|address| format!("\"{address}:{SYNC_PORT}\""))
+            .join(", ")
+    };
+    let peer = 1 - index;
+    format!(
+        r#"
+[sync]
+listen = [{own}]
+peer = {{ name = "{name}", addresses = [{peers}] }}
+"#,
+        own = addresses(index),
+        name = NAMES[peer],
+        peers = addresses(peer),
+    )
+}
+
 fn cluster_file(settings: &Settings, site: &Site) -> String {
-    let servers = site
-        .servers
-        .iter()
-        .map(|server| {
-            format!("  {{ name = \"{}\", address = \"{}:{SERVER_PORT}\" }},\n", server.netns.name(), server.address)
-        })
-        .collect::<String>();
+    let servers = |port: u16| {
+        let line = |server: &Host| {
+            format!("  {{ name = \"{}\", address = \"{}:{port}\" }},\n", server.netns.name(), server.address)
+        };
+        site.servers.iter().map(line).collect::<String>()
+    };
     format!(
         r#"[pair]
 name = "lab"
@@ -382,7 +500,7 @@ address = "{VIP}"
 vrid = {VRID}
 advert_interval = "{interval}ms"
 preempt = {preempt}
-
+{defaults}
 [frontend.web]
 mode = "tcp"
 bind = "{VIP_NAME}:{SERVICE_PORT}"
@@ -393,9 +511,23 @@ mode = "tcp"
 balance = "round-robin"
 check = {{ http = {{ path = "/" }}, interval = "1s", timeout = "500ms", rise = 1, fall = 2 }}
 servers = [
-{servers}]
+{web}]
+
+[frontend.stream]
+mode = "tcp"
+bind = "{VIP_NAME}:{STREAM_PORT}"
+default_backend = "stream"
+
+[backend.stream]
+mode = "tcp"
+check = {{ tcp = {{}}, interval = "1s", timeout = "500ms", rise = 1, fall = 2 }}
+servers = [
+{stream}]
 "#,
         interval = settings.advert_interval.as_millis(),
         preempt = settings.preempt,
+        defaults = if settings.sync { "\n[defaults]\nhandoff_timeout = \"10m\"\n" } else { "" },
+        web = servers(SERVER_PORT),
+        stream = servers(STREAM_SERVER_PORT),
     )
 }

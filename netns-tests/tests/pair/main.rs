@@ -10,6 +10,7 @@ mod election;
 mod fixture;
 mod lab;
 mod link;
+mod load;
 mod scenario;
 mod vip;
 mod wire;
