@@ -5,6 +5,8 @@
 //! a node that *cannot* serve never takes a VIP and offers the one it has; what merely *weakens* a node moves
 //! nothing by itself, because a peer that is known to be fitter is the only reason to yield.
 
+pub mod planned;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;

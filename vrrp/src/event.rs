@@ -90,11 +90,8 @@ pub enum Input {
     Yield(bool),
     /// A hand-off: take the VIP from the peer, which yields it.
     TakeOver,
-    /// A hand-off: the peer has the VIP in this term and has announced it; let the addresses go.
-    LetGo {
-        /// The peer's.
-        term: Term,
-    },
+    /// A hand-off: the peer has the VIP and has announced it; let the addresses go.
+    LetGo,
     /// Announce the addresses from the beginning.
     AnnounceAgain,
     /// Leave for good: priority 0 if active, addresses off.

@@ -179,7 +179,7 @@ impl Router {
             Input::Lan(lan) => self.on_lan(lan),
             Input::Yield(on) => self.on_yield(on, now),
             Input::TakeOver => self.on_take_over(now),
-            Input::LetGo { term } => self.on_let_go(term, now),
+            Input::LetGo => self.on_let_go(now),
             Input::AnnounceAgain if self.state == State::Master => self.announce_anew(false, now),
             Input::AnnounceAgain => {}
             Input::Shutdown => self.on_shutdown(now),

@@ -128,12 +128,8 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             done => done.map_err(io("remove", &fresh))?,
         }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&fresh)
-            .map_err(io("create", &fresh))?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh).map_err(io("create", &fresh))?;
         file.write_all(text.as_bytes()).map_err(io("write", &fresh))?;
         file.sync_all().map_err(io("sync", &fresh))?;
         let path = self.0.join(name);

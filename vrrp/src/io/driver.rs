@@ -18,7 +18,6 @@ use super::realtime;
 use super::snapshot::{Event, Held, LastWords, Snapshot};
 use crate::config::RouterConfig;
 use crate::event::{Fault, Input};
-use crate::heartbeat::Term;
 use crate::peer::Keys;
 
 /// Commands that may wait. Full: [`Driver::command`] gives the command back.
@@ -72,10 +71,7 @@ pub enum HandOffStep {
     /// [`Input::TakeOver`]
     TakeOver,
     /// [`Input::LetGo`]
-    LetGo {
-        /// The peer's.
-        term: Term,
-    },
+    LetGo,
     /// [`Input::AnnounceAgain`]
     AnnounceAgain,
 }
@@ -85,7 +81,7 @@ impl From<HandOffStep> for Input {
         match step {
             HandOffStep::Yield(on) => Input::Yield(on),
             HandOffStep::TakeOver => Input::TakeOver,
-            HandOffStep::LetGo { term } => Input::LetGo { term },
+            HandOffStep::LetGo => Input::LetGo,
             HandOffStep::AnnounceAgain => Input::AnnounceAgain,
         }
     }

@@ -556,7 +556,7 @@ impl Election {
     }
 
     fn event(&mut self, router: Option<String>, kind: EventKind) {
-        let event = Event { at: SystemTime::now(), clock: clock(), router, kind };
+        let event = Event { at: SystemTime::now(), instant: Instant::now(), router, kind };
         // Full: dropped and counted. Closed: nobody asked for events, which is no loss.
         if let Err(mpsc::error::TrySendError::Full(_)) = self.wires.events.try_send(event) {
             self.events_lost += 1;
@@ -568,13 +568,6 @@ impl Election {
         let gone = self.slots.iter().all(|slot| !slot.wish.held && slot.answered == Some(slot.wish.order));
         gone && self.pair.as_ref().is_none_or(Pair::is_quiet)
     }
-}
-
-/// CLOCK_MONOTONIC in microseconds: the clock of every event of this machine.
-fn clock() -> u64 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
-    // It always answers, and is never negative.
-    now.map_or(0, |now| (now.tv_sec() as u64) * 1_000_000 + (now.tv_nsec() as u64) / 1000)
 }
 
 impl Slot {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -125,8 +125,8 @@ pub struct PathSnapshot {
 pub struct Event {
     /// Wall clock, for people.
     pub at: SystemTime,
-    /// CLOCK_MONOTONIC in microseconds, for timelines.
-    pub clock: u64,
+    /// Monotonic clock, for timelines.
+    pub instant: Instant,
     /// The router's name; `None` if it is not about one.
     pub router: Option<String>,
     /// What.

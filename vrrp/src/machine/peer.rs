@@ -217,9 +217,10 @@ impl Router {
     }
 
     /// The new holder has announced the addresses, and nothing of ours answers for them any more.
-    pub(super) fn on_let_go(&mut self, term: Term, now: Time) {
-        self.term = self.term.max(term);
-        if self.state == State::Master && self.yielding && self.term > self.held {
+    pub(super) fn on_let_go(&mut self, now: Time) {
+        if self.state == State::Master && self.yielding {
+            // Its heartbeat may not have come yet.
+            self.term = self.term.max(self.held + 1);
             self.step_down(false, Why::HandedOver, now);
         }
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use vrrp::event::{Input, State};
 use vrrp::heartbeat::{Claim, Lan};
-use vrrp::machine::Router;
 
 use super::{DELAY, Event, World};
 
@@ -143,10 +142,8 @@ impl World {
     }
 
     pub(super) fn let_go(&mut self, node: usize, life: u64) {
-        let taker = &self.nodes[1 - node];
-        let term = taker.router.as_ref().filter(|router| router.state() == State::Master).map(Router::term);
-        if let Some(term) = term.filter(|_| self.nodes[node].life == life) {
-            self.feed(node, Input::LetGo { term });
+        if self.nodes[1 - node].state() == Some(State::Master) && self.nodes[node].life == life {
+            self.feed(node, Input::LetGo);
         }
     }
 }
