@@ -264,6 +264,9 @@ impl Agent {
                 }
             },
             Request::Maintenance { on } => self.maintenance(on, uid),
+            Request::Failover { .. } | Request::Events { .. } => {
+                Response::Failed { message: format!("`{}` is not in this version", request.name()) }
+            }
         };
         // A caller that left has no use for the answer.
         let _ = reply.send(response);
