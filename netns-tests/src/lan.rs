@@ -216,6 +216,13 @@ impl Port {
     }
 }
 
+/// Whether the faults by packet rules can be made here.
+pub fn rules_work() -> bool {
+    let mut nft = Command::new("nft");
+    nft.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    nft.status().is_ok_and(|status| status.success())
+}
+
 /// The IPv4 addresses of [`INTERFACE`] in `host`.
 pub fn addresses(host: &Netns) -> Result<Vec<Ipv4Addr>, NetnsError> {
     host.netlink("list addresses", |handle| async move {

@@ -15,6 +15,7 @@
 
 pub mod client;
 pub mod frame;
+pub mod holders;
 pub mod http_server;
 pub mod lan;
 pub mod load;

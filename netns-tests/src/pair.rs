@@ -311,6 +311,11 @@ impl Pair {
         Ok(pair)
     }
 
+    /// Whether the nodes are paired ([`Settings::sync`]).
+    pub fn paired(&self) -> bool {
+        self.settings.sync
+    }
+
     /// Starts the agent of a node, for the first time or again.
     pub fn start_agent(&mut self, index: usize) -> Result<(), ProcessError> {
         let node = &mut self.nodes[index];

@@ -1,8 +1,9 @@
 //! The address itself: deleted behind the agent's back, or claimed by somebody else.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use netns_lab::frame::{self, FrameSocket};
+use netns_lab::holders::Holders;
 use netns_lab::lan::{INTERFACE, delete_address};
 use netns_lab::site::VIP;
 use netns_lab::sniffer::{Heard, Sniffer};
@@ -46,4 +47,33 @@ fn a_third_host_that_claims_the_vip_is_contradicted() {
     })
     .or_fail("contradict the claim");
     assert_eq!(pair.settled(LIMIT).or_fail("go on"), active, "clients still reach the VIP");
+}
+
+#[test]
+fn the_watcher_of_holders_sees_a_takeover_and_an_address_that_both_have() {
+    let Some(folder) = Folder::new("holders") else { return };
+    let mut pair = folder.pair(|settings| settings.sync = false);
+    let active = pair.settled(LIMIT).or_fail("settle");
+    let holders = Holders::start(&pair.site).or_fail("watch");
+    let begin = Instant::now();
+    pair.site.nodes[active].port.deaf(true).or_fail("block the port");
+    pair.node_until(1 - active, "active", LIMIT, |status| status.active()).or_fail("take over");
+    // Without a word between them both have it until the port is opened again.
+    wait_until("both to hold the VIP", LIMIT, || match holders.held().longest(2, begin) {
+        length if length >= Duration::from_millis(500) => Ok(()),
+        length => Err(format!("{length:?}")),
+    })
+    .or_fail("see two");
+    pair.site.nodes[active].port.deaf(false).or_fail("open the port");
+    pair.settled(LIMIT).or_fail("one remains");
+    wait_until("one of them to have lost the VIP", LIMIT, || match holders.held().now() {
+        [a, b] if a != b => Ok(()),
+        both => Err(format!("{both:?}")),
+    })
+    .or_fail("see one");
+    let healed = Instant::now();
+    let held = holders.held();
+    assert!(held.ever(0, begin) && held.ever(1, begin));
+    assert_eq!(held.longest(2, healed), Duration::ZERO);
+    assert_eq!(held.longest(0, begin), Duration::ZERO, "there was always one");
 }

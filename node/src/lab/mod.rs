@@ -1,12 +1,13 @@
 //! `lbnode lab`: a pair in network namespaces on this machine, put through its faults in front of the reader.
 //!
-//! This file reads the options, finds the privileges, and puts things in order; [`scenario`] does the faults,
-//! [`stack`] says what runs on the two nodes, [`report`] prints what a client saw.
+//! This file reads the options, finds the privileges, and puts things in order; [`scenario`] names the faults and
+//! [`run`](mod@run) does them, [`stack`] says what runs on the two nodes, [`report`] prints what the clients saw.
 
 mod folder;
 mod peer_stack;
 mod privilege;
 mod report;
+mod run;
 mod scenario;
 mod stack;
 
@@ -18,7 +19,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Duration;
 
-use netns_lab::lan::INTERFACE;
+use netns_lab::lan::{self, INTERFACE};
 use netns_lab::pair::{Pair, Settings};
 use netns_lab::site::VIP;
 use netns_lab::wait;
@@ -29,7 +30,7 @@ pub use scenario::Scenario;
 use crate::causes::chain;
 use folder::Folder;
 use peer_stack::PeerStack;
-use scenario::Run;
+use run::Run;
 use stack::Stack;
 
 /// What the stack needs to come up the first time.
@@ -93,7 +94,8 @@ fn show(options: &LabOptions) -> Result<bool, Box<dyn Error>> {
         pair.start_agent(1)?;
         Box::new(pair)
     };
-    let runs = match run_all(options, &mut *stack, &mut progress) {
+    let (wanted, left_out) = choose(options, &*stack);
+    let runs = match run_all(options, &wanted, &mut *stack, &mut progress) {
         Ok(runs) => runs,
         Err(_) if wait::cancelled() => {
             progress.clear();
@@ -106,7 +108,7 @@ fn show(options: &LabOptions) -> Result<bool, Box<dyn Error>> {
         }
     };
     progress.clear();
-    let report = report::Report::new(&runs, &*stack, options.advert_interval);
+    let report = report::Report::new(runs, left_out, &*stack, options.advert_interval);
     let mut out = io::stdout().lock();
     if options.json {
         writeln!(out, "{}", report.json())?;
@@ -125,15 +127,29 @@ fn show(options: &LabOptions) -> Result<bool, Box<dyn Error>> {
     Ok(report.met())
 }
 
+/// What is run, and what is not and why.
+fn choose(options: &LabOptions, stack: &dyn Stack) -> (Vec<Scenario>, Vec<(Scenario, &'static str)>) {
+    let mut wanted = if options.scenarios.is_empty() { Scenario::usual() } else { options.scenarios.clone() };
+    wanted.dedup();
+    let rules_work = lan::rules_work();
+    let mut left_out = Vec::new();
+    wanted.retain(|scenario| {
+        let no_rules = (scenario.needs_rules() && !rules_work).then_some("it needs nft: apt install nftables");
+        let why = stack.leaves_out(*scenario).or(no_rules);
+        left_out.extend(why.map(|why| (*scenario, why)));
+        why.is_none()
+    });
+    (wanted, left_out)
+}
+
 /// One after the other, so that a node's damping of one fault never meets the next fault of the same kind.
 fn run_all(
     options: &LabOptions,
+    wanted: &[Scenario],
     stack: &mut dyn Stack,
     progress: &mut Progress,
-) -> Result<Vec<(Scenario, Vec<Run>)>, scenario::ScenarioError> {
-    let mut wanted = if options.scenarios.is_empty() { Scenario::ALL.to_vec() } else { options.scenarios.clone() };
-    wanted.dedup();
-    scenario::settle(stack, START_LIMIT)?;
+) -> Result<Vec<(Scenario, Vec<Run>)>, run::ScenarioError> {
+    run::settle(stack, START_LIMIT)?;
     let mut results: Vec<(Scenario, Vec<Run>)> = wanted.iter().map(|scenario| (*scenario, Vec::new())).collect();
     for round in 1..=options.repeat {
         for (scenario, runs) in &mut results {

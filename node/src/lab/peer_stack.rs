@@ -16,16 +16,20 @@ use std::time::{Duration, Instant};
 use netns_lab::lan::{self, INTERFACE};
 use netns_lab::pair::{NAMES, PairError, VRID};
 use netns_lab::process::Process;
-use netns_lab::site::{SERVER_PORT, SERVICE_PORT, Site, VIP};
+use netns_lab::site::{Host, SERVER_PORT, SERVICE_PORT, STREAM_PORT, STREAM_SERVER_PORT, Site, VIP};
+use netns_lab::wait::wait_until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::scenario::Scenario;
 use super::stack::{Stack, StackError, Standing};
 
 /// systemd's RestartSec, if a unit does not say otherwise.
 const RESTART_DELAY: Duration = Duration::from_millis(100);
 /// Where haproxy answers the check script.
 const HEALTH_PORT: u16 = 8404;
+/// keepalived ends at once.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
 const HEALTH_LIMIT: Duration = Duration::from_millis(200);
 const PRIORITIES: [u8; 2] = [250, 240];
 
@@ -93,6 +97,29 @@ impl Stack for PeerStack {
 
     fn core(&mut self, index: usize) -> Result<Pid, StackError> {
         Ok(self.nodes[index].haproxy.pid())
+    }
+
+    fn hand_over(&mut self, index: usize) -> Result<(), StackError> {
+        // `systemctl restart keepalived`, with a look in between whether the other node has it.
+        let keepalived = &mut self.nodes[index].keepalived;
+        keepalived.signal(Signal::SIGTERM);
+        keepalived.wait(STOP_LIMIT)?;
+        let other = &self.site.nodes[1 - index].netns;
+        wait_until(&format!("{} to take over", NAMES[1 - index]), STOP_LIMIT, || match lan::addresses(other) {
+            Ok(addresses) if addresses.contains(&VIP) => Ok(()),
+            Ok(addresses) => Err(format!("it has {addresses:?}")),
+            Err(error) => Err(error.to_string()),
+        })?;
+        self.start_agent(index)
+    }
+
+    fn leaves_out(&self, scenario: Scenario) -> Option<&'static str> {
+        match scenario {
+            Scenario::LanDeadSyncAlive | Scenario::AdvertsFiltered => {
+                Some("keepalived's nodes have no second path to hear each other by")
+            }
+            _ => None,
+        }
     }
 
     fn kill_agent(&mut self, index: usize) -> Result<(), StackError> {
@@ -249,7 +276,7 @@ vrrp_instance web {{
 fn haproxy_config(site: &Site) -> String {
     let mut text = format!(
         "global
-    maxconn 4000
+    maxconn 8000
 defaults
     mode tcp
     timeout connect 10s
@@ -260,6 +287,9 @@ defaults
 frontend web
     bind *:{SERVICE_PORT}
     default_backend web
+frontend stream
+    bind *:{STREAM_PORT}
+    default_backend stream
 frontend health
     mode http
     bind 127.0.0.1:{HEALTH_PORT}
@@ -270,13 +300,15 @@ backend web
     option httpchk GET /
 "
     );
-    for server in &site.servers {
-        let _ = writeln!(
-            text,
-            "    server {} {}:{SERVER_PORT} check inter 1s rise 1 fall 2",
-            server.netns.name(),
-            server.address
-        );
-    }
+    let servers = |port: u16| {
+        let line = |server: &Host| {
+            let (name, address) = (server.netns.name(), server.address);
+            format!("    server {name} {address}:{port} check inter 1s rise 1 fall 2\n")
+        };
+        site.servers.iter().map(line).collect::<String>()
+    };
+    text += &servers(SERVER_PORT);
+    text += "backend stream\n    balance roundrobin\n";
+    text += &servers(STREAM_SERVER_PORT);
     text
 }

@@ -1,11 +1,18 @@
 //! What the lab needs from whatever makes the pair: `lbnode` itself, or another stack for comparison.
 
 use std::io;
+use std::time::Duration;
 
-use netns_lab::pair::{NAMES, Pair, PairError};
+use netns_lab::pair::{FailoverError, NAMES, Pair, PairError};
 use netns_lab::process::ProcessError;
 use netns_lab::site::Site;
+use netns_lab::wait::WaitError;
 use nix::unistd::Pid;
+
+use super::scenario::Scenario;
+
+/// A node that is still busy with one switchover may refuse the next for so long.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);
 
 /// How one node stands.
 #[derive(Clone, Debug)]
@@ -39,6 +46,12 @@ pub(crate) enum StackError {
         #[source]
         source: io::Error,
     },
+    /// A switchover that was asked for.
+    #[error(transparent)]
+    Failover(#[from] FailoverError),
+    /// A state did not come.
+    #[error(transparent)]
+    Wait(#[from] WaitError),
     /// There is no proxy core to do something to.
     #[error("{0} has no proxy core: {1}")]
     NoCore(&'static str, String),
@@ -54,6 +67,12 @@ pub(crate) trait Stack {
 
     /// The process that carries the clients' bytes.
     fn core(&mut self, node: usize) -> Result<Pid, StackError>;
+
+    /// Has a node give the VIP to the other one, as its operators would; returns when they would be told that it is done.
+    fn hand_over(&mut self, node: usize) -> Result<(), StackError>;
+
+    /// Why a scenario makes no sense here, if it makes none.
+    fn leaves_out(&self, scenario: Scenario) -> Option<&'static str>;
 
     /// Kills (`-9`) the process that owns the VIP and watches over the core.
     fn kill_agent(&mut self, node: usize) -> Result<(), StackError>;
@@ -90,6 +109,22 @@ impl Stack for Pair {
         let no_core = |why| StackError::NoCore(NAMES[node], why);
         let status = self.nodes[node].status().map_err(|error| no_core(error.to_string()))?;
         status.core().ok_or_else(|| no_core(status.words()))
+    }
+
+    fn hand_over(&mut self, node: usize) -> Result<(), StackError> {
+        Ok(self.nodes[node].failover(HAND_OVER_LIMIT)?)
+    }
+
+    fn leaves_out(&self, scenario: Scenario) -> Option<&'static str> {
+        match scenario {
+            Scenario::Planned | Scenario::PlannedAndBack if !self.paired() => {
+                Some("the nodes are not paired, so nothing can be handed over")
+            }
+            Scenario::LanDeadSyncAlive | Scenario::AdvertsFiltered if !self.paired() => {
+                Some("the nodes are not paired, so they have no second path")
+            }
+            _ => None,
+        }
     }
 
     fn kill_agent(&mut self, node: usize) -> Result<(), StackError> {
