@@ -65,8 +65,7 @@ impl Offset {
 }
 
 fn measure(exchange: Exchange) -> Option<Measured> {
-    let [ping, received, sent, back] =
-        [exchange.ping, exchange.received, exchange.sent, exchange.back].map(i128::from);
+    let [ping, received, sent, back] = [exchange.ping, exchange.received, exchange.sent, exchange.back].map(i128::from);
     let rtt = u64::try_from((back - ping) - (sent - received)).ok()?;
     let offset = i64::try_from(((received - ping) + (sent - back)) / 2).ok()?;
     (sent >= received).then_some(Measured { rtt: Duration::from_micros(rtt), offset })

@@ -387,8 +387,7 @@ impl Session {
         }
         self.counters.sessions += 1;
         self.noted = [None; REASONS.len()];
-        self.live =
-            Some(Live { connection, path, since: now, heard: now, ping_at: now, offset: Offset::default() });
+        self.live = Some(Live { connection, path, since: now, heard: now, ping_at: now, offset: Offset::default() });
         self.outputs.push_back(Output::Up { connection, path, hello });
     }
 

@@ -99,9 +99,12 @@ fn a_newer_session_replaces_the_older_one() {
     let new = session.accept(path(2), Time(5)).expect("room");
     session.handle(Input::Greeted { connection: new, hello: hello("a") }, Time(5));
     let outputs = drain(&mut session);
-    assert!(matches!(&outputs[..], [
+    assert!(
+        matches!(&outputs[..], [
         Output::Down { why }, Output::Close { connection: closed }, Output::Up { connection, .. },
-    ] if why.contains("192.0.2.2") && *closed == old && *connection == new), "{outputs:?}");
+    ] if why.contains("192.0.2.2") && *closed == old && *connection == new),
+        "{outputs:?}"
+    );
     assert_eq!(session.counters().replaced, 1);
     // What the old one still says is nothing to us.
     fail(&mut session, old, Reason::Malformed, Time(6));
