@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proxy_core::stats::{ServerState, Stats};
 use vrrp::event::{Note, Why};
+use vrrp::heartbeat::Lan;
 use vrrp::io::snapshot::{RouterSnapshot, Snapshot};
 
 use crate::failover::Core;
@@ -49,8 +50,27 @@ pub fn why(why: &Why) -> String {
         Why::Faulty(fault) => crate::failover::Reason::Router(*fault).to_string(),
         Why::NotServing => "the proxy core cannot serve".into(),
         Why::Recovered => "recovered".into(),
+        Why::Superseded { term } => format!("the peer holds it in term {term}"),
+        Why::HandedOver => "handed over as planned".into(),
+        Why::SeesLess { lan, peer } => {
+            format!(
+                "the peer does not hear our adverts and sees more of the segment ({}) than we do ({})",
+                sees(*peer),
+                sees(*lan)
+            )
+        }
         Why::Stalled(length) => format!("this process was stalled for {} ms", length.as_millis()),
         Why::Shutdown => "shut down".into(),
+    }
+}
+
+/// What a node sees of a segment, for people.
+pub fn sees(lan: Lan) -> &'static str {
+    match lan {
+        Lan::Down => "no carrier",
+        Lan::Silent => "nobody",
+        Lan::Hosts => "hosts, no gateway",
+        Lan::Gateway => "the gateway, or everything",
     }
 }
 

@@ -5,6 +5,8 @@
 //! a node that *cannot* serve never takes a VIP and offers the one it has; what merely *weakens* a node moves
 //! nothing by itself, because a peer that is known to be fitter is the only reason to yield.
 
+pub mod planned;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
@@ -80,6 +82,9 @@ impl fmt::Display for Reason {
             Reason::Router(Fault::Maintenance) | Reason::Maintenance => f.write_str("maintenance"),
             Reason::Router(Fault::LeaseNotRenewed) => {
                 f.write_str("the kernel did not acknowledge the lease of the VIP in time")
+            }
+            Reason::Router(Fault::Isolated) => {
+                f.write_str("neither the peer nor the gateway is heard, and `on_isolation` is \"yield\"")
             }
             Reason::BackendDown(backend) => write!(f, "backend {backend} has no usable server"),
         }

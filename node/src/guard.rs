@@ -1,13 +1,15 @@
 //! The guard: a tiny process whose one duty is to release the VIPs when the agent dies.
 //!
 //! It is told by the VRRP thread which routers are held, has its sockets open beforehand, and sleeps on a pidfd of the
-//! agent. When the agent ends without a word, it says priority 0 for each of them, resets their connections and deletes
+//! agent. When the agent ends without a word, it tells the peer that they are free, by heartbeats that the agent signed
+//! beforehand and by priority 0, resets their connections and deletes
 //! their addresses, in this order: the peer's takeover is what clients wait for. It runs in a session of its own, so
 //! nothing that is sent to the agent's group ends it. If the guard dies, the agent starts another one.
 #![allow(unsafe_code, reason = "what happens between fork and exec")]
 
 use std::collections::HashMap;
 use std::io;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, parent_id};
 use std::process::{ExitCode, Stdio};
@@ -18,11 +20,12 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, Socket, Type};
 use tokio::process::{Child, Command};
 use vrrp::config::RouterConfig;
 use vrrp::event::RELEASE;
 use vrrp::io::driver::OnHeld;
-use vrrp::io::snapshot::Held;
+use vrrp::io::snapshot::{Held, LastWords};
 use vrrp::io::socket::Sender;
 use vrrp::io::{address, realtime};
 use vrrp::packet;
@@ -40,8 +43,8 @@ const CODEC: Configuration<
 /// What the agent says.
 #[derive(Debug, Serialize, Deserialize)]
 enum Message {
-    /// These are held now, and no others.
-    Held(Vec<Held>),
+    /// These are held now, and no others; and what to say to the peer when the agent is dead.
+    Held(Vec<Held>, Vec<LastWords>),
     /// The agent ends in order, and has released everything itself.
     Bye,
 }
@@ -67,15 +70,15 @@ impl Guard {
     /// The process cannot be started.
     pub fn spawn() -> io::Result<Guard> {
         let (child, channel) = start()?;
-        let held = bytes(&Message::Held(Vec::new()))?;
+        let held = bytes(&Message::Held(Vec::new(), Vec::new()))?;
         Ok(Guard { child, line: Arc::new(Mutex::new(Line { channel, held })) })
     }
 
     /// What tells the guard which routers are held. It never waits, and outlives any single guard.
     pub fn teller(&self) -> OnHeld {
         let line = Arc::clone(&self.line);
-        Box::new(move |held| {
-            let message = match bytes(&Message::Held(held.to_vec())) {
+        Box::new(move |held, words| {
+            let message = match bytes(&Message::Held(held.to_vec(), words.to_vec())) {
                 Ok(message) => message,
                 Err(error) => return tracing::error!(%error, "the guard cannot be told what is held"),
             };
@@ -179,7 +182,7 @@ fn watch(channel: &OwnedFd) -> io::Result<()> {
         let (died, said) = wait(&agent, channel)?;
         if said {
             match hear(channel)? {
-                Some(Message::Held(routers)) => held.prepare(routers),
+                Some(Message::Held(routers, words)) => held.prepare(routers, words),
                 Some(Message::Bye) => return Ok(()),
                 // The agent's end is closed: it is gone.
                 None => return held.release(&runtime),
@@ -226,10 +229,21 @@ fn hear(channel: &OwnedFd) -> io::Result<Option<Message>> {
 struct Ready {
     held: Vec<Held>,
     senders: HashMap<String, Sender>,
+    words: Vec<LastWords>,
+    sockets: HashMap<SocketAddr, UdpSocket>,
 }
 
 impl Ready {
-    fn prepare(&mut self, held: Vec<Held>) {
+    fn prepare(&mut self, held: Vec<Held>, words: Vec<LastWords>) {
+        for LastWords { local, .. } in &words {
+            // Any port: the peer goes by the address. What cannot be bound now will be when the words are said.
+            if !self.sockets.contains_key(local)
+                && let Ok(socket) = socket_at(*local)
+            {
+                self.sockets.insert(*local, socket);
+            }
+        }
+        self.words = words;
         for router in &held {
             let interface = &router.config.interface;
             if self.senders.contains_key(interface) {
@@ -248,6 +262,22 @@ impl Ready {
     fn release(&self, runtime: &tokio::runtime::Runtime) -> io::Result<()> {
         if self.held.is_empty() {
             return Ok(());
+        }
+        for LastWords { local, remote, datagrams } in &self.words {
+            let fresh;
+            let socket = match self.sockets.get(local) {
+                Some(socket) => Some(socket),
+                None => {
+                    fresh = socket_at(*local).ok();
+                    fresh.as_ref()
+                }
+            };
+            let Some(socket) = socket else { continue };
+            for datagram in datagrams {
+                if let Err(error) = socket.send_to(datagram, remote) {
+                    eprintln!("lbnode guard: the peer was not told by {local}: {error}");
+                }
+            }
         }
         for Held { config, source } in &self.held {
             let Some(sender) = self.senders.get(&config.interface) else { continue };
@@ -270,6 +300,19 @@ impl Ready {
     }
 }
 
+/// Sends from an address, whether it is there at the moment or not.
+fn socket_at(local: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, None)?;
+    if local.is_ipv4() {
+        socket.set_freebind_v4(true)?;
+    } else {
+        socket.set_freebind_v6(true)?;
+    }
+    socket.bind(&SocketAddr::new(local.ip(), 0).into())?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,10 +321,10 @@ mod tests {
     fn messages_arrive_whole_and_the_end_of_the_agent_is_heard() {
         let (agent, guard) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).expect("a pair");
-        for message in [Message::Held(Vec::new()), Message::Bye] {
+        for message in [Message::Held(Vec::new(), Vec::new()), Message::Bye] {
             send(agent.as_raw_fd(), &bytes(&message).expect("short"), MsgFlags::empty()).expect("room");
         }
-        assert!(matches!(hear(&guard), Ok(Some(Message::Held(held))) if held.is_empty()));
+        assert!(matches!(hear(&guard), Ok(Some(Message::Held(held, _))) if held.is_empty()));
         assert!(matches!(hear(&guard), Ok(Some(Message::Bye))));
         send(agent.as_raw_fd(), &[0xff; 9], MsgFlags::empty()).expect("room");
         assert!(hear(&guard).is_err(), "nonsense is refused");

@@ -1,37 +1,63 @@
-//! Resets the TCP connections of an address that is about to leave this node (sock_diag(7), SOCK_DESTROY).
+//! The TCP connections of an address, as the kernel lists them (sock_diag(7)), and their end (SOCK_DESTROY).
 //!
 //! A connection whose local address is gone falls silent: what its socket sends finds no way out, and its client waits
 //! for an answer that nobody will give. Reset in time, the client reconnects at once, to the node that has the address.
+//! A hand-off asks for the list, to tell the other node which connections stay here.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
-/// Bytes of `struct nlmsghdr`.
-const HEADER: usize = 16;
+use crate::netlink::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, error, message, messages, truncated};
+
 /// Where the socket's id lies in `struct inet_diag_msg` and in `struct inet_diag_req_v2`, behind the header.
 const ID_IN_ANSWER: usize = 4;
 const ID_IN_REQUEST: usize = 8;
 /// Bytes of `struct inet_diag_sockid`: ports, addresses, interface, cookie.
 const ID: usize = 48;
-/// Where the source address lies in an id.
+/// Where the source and the destination address lie in an id, 16 bytes each; the two ports are before them.
 const SOURCE: usize = 4;
+const DESTINATION: usize = 20;
 /// Message types (linux/sock_diag.h).
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
-/// Message types and flags of any netlink family (linux/netlink.h).
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ROOT_AND_MATCH: u16 = 0x300;
+/// A filter that the kernel applies before it answers (linux/inet_diag.h): the attribute, and its one operation.
+const INET_DIAG_REQ_BYTECODE: u16 = 1;
+const INET_DIAG_BC_S_COND: u8 = 7;
 /// Every state in which a peer may still wait for us, as bits (net/tcp_states.h): established, both FIN-WAITs,
 /// CLOSE-WAIT, LAST-ACK, CLOSING. Listeners stay.
 const LIVE: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+/// Half open, as the kernel's interface and as its tables have it: SYN-RECV and NEW-SYN-RECV.
+const HALF_OPEN: u32 = 1 << 3 | 1 << 12;
+
+/// One connection: this end and the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// The address and port here.
+    pub local: SocketAddr,
+    /// The peer's.
+    pub remote: SocketAddr,
+}
 
 /// What tells one socket from all others, as the kernel gave it.
-type SocketId = [u8; ID];
+#[derive(Clone, Copy, Debug)]
+struct SocketId {
+    /// AF_INET, or AF_INET6: then the addresses may be IPv4 ones in IPv6 form.
+    family: u8,
+    bytes: [u8; ID],
+}
+
+/// The connections whose local address is this one, half open ones too; for an IPv4 address also those that an IPv6
+/// socket accepted. It takes some milliseconds for ten thousand.
+///
+/// # Errors
+/// The kernel's.
+pub fn connections(address: IpAddr) -> io::Result<Vec<Connection>> {
+    let found = list(&open()?, address, LIVE | HALF_OPEN)?;
+    Ok(found.iter().map(SocketId::connection).collect())
+}
 
 /// Resets every connection whose local address is one of these; says how many there were. It takes about a
 /// millisecond for a thousand and waits for nobody.
@@ -39,12 +65,19 @@ type SocketId = [u8; ID];
 /// # Errors
 /// The kernel's: EPERM without CAP_NET_ADMIN, EOPNOTSUPP where it was built without INET_DIAG_DESTROY.
 pub fn reset(addresses: &[Ipv4Addr]) -> io::Result<usize> {
-    let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
-    let mut found = connections(&netlink)?;
-    found.retain(|id| addresses.iter().any(|address| id[SOURCE..SOURCE + 4] == address.octets()));
+    addresses.iter().map(|&address| reset_one(address.into())).sum()
+}
+
+/// As [`reset`], for one address of either family.
+///
+/// # Errors
+/// As there.
+pub fn reset_one(address: IpAddr) -> io::Result<usize> {
+    let netlink = open()?;
+    let found = list(&netlink, address, LIVE)?;
     for id in &found {
         // Errors come back as messages that nobody has to read: one for a socket that ended meanwhile is no news.
-        let message = request(SOCK_DESTROY, NLM_F_REQUEST, id);
+        let message = request(SOCK_DESTROY, NLM_F_REQUEST, LIVE, id, &[]);
         send(netlink.as_raw_fd(), &message, MsgFlags::empty())?;
     }
     match first_refusal(&netlink) {
@@ -53,24 +86,55 @@ pub fn reset(addresses: &[Ipv4Addr]) -> io::Result<usize> {
     }
 }
 
-/// All live IPv4 connections of this network namespace.
-fn connections(netlink: &OwnedFd) -> io::Result<Vec<SocketId>> {
-    let all = request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_ROOT_AND_MATCH, &[0; ID]);
-    send(netlink.as_raw_fd(), &all, MsgFlags::empty())?;
+fn open() -> io::Result<OwnedFd> {
+    Ok(socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?)
+}
+
+/// The sockets of this network namespace with that local address in one of those states.
+fn list(netlink: &OwnedFd, address: IpAddr, states: u32) -> io::Result<Vec<SocketId>> {
+    let families: &[i32] = if address.is_ipv4() { &[libc::AF_INET, libc::AF_INET6] } else { &[libc::AF_INET6] };
+    let filter = local_address(address);
     let mut found = Vec::new();
+    for &family in families {
+        let any = SocketId { family: family as u8, bytes: [0; ID] };
+        let all = request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, states, &any, &filter);
+        send(netlink.as_raw_fd(), &all, MsgFlags::empty())?;
+        answers(netlink, &mut found)?;
+    }
+    Ok(found)
+}
+
+fn answers(netlink: &OwnedFd, found: &mut Vec<SocketId>) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
         let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
         for (kind, body) in messages(&buffer[..length]) {
             match kind {
-                NLMSG_DONE => return Ok(found),
+                NLMSG_DONE => return Ok(()),
                 NLMSG_ERROR => return Err(error(body).map_or_else(truncated, io::Error::from_raw_os_error)),
                 _ => {
-                    let id = body.get(ID_IN_ANSWER..).and_then(|rest| rest.first_chunk::<ID>());
-                    found.push(*id.ok_or_else(truncated)?);
+                    let id =
+                        body.get(ID_IN_ANSWER..).and_then(|rest| rest.first_chunk::<ID>()).ok_or_else(truncated)?;
+                    found.push(SocketId { family: body[0], bytes: *id });
                 }
             }
         }
+    }
+}
+
+impl SocketId {
+    fn connection(&self) -> Connection {
+        Connection { local: self.end(SOURCE, 0), remote: self.end(DESTINATION, 2) }
+    }
+
+    fn end(&self, address: usize, port: usize) -> SocketAddr {
+        let mut octets = [0; 16];
+        octets.copy_from_slice(&self.bytes[address..address + 16]);
+        let address = match octets {
+            [a, b, c, d, ..] if i32::from(self.family) == libc::AF_INET => Ipv4Addr::new(a, b, c, d).into(),
+            octets => Ipv6Addr::from(octets).to_canonical(),
+        };
+        SocketAddr::new(address, u16::from_be_bytes([self.bytes[port], self.bytes[port + 1]]))
     }
 }
 
@@ -81,40 +145,34 @@ fn first_refusal(netlink: &OwnedFd) -> Option<i32> {
     messages(&buffer[..length]).filter(|(kind, _)| *kind == NLMSG_ERROR).find_map(|(_, body)| error(body))
 }
 
-/// `struct nlmsghdr` and `struct inet_diag_req_v2` for TCP over IPv4.
-fn request(kind: u16, flags: u16, id: &SocketId) -> Vec<u8> {
-    let length = HEADER + ID_IN_REQUEST + ID;
-    let mut message = Vec::with_capacity(length);
-    message.extend((length as u32).to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend(flags.to_ne_bytes());
-    // Sequence number and port: one question at a time needs neither.
-    message.extend([0; 8]);
-    message.extend([libc::AF_INET as u8, libc::IPPROTO_TCP as u8, 0, 0]);
-    message.extend(LIVE.to_ne_bytes());
-    message.extend(id);
-    message
+/// `struct inet_diag_req_v2` for TCP, and attributes.
+fn request(kind: u16, flags: u16, states: u32, id: &SocketId, attributes: &[u8]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(ID_IN_REQUEST + ID + attributes.len());
+    body.extend([id.family, libc::IPPROTO_TCP as u8, 0, 0]);
+    body.extend(states.to_ne_bytes());
+    body.extend(id.bytes);
+    body.extend(attributes);
+    message(kind, flags, &body)
 }
 
-/// The messages of one read: type and what follows the header.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let &[l0, l1, l2, l3, k0, k1, ..] = bytes else { return None };
-        let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
-        let body = bytes.get(HEADER..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((u16::from_ne_bytes([k0, k1]), body))
-    })
-}
-
-/// The error number of an `NLMSG_ERROR`; `None`: it is an acknowledgement, or too short.
-fn error(body: &[u8]) -> Option<i32> {
-    let number = -i32::from_ne_bytes(*body.first_chunk()?);
-    (number != 0).then_some(number)
-}
-
-fn truncated() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer about sockets is too short")
+/// The attribute that lets pass what has this local address: one operation, with a `struct inet_diag_hostcond`.
+fn local_address(address: IpAddr) -> Vec<u8> {
+    let (family, octets) = match address {
+        IpAddr::V4(address) => (libc::AF_INET, address.octets().to_vec()),
+        IpAddr::V6(address) => (libc::AF_INET6, address.octets().to_vec()),
+    };
+    let operation = 12 + octets.len();
+    let mut attribute = Vec::with_capacity(4 + operation);
+    attribute.extend((4 + operation as u16).to_ne_bytes());
+    attribute.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
+    // Where to go on: at the end, which accepts, or behind it, which rejects.
+    attribute.extend([INET_DIAG_BC_S_COND, operation as u8]);
+    attribute.extend((operation as u16 + 4).to_ne_bytes());
+    attribute.extend([family as u8, 8 * octets.len() as u8, 0, 0]);
+    // Any port.
+    attribute.extend((-1_i32).to_ne_bytes());
+    attribute.extend(octets);
+    attribute
 }
 
 #[cfg(test)]
@@ -147,10 +205,28 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_make_no_sense_are_no_messages() {
-        for bytes in [&[][..], &[1; 5], &[0xff; 40], &[0; 40]] {
-            assert_eq!(messages(bytes).count(), 0, "{bytes:?}");
+    fn the_connections_of_an_address_are_listed_in_either_family_and_no_others() {
+        for (address, other) in [("127.0.0.73", "127.0.0.74"), ("::1", "127.0.0.74")] {
+            let listener = TcpListener::bind((address, 0)).unwrap();
+            let elsewhere = TcpListener::bind((other, 0)).unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let _other = TcpStream::connect(elsewhere.local_addr().unwrap()).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            let mut listed = connections(address.parse().unwrap()).unwrap();
+            // `::1` is both ends of its connection, and other tests may use it.
+            listed.retain(|connection| connection.local == accepted.local_addr().unwrap());
+            let expected = Connection { local: accepted.local_addr().unwrap(), remote: client.local_addr().unwrap() };
+            assert_eq!(listed, [expected]);
         }
-        assert_eq!(error(&[1]), None);
+    }
+
+    #[test]
+    fn a_connection_that_an_ipv6_socket_accepted_from_ipv4_is_listed_as_what_it_is() {
+        let listener = TcpListener::bind("[::]:0").unwrap();
+        let to = (Ipv4Addr::new(127, 0, 0, 75), listener.local_addr().unwrap().port());
+        let client = TcpStream::connect(to).unwrap();
+        let accepted = listener.accept().unwrap();
+        let expected = Connection { local: to.into(), remote: client.local_addr().unwrap() };
+        assert_eq!(connections(to.0.into()).unwrap(), [expected], "{accepted:?}");
     }
 }

@@ -1,11 +1,11 @@
 //! Good configuration files and what they mean.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use node::config::{LogFormat, load_cluster, load_node, parse_cluster, parse_node, routers};
+use node::config::{LogFormat, OnIsolation, load_cluster, load_node, parse_cluster, parse_node, routers};
 use proxy_core::plan::{Balance, Check, Probe};
 use vrrp::config::{Checksum, Transport, UnicastPeer};
 
@@ -53,6 +53,7 @@ fn what_is_left_out_has_the_documented_default() {
     assert_eq!((frontend.client_timeout, frontend.max_connections), (Duration::from_secs(900), None));
     assert_eq!(cluster.vips[0].advert_interval.duration(), Duration::from_millis(100));
     assert_eq!(cluster.vips[0].preempt, Some(Duration::ZERO));
+    assert_eq!((cluster.on_isolation, cluster.handoff_timeout), (OnIsolation::Serve, Some(Duration::from_secs(600))));
 
     let node = parse_node("n", NODE, Path::new("/etc/lbnode")).unwrap();
     assert_eq!(node.bootstrap, Path::new("/etc/lbnode/cluster.toml"));
@@ -61,6 +62,7 @@ fn what_is_left_out_has_the_documented_default() {
     assert_eq!((node.proxy.user.as_str(), node.proxy.threads), ("lbnode", 0));
     assert_eq!((&node.vrrp.transport, node.vrrp.checksum), (&Transport::Multicast, Checksum::Rfc9568));
     assert_eq!(node.log.format, LogFormat::Text);
+    assert_eq!(node.sync, None);
 }
 
 #[test]
@@ -122,4 +124,44 @@ fn a_vip_may_differ_from_its_node() {
 fn without_preemption_there_is_no_delay() {
     let cluster = parse_cluster("c", &CLUSTER.replace("vrid = 51", "vrid = 51\npreempt = false")).unwrap();
     assert_eq!(cluster.vips[0].preempt, None);
+}
+
+#[test]
+fn the_peer_may_be_reached_on_several_paths_of_either_family() {
+    let sync = "[sync]\nlisten = [\"10.0.0.1:7431\", \"[fd00::1]:7432\"]\n\
+                peer = { name = \"lb-b\", addresses = [\"10.0.0.2:7431\", \"[fd00::2]:7431\"] }\n";
+    let node = parse_node("n", &(NODE.to_owned() + sync), Path::new("")).unwrap_or_else(|error| panic!("{error}"));
+    let written = |ends: &[SocketAddr]| ends.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let sync = node.sync.clone().unwrap();
+    assert_eq!(written(&sync.listen), ["10.0.0.1:7431", "[fd00::1]:7432"]);
+    assert_eq!(sync.peer.name, "lb-b");
+    assert_eq!(written(&sync.peer.addresses), ["10.0.0.2:7431", "[fd00::2]:7431"]);
+
+    let one = "[sync]\nlisten = \"10.0.0.1:7431\"\npeer = { name = \"lb-b\", addresses = \"10.0.0.2:7431\" }\n";
+    let node = parse_node("n", &(NODE.to_owned() + one), Path::new("")).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(node.sync.unwrap().listen.len(), 1);
+}
+
+#[test]
+fn a_peer_does_not_change_what_a_router_is_told() {
+    let sync = "[sync]\nlisten = [\"10.0.0.1:7431\"]\npeer = { name = \"lb-b\", addresses = [\"10.0.0.2:7431\"] }\n";
+    let cluster = parse_cluster("c", CLUSTER).unwrap();
+    let alone = parse_node("n", NODE, Path::new("")).unwrap();
+    let paired = parse_node("n", &(NODE.to_owned() + sync), Path::new("")).unwrap();
+    assert_eq!(routers(&paired, &cluster).unwrap(), routers(&alone, &cluster).unwrap());
+}
+
+#[test]
+fn a_pair_says_what_it_does_when_it_is_cut_and_how_long_clients_may_stay() {
+    let with = |timeout: &str| {
+        let text = CLUSTER.replace("name = \"web\"\n[vip", "name = \"web\"\non_isolation = \"yield\"\n[vip");
+        let text =
+            text.replace("[frontend.www]", &format!("[defaults]\nhandoff_timeout = \"{timeout}\"\n[frontend.www]"));
+        let cluster = parse_cluster("c", &text).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(cluster.on_isolation, OnIsolation::Yield);
+        cluster.handoff_timeout
+    };
+    assert_eq!(with("never"), None);
+    assert_eq!(with("1s"), Some(Duration::from_secs(1)));
+    assert_eq!(with("30d"), Some(Duration::from_secs(30 * 86_400)));
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::RouterConfig;
+use crate::heartbeat::{Claim, Lan, Term};
 use crate::types::Interval;
 
 /// An advert that passed every receive check and names our VRID.
@@ -40,6 +41,8 @@ pub enum Fault {
     Maintenance,
     /// The kernel did not acknowledge the lease of a VIP in time.
     LeaseNotRenewed,
+    /// Neither the peer nor the gateway is heard, and `on_isolation = "yield"`.
+    Isolated,
 }
 
 /// What the applier that owns a router's addresses has reached.
@@ -76,6 +79,21 @@ pub enum Input {
     },
     /// A new configuration of the same router (same interface and VRID).
     Configure(RouterConfig),
+    /// The peer's heartbeat told this, authenticated and newer than what was told before.
+    Peer(Claim),
+    /// The node can serve, but a fitter one would do better. It moves nothing by itself; the peer is told.
+    Weakened(bool),
+    /// What is seen of the segment.
+    Lan(Lan),
+    /// A hand-off to the peer began (`true`): when the peer takes over, keep the addresses until [`Input::LetGo`].
+    /// `false`: it ended without.
+    Yield(bool),
+    /// A hand-off: take the VIP from the peer, which yields it.
+    TakeOver,
+    /// A hand-off: the peer has the VIP and has announced it; let the addresses go.
+    LetGo,
+    /// Announce the addresses from the beginning.
+    AnnounceAgain,
     /// Leave for good: priority 0 if active, addresses off.
     Shutdown,
 }
@@ -136,6 +154,20 @@ pub enum Why {
     NotServing,
     /// The last reason to be in fault went.
     Recovered,
+    /// The peer holds the VIP in a higher term.
+    Superseded {
+        /// It.
+        term: Term,
+    },
+    /// A planned hand-off moved the VIP, to here or from here.
+    HandedOver,
+    /// The peer does not hear our adverts and sees more of the segment than we do.
+    SeesLess {
+        /// What we see.
+        lan: Lan,
+        /// What the peer sees.
+        peer: Lan,
+    },
     /// We were asleep for longer than the others wait before they take over.
     Stalled(Duration),
     /// We are shutting down.

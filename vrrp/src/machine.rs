@@ -12,7 +12,10 @@
 //! until there are none, in their order, and come back at [`Router::poll_timeout`].
 //!
 //! An active router whose proxy core cannot serve *offers* the VIP (docs/adr/0002): one advert of priority 0, the
-//! addresses kept, silence. If another router is heard, it took over; if not, this one goes on.
+//! addresses kept, silence. If another router is heard, it took over; if not, this one goes on. If the other node of the
+//! pair is known to be fit, nothing is offered: it resigns. What terms and heartbeats decide is in [`peer`].
+
+mod peer;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
@@ -21,6 +24,7 @@ use std::time::Duration;
 use crate::announcements::Announcements;
 use crate::config::RouterConfig;
 use crate::event::{Advert, Applied, Fault, Input, Note, OWNER, Output, RELEASE, State, Why};
+use crate::heartbeat::{Claim, Lan, Term};
 use crate::timers::{Timer, Timers};
 use crate::types::{Interval, Time};
 
@@ -40,6 +44,13 @@ pub struct Heard {
     pub interval: Interval,
     /// When the last one came.
     pub at: Time,
+}
+
+/// What the peer said last.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    claim: Claim,
+    at: Time,
 }
 
 /// One virtual router.
@@ -71,6 +82,25 @@ pub struct Router {
     announce_when_present: bool,
     /// Active: the other active router that was last noted.
     rival: Option<(Ipv4Addr, Time)>,
+    /// The highest term that was seen.
+    term: Term,
+    /// Active: the term in which we are.
+    held: Term,
+    peer: Option<Known>,
+    /// The VIP was given up for the peer to take, and it has not yet.
+    resigned: bool,
+    /// Active: since when the peer is heard by adverts alone, and claims to be active too.
+    contest: Option<Time>,
+    /// Active: a hand-off to the peer is under way.
+    yielding: bool,
+    /// Active, yielding: the peer has taken over.
+    superseded: bool,
+    /// Active: since when the peer does not hear our adverts and sees more of the segment than we do.
+    deaf_since: Option<Time>,
+    /// When the lease was last acknowledged, or the takeover.
+    renewed: Time,
+    weakened: bool,
+    lan: Lan,
     noted: Noted,
     outputs: VecDeque<Output>,
 }
@@ -108,6 +138,17 @@ impl Router {
             announcements: Announcements::default(),
             announce_when_present: false,
             rival: None,
+            term: 0,
+            held: 0,
+            peer: None,
+            resigned: false,
+            contest: None,
+            yielding: false,
+            superseded: false,
+            deaf_since: None,
+            renewed: now,
+            weakened: false,
+            lan: Lan::default(),
             noted: Noted::default(),
             outputs: VecDeque::new(),
         }
@@ -133,6 +174,14 @@ impl Router {
             Input::Vip(applied) => self.on_vip(applied, now),
             Input::Claimed { address, mac } => self.on_claimed(address, mac, now),
             Input::Configure(config) => self.on_configure(config, now),
+            Input::Peer(claim) => self.on_peer(claim, now),
+            Input::Weakened(weakened) => self.weakened = weakened,
+            Input::Lan(lan) => self.on_lan(lan),
+            Input::Yield(on) => self.on_yield(on, now),
+            Input::TakeOver => self.on_take_over(now),
+            Input::LetGo => self.on_let_go(now),
+            Input::AnnounceAgain if self.state == State::Master => self.announce_anew(false, now),
+            Input::AnnounceAgain => {}
             Input::Shutdown => self.on_shutdown(now),
         }
     }
@@ -154,13 +203,14 @@ impl Router {
                 }
                 Timer::Preempt => self.may_preempt = true,
                 Timer::Offer => self.offer_ended(now),
-                Timer::OfferAgain => self.offer(now),
+                Timer::OfferAgain => self.cannot_serve(now),
                 Timer::Lease => {
                     self.faults.insert(Fault::LeaseNotRenewed);
                     self.reconsider(Why::Faulty(Fault::LeaseNotRenewed), now);
                     self.timers.set(Timer::Mend, now + self.down_interval());
                 }
                 Timer::Announce => self.announce_due(now),
+                Timer::Yield => self.yield_ended(now),
                 Timer::Mend => {
                     self.faults.remove(&Fault::LeaseNotRenewed);
                     self.reconsider(Why::Recovered, now);
@@ -260,8 +310,10 @@ impl Router {
             }
             State::Backup => {}
             State::Master if !self.faults.is_empty() => {
+                let taken = self.superseded || self.peer_can_take(now);
                 self.emit(Output::Advert { priority: RELEASE });
-                self.leave_master(State::Fault, false, why, now);
+                self.resigned = true;
+                self.leave_master(State::Fault, taken, why, now);
             }
             State::Master => {}
             State::Fault if self.can_take_part() => self.become_backup(Why::Recovered, now),
@@ -275,9 +327,12 @@ impl Router {
         }
         self.serving = Some(serving);
         match (self.state, serving) {
-            (State::Master, false) if !self.offering => self.offer(now),
             // An offer runs its course: the peer may be half-way through its takeover.
-            (State::Master, false) => {}
+            (State::Master, false) => {
+                if !self.offering && !self.superseded {
+                    self.cannot_serve(now);
+                }
+            }
             (State::Master, true) => {
                 self.timers.stop(Timer::OfferAgain);
                 self.offer_noted = false;
@@ -321,6 +376,11 @@ impl Router {
 
     /// RFC 9568 §6.4.2 (430 to 460).
     fn advert_as_backup(&mut self, advert: &Advert, now: Time) {
+        if advert.priority == RELEASE && self.is_from_peer(advert.source) {
+            // There is nobody else to leave the skew time to.
+            self.become_master(Why::Released, now);
+            return;
+        }
         if advert.priority == RELEASE {
             self.released = true;
             let skewed = now + self.skew();
@@ -347,11 +407,17 @@ impl Router {
 
     /// RFC 9568 §6.4.3 (700 to 765).
     fn advert_as_master(&mut self, advert: &Advert, now: Time) {
+        if self.superseded {
+            return;
+        }
         if advert.priority == RELEASE {
             self.advertise(now);
             return;
         }
         self.remember(advert, now);
+        if self.is_from_peer(advert.source) && self.leave_to_terms(now) {
+            return;
+        }
         let ours = self.source.flatten().map(u32::from);
         let outranked = advert.priority > self.priority()
             || (advert.priority == self.priority() && Some(u32::from(advert.source)) > ours);
@@ -367,11 +433,7 @@ impl Router {
             self.learned = advert.interval;
             let why = Why::Outranked { by: advert.source, priority: advert.priority };
             // An active router whose offer nobody took may not wait as a backup: it could not serve.
-            let next = if self.can_take_part() { State::Backup } else { State::Fault };
-            self.leave_master(next, true, why, now);
-            if next == State::Backup {
-                self.wait_as_backup(now);
-            }
+            self.step_down(true, why, now);
             return;
         }
         // RFC 9568 §6.4.3 (755): tell it, and the switches, at once.
@@ -394,11 +456,13 @@ impl Router {
         }
         self.remember(advert, now);
         self.learned = advert.interval;
-        let next = if self.can_take_part() { State::Backup } else { State::Fault };
-        self.leave_master(next, true, Why::TakenOver { by: advert.source }, now);
-        if next == State::Backup {
-            self.wait_as_backup(now);
-        }
+        self.step_down(true, Why::TakenOver { by: advert.source }, now);
+    }
+
+    /// An advert of the peer while we are active: its heartbeat says in which term. Only when none comes for a down
+    /// interval, priorities decide.
+    fn leave_to_terms(&mut self, now: Time) -> bool {
+        self.peer(now).is_some() || now - *self.contest.get_or_insert(now) < self.down_interval()
     }
 
     fn remember(&mut self, advert: &Advert, now: Time) {
@@ -470,6 +534,12 @@ impl Router {
         self.announce_when_present = true;
         self.announcements.clear();
         self.rival = None;
+        self.term += 1;
+        self.held = self.term;
+        self.renewed = now;
+        self.resigned = false;
+        self.contest = None;
+        self.deaf_since = None;
         self.advertise(now);
         self.emit(Output::Hold);
         self.timers.set(Timer::Lease, now + LEASE);
@@ -481,6 +551,8 @@ impl Router {
         self.timers.stop_all();
         self.announcements.clear();
         self.offering = false;
+        self.yielding = false;
+        self.superseded = false;
         self.emit(Output::Release { taken });
         self.change(to, why, now);
     }
@@ -489,8 +561,10 @@ impl Router {
         match self.state {
             State::Init => {}
             State::Master => {
+                let taken = self.superseded || self.peer_can_take(now);
                 self.emit(Output::Advert { priority: RELEASE });
-                self.leave_master(State::Init, false, Why::Shutdown, now);
+                self.resigned = true;
+                self.leave_master(State::Init, taken, Why::Shutdown, now);
             }
             State::Backup | State::Fault => self.change(State::Init, Why::Shutdown, now),
         }
@@ -546,15 +620,22 @@ impl Router {
         let interval = self.config.advert_interval.duration();
         if overdue > interval * 2 {
             let asleep = overdue + interval;
-            let next = if self.can_take_part() { State::Backup } else { State::Fault };
-            self.leave_master(next, true, Why::Stalled(asleep), now);
-            if next == State::Backup {
-                self.wait_as_backup(now);
-            }
+            self.step_down(true, Why::Stalled(asleep), now);
         }
     }
 
     // === offers ===
+
+    /// Active with a proxy core that cannot serve: to the peer if it can, to nobody if it cannot, else to whoever is there.
+    fn cannot_serve(&mut self, now: Time) {
+        if self.peer_can_take(now) {
+            self.resign(Why::NotServing, now);
+        } else if self.peer(now).is_some() {
+            self.nobody_takes_it(now);
+        } else {
+            self.offer(now);
+        }
+    }
 
     fn offer(&mut self, now: Time) {
         self.offering = true;
@@ -570,9 +651,12 @@ impl Router {
         self.offering = false;
         self.advertise(now);
         self.announce_limited(now);
-        if self.serving == Some(true) {
-            return;
+        if self.serving != Some(true) {
+            self.nobody_takes_it(now);
         }
+    }
+
+    fn nobody_takes_it(&mut self, now: Time) {
         if !self.offer_noted {
             self.offer_noted = true;
             self.note(Note::OfferNotTaken);
@@ -589,6 +673,7 @@ impl Router {
         }
         match applied {
             Applied::Present => {
+                self.renewed = now;
                 self.timers.set(Timer::Lease, now + LEASE);
                 if std::mem::take(&mut self.announce_when_present) {
                     self.announce_anew(self.why == Why::Silence, now);
@@ -603,7 +688,7 @@ impl Router {
     }
 
     fn on_claimed(&mut self, address: Ipv4Addr, mac: [u8; 6], now: Time) {
-        if self.state != State::Master {
+        if self.state != State::Master || self.superseded {
             return;
         }
         if self.noted.claimed.is_none_or(|(noted, at)| noted != mac || now - at > NOTE_AGAIN) {

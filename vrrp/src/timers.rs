@@ -21,6 +21,8 @@ pub(crate) enum Timer {
     OfferAgain,
     /// Active: the next announcement.
     Announce,
+    /// Active: a hand-off takes too long.
+    Yield,
     /// In fault for a lease that was not renewed: try again.
     Mend,
 }
@@ -35,6 +37,7 @@ const ALL: [Timer; ROWS] = [
     Timer::Offer,
     Timer::OfferAgain,
     Timer::Announce,
+    Timer::Yield,
     Timer::Mend,
 ];
 

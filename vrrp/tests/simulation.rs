@@ -12,6 +12,8 @@ use world::{DELAY, Disturbance, KERNEL, LAPSE, LATE, World};
 
 /// What a gap or an overlap may last beyond the timers: a few packets, acknowledgements and late timers in a row.
 const MARGIN: Duration = Duration::from_millis(25);
+/// How long a segment that is dead behind its carrier takes to be believed.
+const DEAF: Duration = Duration::from_secs(2);
 /// How many seeds are run if nobody says how many: about five seconds' worth.
 const SEEDS: u64 = 400;
 
@@ -20,6 +22,9 @@ const SEEDS: u64 = 400;
 struct Watch {
     nobody_since: Option<Time>,
     several_since: Option<Time>,
+    owners_since: Option<Time>,
+    /// When somebody last held the VIP on a segment that he has not had the time to find dead.
+    believed: Option<Time>,
     masters: usize,
     settled: Option<(Time, Vec<bool>)>,
 }
@@ -35,7 +40,16 @@ impl Watch {
         self.nobody_since = since(world.holders() == 0, self.nobody_since);
         let alive = world.nodes.iter().filter(|node| node.holds()).count();
         self.several_since = since(alive > 1, self.several_since);
+        // Counted from when the two last told each other something new.
+        let stirred = world.nodes.iter().filter_map(world::Node::since).max().unwrap_or_default();
+        let stirred = stirred.max(world.stirred).max(world.path_since.unwrap_or(now));
+        let believes = world.nodes.iter().any(|node| node.lan_dead && node.present);
+        if believes && (now - stirred < DEAF + slowest_down(world) * 2 || world.moving()) {
+            self.believed = Some(now);
+        }
+        self.owners_since = since(world.owners() > 1, self.owners_since);
         let before = std::mem::replace(&mut self.masters, world.masters());
+        self.never_two_owners(world)?;
         frozen_nodes_lose_their_addresses(world)?;
         let Some(connected) = world.connected else { return Ok(()) };
         self.never_two_for_long(world, connected)?;
@@ -44,9 +58,26 @@ impl Watch {
         self.settles(world, connected)
     }
 
+    /// While heartbeats arrive, two owners can only be the last words of the one and the first of the other, or two that
+    /// took over apart and have just met.
+    fn never_two_owners(&self, world: &World) -> Result<(), String> {
+        let (Some(since), Some(path)) = (self.owners_since, world.path_since) else { return Ok(()) };
+        let together = world.now - since.max(path);
+        let bound = slowest_interval(world) + MARGIN;
+        if together > bound {
+            return Err(format!(
+                "both nodes have owned the VIP for {together:?} with a path alive, longer than {bound:?}"
+            ));
+        }
+        Ok(())
+    }
+
     /// The first advert that arrives ends it; two that were active apart may both be silent for an offer first. (What a dead or frozen node has left behind is the lease's business.)
     fn never_two_for_long(&self, world: &World, connected: Time) -> Result<(), String> {
         let Some(since) = self.several_since else { return Ok(()) };
+        // On a dead segment only the other path is left, once there is a session.
+        let dead = world.nodes.iter().any(|node| node.lan_dead);
+        let connected = if dead { connected.max(world.path_since.unwrap_or(world.now)) } else { connected };
         let together = world.now - since.max(connected);
         let bound = slowest_interval(world) * 6 + MARGIN;
         if together > bound {
@@ -58,7 +89,7 @@ impl Watch {
     fn never_none_for_long(&self, world: &World, connected: Time) -> Result<(), String> {
         let Some(since) = self.nobody_since else { return Ok(()) };
         let Some(able) = world.nodes.iter().filter_map(|node| node.able_since).min() else { return Ok(()) };
-        let without = world.now - since.max(connected).max(able);
+        let without = world.now - since.max(connected).max(able).max(self.believed.unwrap_or_default());
         let bound = slowest_down(world) + MARGIN;
         if without > bound {
             return Err(format!("nobody has had the VIP for {without:?}, longer than {bound:?}"));
@@ -69,7 +100,8 @@ impl Watch {
     /// Where nothing was done to the world, the last active router leaves only for one that is fit.
     fn never_given_away_for_nothing(&self, world: &World, connected: Time, before: usize) -> Result<(), String> {
         let calm = world.now - world.stirred.max(connected) > slowest_down(world) + MARGIN;
-        if calm && before > 0 && self.masters == 0 && !world.nodes.iter().any(world::Node::is_fit) {
+        let can_take = |node: &world::Node| node.can_hold() && node.serving;
+        if calm && before > 0 && self.masters == 0 && !world.nodes.iter().any(can_take) {
             return Err("the VIP was given away although nobody could take it".to_owned());
         }
         Ok(())
@@ -135,7 +167,9 @@ fn slowest_interval(world: &World) -> Duration {
 fn settling(world: &World) -> Duration {
     let preempt = world.nodes.iter().filter_map(|node| node.config.preempt).max().unwrap_or_default();
     let offers = (slowest_interval(world) * 10).max(Duration::from_secs(1)) + slowest_interval(world) * 5;
-    slowest_down(world) * 3 + preempt + offers + DELAY + LATE + MARGIN
+    // A hand-off that stopped half-way keeps the VIP where it was for three seconds.
+    let yields = if world.paired { Duration::from_secs(3) + DEAF } else { Duration::ZERO };
+    slowest_down(world) * 3 + preempt + offers + yields + DELAY + LATE + MARGIN
 }
 
 /// One seed, start to end.
@@ -201,6 +235,18 @@ impl Run {
         let count = self.world.nodes.len() as u64;
         let node = usize::try_from(rng.below(count)).expect("a small number");
         let other = (node + 1) % self.world.nodes.len();
+        if self.world.paired && rng.chance(15) {
+            return Disturbance::HandOff(node);
+        }
+        let rng = &mut self.world.rng;
+        if self.world.paired && network_too && rng.chance(25) {
+            return match rng.below(6) {
+                0 | 1 => Disturbance::CutSync(node, other),
+                2 => Disturbance::CutSync(other, node),
+                3 => Disturbance::Filter,
+                _ => Disturbance::LanDead(node, rng.chance(70)),
+            };
+        }
         if network_too && rng.chance(45) {
             return match rng.below(7) {
                 0 => Disturbance::Loss(rng.pick(&[5, 20, 50, 100])),
@@ -209,6 +255,9 @@ impl Run {
                 3 | 4 => Disturbance::Heal,
                 _ => Disturbance::Link(node, rng.chance(60)),
             };
+        }
+        if self.world.paired && rng.chance(10) {
+            return Disturbance::LanDead(node, rng.chance(60));
         }
         match rng.below(14) {
             0..=2 => Disturbance::Core(node, rng.chance(50)),

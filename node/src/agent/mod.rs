@@ -177,6 +177,7 @@ impl Agent {
             EventKind::Transition { from, to, why } => {
                 tracing::info!(vip, %from, %to, why = bridge::why(&why), "transition");
             }
+            EventKind::Step { step, term } => tracing::info!(vip, ?step, term, "step"),
             EventKind::Note(note) => {
                 bridge::log_note(&vip, &note);
                 if let Note::DualActive { other, length } = note {
@@ -263,6 +264,9 @@ impl Agent {
                 }
             },
             Request::Maintenance { on } => self.maintenance(on, uid),
+            Request::Failover { .. } | Request::Events { .. } => {
+                Response::Failed { message: format!("`{}` is not in this version", request.name()) }
+            }
         };
         // A caller that left has no use for the answer.
         let _ = reply.send(response);

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use vrrp::config::RouterConfig;
 use vrrp::io::address::{OnTaken, Taken};
 use vrrp::io::driver::{Driver, Hooks};
+use vrrp::io::pair::PairSettings;
 
 use crate::causes::chain;
 use crate::config::{self, ClusterConfig, ConfigError, Diagnostic, LogLevel, NodeConfig};
@@ -72,6 +73,7 @@ pub(super) fn needs_restart(now: &NodeConfig, new: &NodeConfig) -> Vec<&'static 
         ("name", now.name != new.name),
         ("state_dir", now.state_dir != new.state_dir),
         ("runtime_dir", now.runtime_dir != new.runtime_dir),
+        ("[sync]", now.sync != new.sync),
         ("[proxy]", now.proxy != new.proxy),
         ("[control]", now.control != new.control),
         ("[log]", now.log != new.log),
@@ -194,7 +196,8 @@ impl Prepared {
         }
 
         let hooks = Hooks { on_taken: on_taken(listeners.clone()), held: guard.teller() };
-        let mut vrrp = Driver::spawn(self.routers, Vec::new(), hooks).map_err(system("start the VRRP thread"))?;
+        let mut vrrp = Driver::spawn(self.routers, Vec::new(), &PairSettings::default(), hooks)
+            .map_err(system("start the VRRP thread"))?;
         let vrrp_events = vrrp.events().expect("nobody took them before");
 
         if self.revision.number == 1

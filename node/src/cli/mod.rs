@@ -4,6 +4,8 @@
 //! Exit codes are [`Exit`].
 
 mod check;
+mod events;
+mod failover;
 mod hidden;
 mod paint;
 mod reference;
@@ -106,6 +108,20 @@ Examples:
     /// The running configuration
     #[command(subcommand, after_help = "Example:\n  lbnode config apply cluster.toml --dry-run")]
     Config(ConfigCommand),
+    /// Move VIPs to the other node, clients and all
+    #[command(after_help = "\
+Examples:
+  lbnode failover                          every VIP to the other node than now
+  lbnode failover --vip mail --to lb-b     nothing is done if it is there already")]
+    Failover(failover::Options),
+    /// What happened and why, with its timeline in milliseconds
+    #[command(after_help = "\
+Examples:
+  lbnode events --last 5
+  lbnode events -f --vip mail
+  lbnode events --json | jq 'select(.kind == \"failover\")'
+  lbnode events --config /etc/lbnode/node.toml   from the files, while no agent runs")]
+    Events(events::Options),
     /// Take this node out of service, or put it back
     #[command(after_help = "Example:\n  lbnode maintenance on && reboot")]
     Maintenance {
@@ -197,6 +213,8 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         Command::Config(ConfigCommand::Show(json)) => remote::show(&socket, json).into(),
         Command::Maintenance { state, json } => remote::maintenance(&socket, matches!(state, Switch::On), json).into(),
+        Command::Failover(options) => failover::failover(&socket, &options).into(),
+        Command::Events(options) => events::events(&socket, &options).into(),
         Command::Release { config, json } => release::release(&config, json).into(),
         Command::Lab(options) => crate::lab::run(options),
         Command::ProxyCore(args) => hidden::proxy_core(&args),

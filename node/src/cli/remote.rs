@@ -11,9 +11,9 @@ use crate::control::{CallError, Request, Response, call};
 use crate::status::{Verdict, render};
 
 /// An answer that only reads is there at once.
-const READ: Duration = Duration::from_secs(10);
+pub(super) const READ: Duration = Duration::from_secs(10);
 /// A change waits for the proxy core to run it.
-const CHANGE: Duration = Duration::from_secs(60);
+pub(super) const CHANGE: Duration = Duration::from_secs(60);
 
 /// What is said of a change as long as there is no replicated log.
 const THIS_NODE_ONLY: &str = "on this node only: apply the same file on the peer";
@@ -90,7 +90,7 @@ pub(super) fn apply(socket: &Path, file: &Path, dry_run: bool, json: Json) -> Ex
 }
 
 /// Calls the agent; `done` takes the response that was hoped for and gives back any other.
-fn ask(
+pub(super) fn ask(
     socket: &Path,
     request: &Request,
     limit: Duration,
@@ -98,35 +98,42 @@ fn ask(
 ) -> Exit {
     let response = match call(socket, request, limit) {
         Ok(response) => response,
-        Err(error) => {
-            complain(&error);
-            return match error {
-                CallError::NotRunning { .. } => Exit::NoAgent,
-                CallError::NotPermitted { .. } => Exit::NotPermitted,
-                CallError::Silent { .. } => Exit::TryAgain,
-                CallError::Broken { .. } | CallError::Nonsense { .. } => Exit::Degraded,
-            };
-        }
+        Err(error) => return call_failed(&error),
     };
-    match done(response) {
-        Ok(exit) => exit,
-        Err(Response::Invalid { errors }) => {
+    done(response).unwrap_or_else(refused)
+}
+
+/// Says why there is no answer.
+pub(super) fn call_failed(error: &CallError) -> Exit {
+    complain(error);
+    match error {
+        CallError::NotRunning { .. } => Exit::NoAgent,
+        CallError::NotPermitted { .. } => Exit::NotPermitted,
+        CallError::Silent { .. } => Exit::TryAgain,
+        CallError::Broken { .. } | CallError::Nonsense { .. } => Exit::Degraded,
+    }
+}
+
+/// Says why the answer is not the one that was hoped for.
+pub(super) fn refused(response: Response) -> Exit {
+    match response {
+        Response::Invalid { errors } => {
             complain(&ConfigError::Invalid(errors));
             Exit::BadConfig
         }
-        Err(Response::NotPermitted { message }) => {
+        Response::NotPermitted { message } => {
             complain_text(message);
             Exit::NotPermitted
         }
-        Err(Response::TryAgain { message }) => {
+        Response::TryAgain { message } => {
             complain_text(format_args!("{message}; try again"));
             Exit::TryAgain
         }
-        Err(Response::Failed { message }) => {
+        Response::Failed { message } => {
             complain_text(message);
             Exit::Degraded
         }
-        Err(_) => {
+        _ => {
             complain_text("the agent answered something else than was asked; is it of another version?");
             Exit::Degraded
         }

@@ -20,12 +20,26 @@ pub(super) const TOP_LEVEL: [&str; 5] = ["pair", "vip", "defaults", "frontend", 
 pub struct ClusterConfig {
     /// What the pair is called.
     pub name: String,
+    /// What an active node does that neither its peer nor anybody else on the network hears.
+    pub on_isolation: OnIsolation,
+    /// How long clients may stay with the node that handed their VIP over; `None`: as long as they like.
+    pub handoff_timeout: Option<Duration>,
     /// In the order of their names.
     pub vips: Vec<Vip>,
     /// What the proxy core runs; its `revision` is 0 until the agent numbers it.
     pub plan: Plan,
     /// The binds of each frontend of `plan`, as they are written.
     pub bind_names: Vec<Vec<String>>,
+}
+
+/// What an active node does that is cut off from its peer and cannot tell who else is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnIsolation {
+    /// It goes on: two nodes may then serve at once.
+    #[default]
+    Serve,
+    /// It gives its VIPs up: nobody may then serve.
+    Yield,
 }
 
 /// A floating address.
@@ -46,19 +60,23 @@ pub struct Vip {
 }
 
 pub(super) fn read<'a>(root: Section<'a>, findings: &'a Findings<'a>) -> Option<ClusterConfig> {
-    let name = root.required("pair", |value| {
+    let pair = root.required("pair", |value| {
         let section = value.section()?;
         let name = section.required("name", Value::string);
+        let on_isolation = section.optional("on_isolation", |value| {
+            value.choice(&[("serve", OnIsolation::Serve), ("yield", OnIsolation::Yield)])
+        });
         section.finish();
-        name
+        Some((name?, on_isolation.unwrap_or_default()))
     });
     let vips = root.optional("vip", |value| Some(read_vips(value.section()?))).unwrap_or_default();
     let addresses: BTreeMap<String, Option<Ipv4Addr>> = vips.names;
-    let (plan, bind_names) = proxy::read(&root, &addresses);
+    let proxy::Read { plan, bind_names, handoff_timeout } = proxy::read(&root, &addresses);
     root.finish();
     // A model with holes is never handed out: whoever left one reported it.
     findings.is_empty().then_some(())?;
-    Some(ClusterConfig { name: name?, vips: vips.complete, plan, bind_names })
+    let (name, on_isolation) = pair?;
+    Some(ClusterConfig { name, on_isolation, handoff_timeout, vips: vips.complete, plan, bind_names })
 }
 
 /// The VIPs that were read, and the names of all, so that a broken one is not called unknown as well.

@@ -11,6 +11,7 @@ mod node;
 mod proxy;
 mod reader;
 mod routers;
+mod sync;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,10 +22,11 @@ use toml::de::DeTable;
 use diagnostic::Findings;
 use reader::Section;
 
-pub use cluster::{ClusterConfig, Vip};
+pub use cluster::{ClusterConfig, OnIsolation, Vip};
 pub use diagnostic::{Diagnostic, Place};
 pub use node::{ControlConfig, LogConfig, LogFormat, LogLevel, NodeConfig, ProxyConfig, VipOverride, VrrpConfig};
 pub use routers::routers;
+pub use sync::{PeerConfig, SyncConfig};
 
 /// Longest configuration file in bytes; anything longer is no configuration.
 pub const MAX_FILE: u64 = 8 << 20;

@@ -9,10 +9,11 @@ use vrrp::types::Priority;
 
 use super::diagnostic::Place;
 use super::reader::{Section, Value};
+use super::sync::{self, SyncConfig};
 
 /// What a node file starts its lines with, at the top level.
-pub(super) const TOP_LEVEL: [&str; 8] =
-    ["name", "state_dir", "runtime_dir", "bootstrap", "vrrp", "proxy", "control", "log"];
+pub(super) const TOP_LEVEL: [&str; 9] =
+    ["name", "state_dir", "runtime_dir", "bootstrap", "vrrp", "sync", "proxy", "control", "log"];
 
 /// A checked node file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct NodeConfig {
     pub bootstrap: PathBuf,
     /// The VRRP speaker.
     pub vrrp: VrrpConfig,
+    /// The channel to the peer; `None`: this node knows of none, and VRRP is all there is between them.
+    pub sync: Option<SyncConfig>,
     /// The proxy core.
     pub proxy: ProxyConfig,
     /// The control socket.
@@ -145,6 +148,7 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Option<NodeConfig> {
     let runtime_dir = root.optional("runtime_dir", path);
     let bootstrap = root.required("bootstrap", path);
     let vrrp = root.required("vrrp", |value| read_vrrp(value.section()?));
+    let sync = root.optional("sync", |value| sync::read(value.section()?, name.as_deref()));
     let proxy = root.optional("proxy", |value| read_proxy(value.section()?));
     let control = root.optional("control", |value| read_control(value.section()?, base));
     let log = root.optional("log", |value| read_log(value.section()?));
@@ -155,6 +159,7 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Option<NodeConfig> {
         runtime_dir: runtime_dir.unwrap_or_else(|| "/run/lbnode".into()),
         bootstrap: bootstrap?,
         vrrp: vrrp?,
+        sync,
         proxy: proxy.unwrap_or_default(),
         control: control.unwrap_or_default(),
         log: log.unwrap_or_default(),

@@ -12,6 +12,9 @@ use super::reader::{Section, Value, ip_literal};
 
 /// What a timeout may be: more than nothing, and no longer than a connection can sensibly wait.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(30 * 86_400);
+/// What `handoff_timeout` may be, and what it is unless somebody says so.
+const HANDOFF: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 86_400);
+const HANDOFF_DEFAULT: Duration = Duration::from_secs(600);
 /// Sessions at once.
 const CONNECTIONS: RangeInclusive<u32> = 1..=10_000_000;
 
@@ -30,10 +33,21 @@ struct Defaults {
     timeouts: Timeouts,
     retries: Option<u32>,
     redispatch: Option<bool>,
+    /// The inner `None`: never.
+    handoff_timeout: Option<Option<Duration>>,
+}
+
+/// What the tables read here say.
+pub(super) struct Read {
+    pub(super) plan: Plan,
+    /// The binds of each frontend, as they are written.
+    pub(super) bind_names: Vec<Vec<String>>,
+    /// `None`: never.
+    pub(super) handoff_timeout: Option<Duration>,
 }
 
 /// Reads what the proxy core runs. With mistakes the plan has holes, and nobody gets it.
-pub(super) fn read(root: &Section<'_>, vips: &BTreeMap<String, Option<Ipv4Addr>>) -> (Plan, Vec<Vec<String>>) {
+pub(super) fn read(root: &Section<'_>, vips: &BTreeMap<String, Option<Ipv4Addr>>) -> Read {
     let defaults = root.optional("defaults", |value| Some(read_defaults(value.section()?))).unwrap_or_default();
     let mut plan = Plan::default();
     let mut backends = BTreeMap::new();
@@ -59,7 +73,7 @@ pub(super) fn read(root: &Section<'_>, vips: &BTreeMap<String, Option<Ipv4Addr>>
         }
         Some(())
     });
-    (plan, bind_names)
+    Read { plan, bind_names, handoff_timeout: defaults.handoff_timeout.unwrap_or(Some(HANDOFF_DEFAULT)) }
 }
 
 fn read_defaults(section: Section<'_>) -> Defaults {
@@ -71,9 +85,27 @@ fn read_defaults(section: Section<'_>) -> Defaults {
             .unwrap_or_default(),
         retries: section.optional("retries", |value| value.integer(0..=100u32)),
         redispatch: section.optional("redispatch", Value::boolean),
+        handoff_timeout: section.optional("handoff_timeout", read_handoff_timeout),
     };
     section.finish();
     read
+}
+
+/// A length of time, or `"never"`.
+fn read_handoff_timeout(value: Value<'_>) -> Option<Option<Duration>> {
+    if !value.is_string() {
+        value.report("`handoff_timeout` is a length of time such as \"10m\", or \"never\"");
+        return None;
+    }
+    let text = value.clone().string()?;
+    match text.as_str() {
+        "never" => Some(None),
+        word if word.starts_with(char::is_alphabetic) => {
+            value.report(format!("`{word}` is no length of time such as \"10m\", and not \"never\""));
+            None
+        }
+        _ => value.duration(HANDOFF).map(Some),
+    }
 }
 
 /// Reads those of the timeouts that mean something here; another one is an unknown key.

@@ -63,28 +63,71 @@ pub enum CallError {
 
 /// Asks the agent behind `socket`; `limit` is for each step of the exchange.
 pub fn call(socket: &Path, request: &Request, limit: Duration) -> Result<Response, CallError> {
-    let path = || socket.to_owned();
-    let broken = |source: io::Error| match source.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => CallError::Silent { path: path(), limit },
-        _ => CallError::Broken { path: path(), source },
-    };
-    let mut stream = UnixStream::connect(socket).map_err(|source| match source.kind() {
-        io::ErrorKind::PermissionDenied => {
-            CallError::NotPermitted { path: path(), uid: nix::unistd::geteuid().as_raw(), source }
-        }
-        _ => CallError::NotRunning { path: path(), source },
-    })?;
-    stream.set_read_timeout(Some(limit)).map_err(broken)?;
-    stream.set_write_timeout(Some(limit)).map_err(broken)?;
+    Conversation::begin(socket, request, limit)?.next()
+}
 
-    let mut line = serde_json::to_vec(request).expect("a request is plain data");
-    line.push(b'\n');
-    stream.write_all(&line).map_err(broken)?;
-
-    let mut answer = Vec::new();
-    BufReader::new(stream.take(MAX_LINE as u64)).read_until(b'\n', &mut answer).map_err(broken)?;
-    if answer.is_empty() {
-        return Err(broken(io::ErrorKind::UnexpectedEof.into()));
+/// Asks for what has many responses; `take` gets each, until it returns false. Who follows events waits for the next
+/// one as long as it takes; else `limit` is for each step of the exchange.
+pub fn stream(
+    socket: &Path,
+    request: &Request,
+    limit: Duration,
+    mut take: impl FnMut(Response) -> bool,
+) -> Result<(), CallError> {
+    let mut conversation = Conversation::begin(socket, request, limit)?;
+    if matches!(request, Request::Events { follow: true, .. }) {
+        let patient = conversation.reader.get_ref().set_read_timeout(None);
+        patient.map_err(|source| conversation.broken(source))?;
     }
-    serde_json::from_slice(&answer).map_err(|source| CallError::Nonsense { path: path(), source })
+    while take(conversation.next()?) {}
+    Ok(())
+}
+
+/// A request that was sent, and what comes back.
+struct Conversation<'a> {
+    socket: &'a Path,
+    limit: Duration,
+    reader: BufReader<UnixStream>,
+}
+
+impl Conversation<'_> {
+    fn begin<'a>(socket: &'a Path, request: &Request, limit: Duration) -> Result<Conversation<'a>, CallError> {
+        let stream = UnixStream::connect(socket).map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => {
+                CallError::NotPermitted { path: socket.to_owned(), uid: nix::unistd::geteuid().as_raw(), source }
+            }
+            _ => CallError::NotRunning { path: socket.to_owned(), source },
+        })?;
+        let conversation = Conversation { socket, limit, reader: BufReader::new(stream) };
+        conversation.say(request).map_err(|source| conversation.broken(source))?;
+        Ok(conversation)
+    }
+
+    fn say(&self, request: &Request) -> io::Result<()> {
+        let mut stream = self.reader.get_ref();
+        stream.set_read_timeout(Some(self.limit))?;
+        stream.set_write_timeout(Some(self.limit))?;
+        let mut line = serde_json::to_vec(request).expect("a request is plain data");
+        line.push(b'\n');
+        stream.write_all(&line)
+    }
+
+    fn next(&mut self) -> Result<Response, CallError> {
+        let mut answer = Vec::new();
+        let read = (&mut self.reader).take(MAX_LINE as u64).read_until(b'\n', &mut answer);
+        match read {
+            Ok(0) => Err(self.broken(io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => serde_json::from_slice(&answer)
+                .map_err(|source| CallError::Nonsense { path: self.socket.to_owned(), source }),
+            Err(source) => Err(self.broken(source)),
+        }
+    }
+
+    fn broken(&self, source: io::Error) -> CallError {
+        let path = self.socket.to_owned();
+        match source.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => CallError::Silent { path, limit: self.limit },
+            _ => CallError::Broken { path, source },
+        }
+    }
 }

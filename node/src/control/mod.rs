@@ -1,17 +1,20 @@
 //! The control socket: how the command line, and whoever else may, talks to the agent of its own machine.
 //!
 //! A unix stream socket; each way one JSON object a line: a [`Request`] in, a [`Response`] out, as often as wanted.
+//! Only [`Request::Events`] has many responses.
 //! Who may connect may read (the socket's owner, group and mode say who); who may change is decided by SO_PEERCRED.
 
 mod client;
 mod server;
+mod stream;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::Diagnostic;
+use crate::events::Event;
 use crate::status::Status;
 
-pub use client::{CallError, call};
+pub use client::{CallError, call, stream};
 pub use server::{BindError, Call, QUEUE, Server};
 
 /// The longest line in bytes that either side reads; a longer request is refused and its connection closed.
@@ -39,14 +42,35 @@ pub enum Request {
         /// Out of service.
         on: bool,
     },
+    /// Move VIPs to the other node on purpose, clients and all.
+    Failover {
+        /// Which VIP; `None`: all that would move.
+        #[serde(default)]
+        vip: Option<String>,
+        /// Name of the node that they shall be at; `None`: each goes to the other node than now.
+        #[serde(default)]
+        to: Option<String>,
+        /// Even if that node is not ready to serve them as well.
+        #[serde(default)]
+        force: bool,
+    },
+    /// What happened: any number of [`Response::Event`], then [`Response::EventsEnd`].
+    Events {
+        /// Only those with higher numbers; `None`: all in memory.
+        #[serde(default)]
+        after: Option<u64>,
+        /// Go on with each event as it happens. The caller ends it by hanging up; whatever it says ends it too.
+        #[serde(default)]
+        follow: bool,
+    },
 }
 
 impl Request {
     /// Whether it changes something, and so needs root.
     pub fn changes(&self) -> bool {
         match self {
-            Request::Status | Request::ConfigShow => false,
-            Request::ConfigApply { .. } | Request::Maintenance { .. } => true,
+            Request::Status | Request::ConfigShow | Request::Events { .. } => false,
+            Request::ConfigApply { .. } | Request::Maintenance { .. } | Request::Failover { .. } => true,
         }
     }
 
@@ -57,6 +81,8 @@ impl Request {
             Request::ConfigShow => "config show",
             Request::ConfigApply { .. } => "config apply",
             Request::Maintenance { .. } => "maintenance",
+            Request::Failover { .. } => "failover",
+            Request::Events { .. } => "events",
         }
     }
 }
@@ -102,6 +128,26 @@ pub enum Response {
         /// False: it was so already.
         changed: bool,
     },
+    /// To [`Request::Failover`]: what became of each VIP that was meant.
+    Failover {
+        /// In the order of their names.
+        vips: Vec<Moved>,
+    },
+    /// To [`Request::Events`]: one of them. A number that was there before means that this event was amended.
+    Event {
+        /// What happened.
+        event: Box<Event>,
+    },
+    /// To [`Request::Events`]: these were all so far.
+    EventsEnd {
+        /// How many are in memory only, because the disk did not take them.
+        unwritten: u64,
+    },
+    /// To [`Request::Events`]: so many were left out here, because the caller did not read them in time.
+    EventsMissed {
+        /// How many.
+        count: u64,
+    },
     /// The caller may not ask for that.
     NotPermitted {
         /// Who the caller is and what is needed.
@@ -119,6 +165,24 @@ pub enum Response {
     },
 }
 
+/// What became of a VIP that was to move.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Which VIP.
+    pub vip: String,
+    /// Name of the node that held it.
+    pub from: String,
+    /// Name of the node that it was to go to; the same as `from`: it was there already.
+    pub to: String,
+    /// Whether it is there now.
+    pub moved: bool,
+    /// What was done, or why it was not.
+    pub text: String,
+    /// From the request to the announcement by its new holder, in milliseconds; absent: it did not move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<f64>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,11 +197,20 @@ mod tests {
                 r#"{"request":"config_apply","file":"c.toml","text":"x","dry_run":true}"#,
                 Request::ConfigApply { file: "c.toml".into(), text: "x".into(), dry_run: true },
             ),
+            (
+                r#"{"request":"failover","vip":"mail","to":null,"force":false}"#,
+                Request::Failover { vip: Some("mail".into()), to: None, force: false },
+            ),
+            (r#"{"request":"events","after":7,"follow":true}"#, Request::Events { after: Some(7), follow: true }),
         ];
         for (line, request) in table {
             assert_eq!(serde_json::to_string(&request).unwrap(), line);
             assert_eq!(serde_json::from_str::<Request>(line).unwrap(), request);
         }
-        assert!(serde_json::from_str::<Request>(r#"{"request":"maintenance","on":true,"force":1}"#).is_err());
+        let read = |line| serde_json::from_str::<Request>(line);
+        assert!(read(r#"{"request":"maintenance","on":true,"force":1}"#).is_err());
+        assert_eq!(read(r#"{"request":"events"}"#).unwrap(), Request::Events { after: None, follow: false });
+        let failover = Request::Failover { vip: None, to: None, force: false };
+        assert_eq!(read(r#"{"request":"failover"}"#).unwrap(), failover);
     }
 }

@@ -1,7 +1,8 @@
 //! The answering side: accepts, reads lines, asks the agent through a bounded queue, writes lines.
 //!
 //! At most [`MAX_CONNECTIONS`] callers at once: the next one waits in the socket's backlog. The queue to the agent
-//! holds [`QUEUE`] calls: when it is full the caller is told to try again.
+//! holds [`QUEUE`] calls: when it is full the caller is told to try again. Of the callers at most
+//! [`MAX_FOLLOWERS`] may stay to follow events: the next one is told to try again.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -11,16 +12,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::{Gid, Group, Uid};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::{MAX_LINE, Request, Response};
+use super::{MAX_LINE, Request, Response, stream};
+use crate::events;
 
 /// Callers served at once.
 const MAX_CONNECTIONS: usize = 32;
+/// Of these, callers that follow events: they stay, and must leave room for others.
+const MAX_FOLLOWERS: usize = 8;
 /// Calls that wait for the agent.
 pub const QUEUE: usize = 32;
 /// How long a caller may take to send a line, or to take an answer.
@@ -67,6 +71,28 @@ pub struct Server {
     listener: UnixListener,
     path: PathBuf,
     owner: Uid,
+    events: Option<events::Store>,
+}
+
+/// What answering a caller takes.
+#[derive(Clone)]
+struct Desk {
+    owner: Uid,
+    agent: mpsc::Sender<Call>,
+    events: Option<events::Store>,
+    followers: Arc<Semaphore>,
+}
+
+/// What a line brings.
+enum Answer {
+    /// This, and the next line may be read.
+    Say(Response),
+    /// This, and the conversation is over.
+    Last(Response),
+    /// What happened after this number.
+    Past(events::Store, Option<u64>),
+    /// That and what will happen, for who holds one of the places.
+    Follow(events::Store, Option<u64>, OwnedSemaphorePermit),
 }
 
 impl Server {
@@ -78,7 +104,7 @@ impl Server {
         }
         remove_stale(path)?;
         let listener = UnixListener::bind(path).map_err(system("listen at"))?;
-        let server = Server { listener, path: path.to_owned(), owner: Uid::effective() };
+        let server = Server { listener, path: path.to_owned(), owner: Uid::effective(), events: None };
         // Until here the umask decided who may connect; a mode without the group comes first, so that it never widens.
         let mode = |bits| std::fs::set_permissions(path, std::fs::Permissions::from_mode(bits));
         mode(0o600).map_err(system("set the mode of"))?;
@@ -92,16 +118,25 @@ impl Server {
         Ok(server)
     }
 
+    /// Answers [`Request::Events`] from this store itself; without it the agent is asked like for all others.
+    #[must_use]
+    pub fn with_events(mut self, events: events::Store) -> Server {
+        self.events = Some(events);
+        self
+    }
+
     /// Answers for ever; dropped, it closes the socket. `agent` gets what the caller is allowed to ask.
     pub async fn run(self, agent: mpsc::Sender<Call>) {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let followers = Arc::new(Semaphore::new(MAX_FOLLOWERS));
+        let desk = Desk { owner: self.owner, agent, events: self.events.clone(), followers };
         loop {
             let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let (agent, owner) = (agent.clone(), self.owner);
+                    let desk = desk.clone();
                     tokio::spawn(async move {
-                        if let Err(error) = converse(stream, owner, &agent).await {
+                        if let Err(error) = converse(stream, &desk).await {
                             tracing::debug!(%error, "a caller of the control socket left early");
                         }
                         drop(place);
@@ -142,7 +177,7 @@ fn readers(group: &str) -> Option<Gid> {
 }
 
 /// One caller, line by line, until it leaves, is too slow or sends nonsense.
-async fn converse(mut stream: UnixStream, owner: Uid, agent: &mpsc::Sender<Call>) -> io::Result<()> {
+async fn converse(mut stream: UnixStream, desk: &Desk) -> io::Result<()> {
     let caller = stream.peer_cred()?;
     let (reader, mut writer) = stream.split();
     let mut reader = BufReader::new(reader);
@@ -153,37 +188,56 @@ async fn converse(mut stream: UnixStream, owner: Uid, agent: &mpsc::Sender<Call>
         if line.is_empty() {
             return Ok(());
         }
-        let (response, go_on) = if line.len() > MAX_LINE {
+        let answer = if line.len() > MAX_LINE {
             let message = format!("a request is at most {} MiB long", MAX_LINE >> 20);
-            (Response::Failed { message }, false)
+            Answer::Last(Response::Failed { message })
         } else {
-            answer(&line, &caller, owner, agent).await
+            answer(&line, &caller, desk).await
         };
-        let mut text = serde_json::to_vec(&response).map_err(io::Error::other)?;
-        text.push(b'\n');
-        timeout(CALLER_TIMEOUT, writer.write_all(&text)).await??;
-        if !go_on {
-            return Ok(());
+        match answer {
+            Answer::Say(response) => send(&mut writer, &response).await?,
+            Answer::Last(response) => return send(&mut writer, &response).await,
+            Answer::Past(events, after) => stream::past(&mut writer, &events, after).await?,
+            Answer::Follow(events, after, _place) => {
+                return stream::follow(&mut reader, &mut writer, &events, after).await;
+            }
         }
     }
 }
 
-/// The response to a line, and whether the next one may be read.
-async fn answer(line: &[u8], caller: &UCred, owner: Uid, agent: &mpsc::Sender<Call>) -> (Response, bool) {
+/// One response, one line; a caller that does not take it in time is an error.
+pub(super) async fn send(writer: &mut (impl AsyncWrite + Unpin), response: &Response) -> io::Result<()> {
+    let mut text = serde_json::to_vec(response).map_err(io::Error::other)?;
+    text.push(b'\n');
+    timeout(CALLER_TIMEOUT, writer.write_all(&text)).await?
+}
+
+async fn answer(line: &[u8], caller: &UCred, desk: &Desk) -> Answer {
     let request: Request = match serde_json::from_slice(line) {
         Ok(request) => request,
-        Err(error) => return (Response::Failed { message: format!("this is no request: {error}") }, false),
+        Err(error) => return Answer::Last(Response::Failed { message: format!("this is no request: {error}") }),
     };
-    if let Some(message) = refusal(&request, caller.uid(), owner) {
+    if let Some(message) = refusal(&request, caller.uid(), desk.owner) {
         tracing::warn!(uid = caller.uid(), request = request.name(), "refused: the caller may only read");
-        return (Response::NotPermitted { message }, true);
+        return Answer::Say(Response::NotPermitted { message });
+    }
+    if let (Request::Events { after, follow }, Some(events)) = (&request, &desk.events) {
+        let (after, events) = (*after, events.clone());
+        return match follow.then(|| Arc::clone(&desk.followers).try_acquire_owned()) {
+            None => Answer::Past(events, after),
+            Some(Ok(place)) => Answer::Follow(events, after, place),
+            Some(Err(_)) => {
+                let message = format!("{MAX_FOLLOWERS} callers follow the events already");
+                Answer::Say(Response::TryAgain { message })
+            }
+        };
     }
     let (reply, response) = oneshot::channel();
-    if agent.try_send(Call { request, uid: caller.uid(), reply }).is_err() {
-        return (Response::TryAgain { message: "the agent has too much to do, or is stopping".into() }, true);
+    if desk.agent.try_send(Call { request, uid: caller.uid(), reply }).is_err() {
+        return Answer::Say(Response::TryAgain { message: "the agent has too much to do, or is stopping".into() });
     }
     let late = || Response::TryAgain { message: "the agent took the request and did not answer".into() };
-    (timeout(AGENT_TIMEOUT, response).await.ok().and_then(Result::ok).unwrap_or_else(late), true)
+    Answer::Say(timeout(AGENT_TIMEOUT, response).await.ok().and_then(Result::ok).unwrap_or_else(late))
 }
 
 /// Why this caller may not ask that; `None`: it may.
@@ -206,10 +260,11 @@ mod tests {
     #[test]
     fn root_and_the_agents_user_change_and_everybody_who_connects_reads() {
         let agent = Uid::from_raw(900);
-        for request in [Request::Status, Request::ConfigShow] {
+        for request in [Request::Status, Request::ConfigShow, Request::Events { after: None, follow: true }] {
             assert_eq!(refusal(&request, 1000, agent), None);
         }
-        for request in [apply(), Request::Maintenance { on: true }] {
+        let failover = Request::Failover { vip: None, to: None, force: false };
+        for request in [apply(), Request::Maintenance { on: true }, failover] {
             assert_eq!(refusal(&request, 0, agent), None);
             assert_eq!(refusal(&request, 900, agent), None);
             let words = refusal(&request, 1000, agent).expect("a reader may not change");

@@ -14,6 +14,7 @@ use vrrp::event::{Fault, State};
 
 pub use render::render;
 pub use time::Moment;
+pub(crate) use time::rfc3339;
 
 /// Everything `lbnode status` says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,10 +23,18 @@ pub struct Status {
     pub version: String,
     /// The pair as a whole.
     pub pair: Pair,
+    /// What works for now and would not bear a further fault, in words, worst first; empty: nothing of the kind.
+    pub degraded: Vec<String>,
     /// The nodes that are known; the one that answers has `self: true`.
     pub nodes: Vec<Node>,
     /// The floating addresses, as seen from the answering node.
     pub vips: Vec<Vip>,
+    /// The channel to the peer; absent: the node file names no peer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sync: Option<Sync>,
+    /// VIPs that are on their way to the other node, clients and all; absent: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub handoff: Vec<HandOff>,
     /// What configuration is running.
     pub config: Config,
     /// Where clients arrive.
@@ -68,13 +77,16 @@ pub struct Node {
     pub fit: bool,
     /// Why it is not fit, worst first; empty if it is.
     pub reasons: Vec<String>,
-    /// `[vrrp] priority` of the node file, 1 to 254.
-    pub priority: u8,
-    /// Its proxy core.
-    pub proxy: Proxy,
-    /// The configuration that it runs.
-    pub revision: u64,
-    /// Since when it has this role.
+    /// `[vrrp] priority` of the node file, 1 to 254; absent: the peer has not told it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u8>,
+    /// Its proxy core; absent: the peer has not told of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
+    /// The configuration that it runs; absent: the peer has not told it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// Since when it has this role; of the peer: since when it is seen in it.
     #[serde(flatten)]
     pub since: Moment,
 }
@@ -95,7 +107,7 @@ pub enum Role {
     Unreachable,
 }
 
-/// The proxy core, as its supervisor sees it.
+/// The proxy core, as its supervisor sees it. All of it is known of this node's; of the peer's the state at least.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Proxy {
     /// Whether it carries traffic.
@@ -104,12 +116,14 @@ pub struct Proxy {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
     /// How often it was started again since the agent started.
-    pub restarts: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restarts: Option<u64>,
     /// Since when it is in this state.
     #[serde(flatten)]
-    pub since: Moment,
+    pub since: Option<Moment>,
     /// Worker threads.
-    pub workers: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u16>,
     /// Why it runs under another user than the configured one; absent: it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_note: Option<String>,
@@ -151,9 +165,11 @@ pub struct Vip {
     pub interface: String,
     /// What this node's router does.
     pub state: State,
-    /// Who holds it: this node's name, or the address that a peer advertises from; absent: nobody is heard.
+    /// Who holds it: a node's name, or the address that an unknown node advertises from; absent: nobody is heard.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
+    /// Counts up with each takeover between the two nodes; 0: none was ever heard of, or there is no peer.
+    pub term: u64,
     /// Since when the router is in this state.
     #[serde(flatten)]
     pub since: Moment,
@@ -169,6 +185,73 @@ pub struct Vip {
     pub counters: BTreeMap<String, u64>,
 }
 
+/// The channel to the peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sync {
+    /// Whether the two nodes talk.
+    pub state: SyncState,
+    /// The peer's name in the node file.
+    pub peer: String,
+    /// The peer's end of the path that carries the session; absent while there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<SocketAddr>,
+    /// Every path of the node file, in its order.
+    pub paths: Vec<SyncPath>,
+    /// How long a question and its answer take, in milliseconds; absent until it was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_ms: Option<f64>,
+    /// Since when it is in this state.
+    #[serde(flatten)]
+    pub since: Moment,
+    /// Connections that were refused, by the reasons of docs/sync.md.
+    pub refused: BTreeMap<String, u64>,
+    /// Why the last session ended, or none came about; absent: nothing ever went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+/// Whether the two nodes talk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyncState {
+    /// There is a session.
+    Connected,
+    /// There is none at this moment.
+    Disconnected,
+    /// There can be none: the nodes do not know each other's identity yet (`lbnode pair`).
+    NotPaired,
+}
+
+/// One way from here to the peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SyncPath {
+    /// This node's end.
+    pub local: SocketAddr,
+    /// The peer's end.
+    pub remote: SocketAddr,
+    /// Whether the peer's heartbeats arrive on it.
+    pub alive: bool,
+    /// How long ago the last one did, in milliseconds; absent: none ever did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_ms: Option<u64>,
+}
+
+/// A VIP on its way to the other node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HandOff {
+    /// Which VIP.
+    pub vip: String,
+    /// Name of the node that it goes to.
+    pub to: String,
+    /// How far it is, in words.
+    pub step: String,
+    /// Connections that still run through the old node.
+    pub connections_left: u64,
+    /// When it began.
+    #[serde(flatten)]
+    pub since: Moment,
+}
+
 /// The running configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
@@ -176,6 +259,8 @@ pub struct Config {
     pub revision: u64,
     /// SHA-256 of the cluster file's text, in hex.
     pub digest: String,
+    /// `[defaults] handoff_timeout`, as the cluster file would have it: a length of time, or "never".
+    pub handoff_timeout: String,
     /// Since when it runs.
     #[serde(flatten)]
     pub since: Moment,
@@ -307,7 +392,7 @@ pub struct Log {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Verdict {
-    /// Every VIP is served, and this node is fit.
+    /// Every VIP is served, every known node is fit, and nothing is degraded.
     Healthy = 0,
     /// Every VIP is served, but a failover would not work as it should.
     Degraded = 1,
@@ -321,10 +406,15 @@ impl Status {
         self.nodes.iter().find(|node| node.this)
     }
 
+    /// The other one, if it is known.
+    pub fn peer(&self) -> Option<&Node> {
+        self.nodes.iter().find(|node| !node.this)
+    }
+
     /// What it all comes down to.
     pub fn verdict(&self) -> Verdict {
         let Some(node) = self.this_node() else { return Verdict::NotServing };
-        let ready = node.proxy.state == ProxyState::Ready;
+        let ready = node.proxy.as_ref().is_some_and(|proxy| proxy.state == ProxyState::Ready);
         let served = |vip: &Vip| if vip.state == State::Master { ready } else { vip.holder.is_some() };
         let alone_and_down = self.vips.is_empty() && !ready;
         if alone_and_down || !self.vips.iter().all(served) {
@@ -332,7 +422,8 @@ impl Status {
         }
         let unfit = self.nodes.iter().any(|node| !node.fit || node.role == Role::Unreachable);
         let faulty = self.vips.iter().any(|vip| matches!(vip.state, State::Fault | State::Init));
-        if unfit || faulty || self.pair.redundant == Some(false) { Verdict::Degraded } else { Verdict::Healthy }
+        let degraded = !self.degraded.is_empty() || self.pair.redundant == Some(false);
+        if unfit || faulty || degraded { Verdict::Degraded } else { Verdict::Healthy }
     }
 }
 

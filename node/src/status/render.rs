@@ -1,15 +1,19 @@
 //! `lbnode status` for people: aligned columns, this node marked.
 
-use super::{Backend, Node, ProxyState, Role, ServerState, Status, Vip};
+use super::{Backend, HandOff, Node, Proxy, ProxyState, Role, ServerState, Status, Sync, SyncPath, SyncState, Vip};
 
 /// The whole page, with a line break at its end.
 pub fn render(status: &Status) -> String {
     let mut page = headline(status);
+    for reason in &status.degraded {
+        page += &format!("  ! {reason}\n");
+    }
     for node in &status.nodes {
         for reason in &node.reasons {
             page += &format!("  ! {}: {reason}\n", node.name);
         }
     }
+    page += &status.sync.as_ref().map(sync_remarks).unwrap_or_default();
     for (what, answer) in [("scheduling", &status.realtime.scheduling), ("memory lock", &status.realtime.memory_lock)] {
         if answer != "yes" {
             page += &format!("  ! realtime {what}: {answer}\n");
@@ -27,10 +31,20 @@ pub fn render(status: &Status) -> String {
         &["NODE", "ROLE", "FIT", "PRIORITY", "PROXY", "REVISION", "SINCE"],
         status.nodes.iter().map(|node| (node.this, node_row(node))).collect(),
     );
+    // Without a peer there are no terms, and no column for them.
+    let terms = status.vips.iter().any(|vip| vip.term > 0);
+    let mut titles = vec!["VIP", "ADDRESS", "VRID", "STATE", "HOLDER"];
+    titles.extend(terms.then_some("TERM"));
+    titles.extend(["ADVERTS", "LAST CHANGE"]);
+    page += &table(&titles, status.vips.iter().map(|vip| (false, vip_row(vip, terms))).collect());
     page += &table(
-        &["VIP", "ADDRESS", "VRID", "STATE", "HOLDER", "ADVERTS", "LAST CHANGE"],
-        status.vips.iter().map(|vip| (false, vip_row(vip))).collect(),
+        &["HAND-OFF", "TO", "STEP", "CONNECTIONS LEFT", "SINCE"],
+        status.handoff.iter().map(|handoff| (false, handoff_row(handoff))).collect(),
     );
+    if let Some(sync) = &status.sync {
+        let row = |path: &SyncPath| (sync.path == Some(path.remote), path_row(path));
+        page += &table(&["SYNC PATH", "TO", "HEARTBEAT"], sync.paths.iter().map(row).collect());
+    }
     page += &table(&["FRONTEND", "BIND", "SESSIONS", "RATE", "BACKEND", "SERVERS UP"], frontend_rows(status));
     if let Some(limits) = &status.limits {
         page += &format!("\n  {} connections: {}\n", grouped(limits.connections), limits.derived);
@@ -39,14 +53,84 @@ pub fn render(status: &Status) -> String {
 }
 
 fn headline(status: &Status) -> String {
+    let own = status.config.revision;
     let node = status.this_node().map_or("this node", |node| &node.name);
-    let mut line = format!("{} · revision {} on {node}", status.pair.name, status.config.revision);
-    line += match status.pair.redundant {
-        Some(true) => " · a failover would work",
-        Some(false) => " · a failover would NOT work",
-        None => " · the peer is not asked in this version: run this there too",
+    let peer = status.peer().and_then(|peer| Some((&peer.name, peer.revision?)));
+    let mut line = match peer {
+        Some((_, revision)) if revision == own => format!("{} · revision {own} on both nodes", status.pair.name),
+        Some((peer, revision)) => format!("{} · revision {own} on {node}, {revision} on {peer}", status.pair.name),
+        None => format!("{} · revision {own} on {node}", status.pair.name),
+    };
+    if let Some(sync) = &status.sync {
+        line += &format!(" · {}", sync_words(sync, peer.is_some_and(|(_, revision)| revision == own)));
+    }
+    line += match (status.pair.redundant, &status.sync) {
+        (Some(true), _) => " · a failover would work",
+        (Some(false), _) => " · a failover would NOT work",
+        (None, Some(_)) => " · whether a failover would work is not known",
+        (None, None) => " · the node file names no peer: run this there too",
     };
     line + "\n"
+}
+
+/// `same`: both nodes run the same revision.
+fn sync_words(sync: &Sync, same: bool) -> String {
+    let age = age(sync.since.age_seconds);
+    match sync.state {
+        SyncState::NotPaired => "sync not paired".into(),
+        SyncState::Disconnected => format!("sync disconnected for {age}"),
+        SyncState::Connected => {
+            let state = if same { "in step" } else { "connected" };
+            let (alive, all) = (sync.paths.iter().filter(|path| path.alive).count(), sync.paths.len());
+            let paths = match (alive, all) {
+                (1, 1) => "1 path".to_owned(),
+                (alive, all) if alive == all => format!("{all} paths"),
+                (alive, all) => format!("{alive} of {all} paths"),
+            };
+            match sync.rtt_ms {
+                Some(rtt) => format!("sync {state} ({rtt:.1} ms, {paths})"),
+                None => format!("sync {state} ({paths})"),
+            }
+        }
+    }
+}
+
+/// What went wrong with the channel.
+fn sync_remarks(sync: &Sync) -> String {
+    let mut text = String::new();
+    if let (SyncState::Disconnected, Some(error)) = (sync.state, &sync.last_error) {
+        text += &format!("  ! sync with {}: {error}\n", sync.peer);
+    }
+    let refused: Vec<String> = sync
+        .refused
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    if !refused.is_empty() {
+        text += &format!("  ! sync connections refused: {}\n", refused.join(", "));
+    }
+    text
+}
+
+fn path_row(path: &SyncPath) -> Vec<String> {
+    let heard = match (path.alive, path.age_ms) {
+        (true, Some(age)) => format!("{age} ms ago"),
+        (true, None) => "heard".into(),
+        (false, Some(silent)) => format!("silent for {}", age(silent as f64 / 1000.0)),
+        (false, None) => "never heard".into(),
+    };
+    vec![path.local.to_string(), path.remote.to_string(), heard]
+}
+
+fn handoff_row(handoff: &HandOff) -> Vec<String> {
+    vec![
+        handoff.vip.clone(),
+        handoff.to.clone(),
+        handoff.step.clone(),
+        grouped(handoff.connections_left),
+        format!("{} ago", age(handoff.since.age_seconds)),
+    ]
 }
 
 fn node_row(node: &Node) -> Vec<String> {
@@ -57,37 +141,50 @@ fn node_row(node: &Node) -> Vec<String> {
         Role::Maintenance => "maintenance",
         Role::Unreachable => "unreachable",
     };
-    let proxy = match node.proxy.state {
-        ProxyState::Ready => format!("up {}, {} w", age(node.proxy.since.age_seconds), node.proxy.workers),
-        ProxyState::Starting => "starting".into(),
-        ProxyState::Hung => "hung".into(),
-        ProxyState::Backoff => "restarting".into(),
-        ProxyState::CrashLoop => "crash loop".into(),
-        ProxyState::Draining => "draining".into(),
-        ProxyState::Stopped => "stopped".into(),
-    };
-    let restarts = if node.proxy.restarts == 0 { String::new() } else { format!(", {} restarts", node.proxy.restarts) };
+    let unknown = || "-".to_owned();
     vec![
         node.name.clone(),
         role.into(),
         if node.fit { "yes" } else { "no" }.into(),
-        node.priority.to_string(),
-        proxy + &restarts,
-        node.revision.to_string(),
+        node.priority.map_or_else(unknown, |priority| priority.to_string()),
+        node.proxy.as_ref().map_or_else(unknown, proxy_words),
+        node.revision.map_or_else(unknown, |revision| revision.to_string()),
         age(node.since.age_seconds),
     ]
 }
 
-fn vip_row(vip: &Vip) -> Vec<String> {
-    vec![
+fn proxy_words(proxy: &Proxy) -> String {
+    let mut words = match proxy.state {
+        ProxyState::Ready => "up",
+        ProxyState::Starting => "starting",
+        ProxyState::Hung => "hung",
+        ProxyState::Backoff => "restarting",
+        ProxyState::CrashLoop => "crash loop",
+        ProxyState::Draining => "draining",
+        ProxyState::Stopped => "stopped",
+    }
+    .to_owned();
+    if proxy.state == ProxyState::Ready {
+        words += &proxy.since.as_ref().map_or(String::new(), |since| format!(" {}", age(since.age_seconds)));
+        words += &proxy.workers.map_or(String::new(), |workers| format!(", {workers} w"));
+    }
+    match proxy.restarts {
+        None | Some(0) => words,
+        Some(restarts) => format!("{words}, {restarts} restarts"),
+    }
+}
+
+fn vip_row(vip: &Vip, terms: bool) -> Vec<String> {
+    let mut row = vec![
         vip.name.clone(),
         vip.address.to_string(),
         vip.vrid.to_string(),
         vip.state.to_string(),
         vip.holder.clone().unwrap_or_else(|| "nobody".into()),
-        format!("{} ms", vip.advert_interval_ms),
-        format!("{} ago: {}", age(vip.since.age_seconds), vip.why),
-    ]
+    ];
+    row.extend(terms.then(|| vip.term.to_string()));
+    row.extend([format!("{} ms", vip.advert_interval_ms), format!("{} ago: {}", age(vip.since.age_seconds), vip.why)]);
+    row
 }
 
 fn frontend_rows(status: &Status) -> Vec<(bool, Vec<String>)> {

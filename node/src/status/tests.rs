@@ -10,30 +10,89 @@ fn moment(seconds: u64) -> Moment {
     Moment::ago(Duration::from_secs(seconds), SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000))
 }
 
+fn own() -> Node {
+    Node {
+        name: "lb-a".into(),
+        this: true,
+        role: Role::Active,
+        fit: true,
+        reasons: vec![],
+        priority: Some(200),
+        proxy: Some(Proxy {
+            state: ProxyState::Ready,
+            pid: Some(4711),
+            restarts: Some(1),
+            since: Some(moment(273_600)),
+            workers: Some(2),
+            user_note: Some("this user namespace has one user".into()),
+            last_exit: Some("signal 9".into()),
+        }),
+        revision: Some(17),
+        since: moment(273_661),
+    }
+}
+
+/// What a peer tells of itself.
+fn peer() -> Node {
+    Node {
+        name: "lb-b".into(),
+        this: false,
+        role: Role::Standby,
+        priority: Some(150),
+        proxy: Some(Proxy {
+            state: ProxyState::Ready,
+            pid: None,
+            restarts: None,
+            since: None,
+            workers: None,
+            user_note: None,
+            last_exit: None,
+        }),
+        ..own()
+    }
+}
+
+/// A peer of which nothing but its name is known.
+fn silent_peer() -> Node {
+    Node {
+        role: Role::Unreachable,
+        fit: false,
+        reasons: vec!["it does not answer".into()],
+        priority: None,
+        proxy: None,
+        revision: None,
+        since: moment(90),
+        ..peer()
+    }
+}
+
+fn ends(last: u8) -> (SocketAddr, SocketAddr) {
+    (([10, 12, last, 11], 7431).into(), ([10, 12, last, 12], 7431).into())
+}
+
+fn sync() -> Sync {
+    Sync {
+        state: SyncState::Connected,
+        peer: "lb-b".into(),
+        path: Some(ends(8).1),
+        paths: vec![
+            SyncPath { local: ends(8).0, remote: ends(8).1, alive: true, age_ms: Some(9) },
+            SyncPath { local: ends(9).0, remote: ends(9).1, alive: false, age_ms: Some(3_200) },
+        ],
+        rtt_ms: Some(0.42),
+        since: moment(62),
+        refused: BTreeMap::from([("pin".into(), 2), ("tls".into(), 0)]),
+        last_error: Some("no answer for 2 s".into()),
+    }
+}
+
 /// The active node of a pair with everything that a status can have.
 fn full() -> Status {
     Status {
         version: "0.1.0".into(),
         pair: Pair { name: "exchange".into(), redundant: Some(true) },
-        nodes: vec![Node {
-            name: "lb-a".into(),
-            this: true,
-            role: Role::Active,
-            fit: true,
-            reasons: vec![],
-            priority: 200,
-            proxy: Proxy {
-                state: ProxyState::Ready,
-                pid: Some(4711),
-                restarts: 1,
-                since: moment(273_600),
-                workers: 2,
-                user_note: Some("this user namespace has one user".into()),
-                last_exit: Some("signal 9".into()),
-            },
-            revision: 17,
-            since: moment(273_661),
-        }],
+        degraded: vec![],
+        nodes: vec![own(), peer()],
         vips: vec![Vip {
             name: "mail".into(),
             address: [10, 12, 8, 15].into(),
@@ -41,6 +100,7 @@ fn full() -> Status {
             interface: "ens192".into(),
             state: State::Master,
             holder: Some("lb-a".into()),
+            term: 12,
             since: moment(61),
             why: "startup".into(),
             priority: 200,
@@ -48,7 +108,15 @@ fn full() -> Status {
             faults: vec![],
             counters: BTreeMap::from([("adverts_sent".into(), 12)]),
         }],
-        config: Config { revision: 17, digest: "ab".repeat(32), since: moment(5) },
+        sync: Some(sync()),
+        handoff: vec![HandOff {
+            vip: "mail".into(),
+            to: "lb-b".into(),
+            step: "draining".into(),
+            connections_left: 1_250,
+            since: moment(75),
+        }],
+        config: Config { revision: 17, digest: "ab".repeat(32), handoff_timeout: "10m".into(), since: moment(5) },
         frontends: vec![Frontend {
             name: "exchange".into(),
             binds: vec!["mail:80".into(), "mail:443".into()],
@@ -90,15 +158,29 @@ fn full() -> Status {
 fn sparse() -> Status {
     let mut status = full();
     status.pair.redundant = None;
-    status.nodes[0].proxy.pid = None;
-    status.nodes[0].proxy.user_note = None;
-    status.nodes[0].proxy.last_exit = None;
+    status.nodes = vec![own(), silent_peer()];
+    status.nodes[0].proxy = peer().proxy;
+    status.degraded = vec!["sync path 2 (10.12.9.12:7431) is silent".into()];
+    status.sync = Some(Sync { path: None, rtt_ms: None, last_error: None, ..sync() });
+    status.sync.as_mut().unwrap().paths[1].age_ms = None;
+    status.handoff = vec![];
     status.vips[0].holder = None;
     status.vips[0].faults = vec![Fault::LinkDown];
     status.limits = None;
     status.frontends[0].rate = None;
     status.backends[0].servers[0].check = None;
     status.dual_active = None;
+    status
+}
+
+/// A node without a peer.
+fn alone() -> Status {
+    let mut status = full();
+    status.nodes.pop();
+    status.pair.redundant = None;
+    status.sync = None;
+    status.handoff = vec![];
+    status.vips[0].term = 0;
     status
 }
 
@@ -127,7 +209,7 @@ fn the_verdict_follows_the_table() {
         let mut status = full();
         status.vips[0].state = state;
         status.vips[0].holder = holder.map(str::to_owned);
-        status.nodes[0].proxy.state = proxy;
+        status.nodes[0].proxy.as_mut().unwrap().state = proxy;
         status.nodes[0].fit = fit;
         status.pair.redundant = redundant;
         assert_eq!(status.verdict(), expected, "{state} held by {holder:?}, {proxy:?}, fit {fit}, {redundant:?}");
@@ -139,15 +221,15 @@ fn without_vips_the_proxy_alone_decides() {
     let mut status = full();
     status.vips.clear();
     assert_eq!(status.verdict(), Verdict::Healthy);
-    status.nodes[0].proxy.state = ProxyState::CrashLoop;
+    status.nodes[0].proxy.as_mut().unwrap().state = ProxyState::CrashLoop;
     assert_eq!(status.verdict(), Verdict::NotServing);
 }
 
 #[test]
 fn a_status_survives_the_wire() {
-    for status in [full(), sparse()] {
+    for status in [full(), sparse(), alone()] {
         let text = serde_json::to_string(&status).unwrap();
-        assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
+        assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status, "{text}");
     }
 }
 
@@ -155,14 +237,21 @@ fn a_status_survives_the_wire() {
 fn the_page_is_aligned_and_marks_this_node() {
     let page = render(&full());
     for line in [
-        "exchange · revision 17 on lb-a · a failover would work",
+        "exchange · revision 17 on both nodes · sync in step (0.4 ms, 1 of 2 paths) · a failover would work",
+        "  ! sync connections refused: pin 2",
         "  ! realtime memory lock: RLIMIT_MEMLOCK is 8 MiB",
         "  ! mail was held by 10.12.8.12 as well for 310 ms; it ended 1h 0m ago",
         "  ! 3 log lines were dropped: nobody read them in time",
         "  NODE  ROLE    FIT  PRIORITY  PROXY                       REVISION  SINCE",
         "▸ lb-a  active  yes  200       up 3d 4h, 2 w, 1 restarts   17        3d 4h",
-        "  VIP   ADDRESS     VRID  STATE   HOLDER  ADVERTS  LAST CHANGE",
-        "  mail  10.12.8.15  233   master  lb-a    100 ms   1m 1s ago: startup",
+        "  lb-b  standby yes  150       up                          17        3d 4h",
+        "  VIP   ADDRESS     VRID  STATE   HOLDER  TERM  ADVERTS  LAST CHANGE",
+        "  mail  10.12.8.15  233   master  lb-a    12    100 ms   1m 1s ago: startup",
+        "  HAND-OFF  TO    STEP      CONNECTIONS LEFT  SINCE",
+        "  mail      lb-b  draining  1,250             1m 15s ago",
+        "  SYNC PATH         TO                HEARTBEAT",
+        "▸ 10.12.8.11:7431   10.12.8.12:7431   9 ms ago",
+        "  10.12.9.11:7431   10.12.9.12:7431   silent for 3s",
         "  FRONTEND  BIND               SESSIONS  RATE   BACKEND  SERVERS UP",
         "  exchange  mail:80, mail:443  1,204     312/s  owa      1 of 1",
     ] {
@@ -175,9 +264,81 @@ fn the_page_is_aligned_and_marks_this_node() {
 }
 
 #[test]
+fn the_headline_says_how_the_two_nodes_stand() {
+    type Change = fn(&mut Status);
+    let headline = |change: Change| {
+        let mut status = full();
+        change(&mut status);
+        render(&status).lines().next().unwrap_or_default().trim_start_matches("exchange · ").to_owned()
+    };
+    let table: [(Change, &str); 6] = [
+        (|status| *status = alone(), "revision 17 on lb-a · the node file names no peer: run this there too"),
+        (
+            |status| status.nodes[1].revision = Some(16),
+            "revision 17 on lb-a, 16 on lb-b · sync connected (0.4 ms, 1 of 2 paths) · a failover would work",
+        ),
+        (
+            |status| {
+                status.nodes[1] = silent_peer();
+                status.pair.redundant = Some(false);
+                status.sync.as_mut().unwrap().state = SyncState::Disconnected;
+            },
+            "revision 17 on lb-a · sync disconnected for 1m 2s · a failover would NOT work",
+        ),
+        (
+            |status| {
+                status.pair.redundant = None;
+                status.sync.as_mut().unwrap().state = SyncState::NotPaired;
+            },
+            "revision 17 on both nodes · sync not paired · whether a failover would work is not known",
+        ),
+        (
+            |status| status.sync.as_mut().unwrap().paths.truncate(1),
+            "revision 17 on both nodes · sync in step (0.4 ms, 1 path) · a failover would work",
+        ),
+        (
+            |status| status.sync.as_mut().unwrap().paths[1].alive = true,
+            "revision 17 on both nodes · sync in step (0.4 ms, 2 paths) · a failover would work",
+        ),
+    ];
+    for (change, expected) in table {
+        assert_eq!(headline(change), expected);
+    }
+}
+
+#[test]
+fn what_is_degraded_is_said_first_and_in_the_exit_code() {
+    let mut status = full();
+    assert_eq!(status.verdict(), Verdict::Healthy);
+    status.degraded = vec!["adverts of lb-b are not heard, heartbeats are".into()];
+    assert_eq!(status.verdict(), Verdict::Degraded);
+    assert_eq!(render(&status).lines().nth(1), Some("  ! adverts of lb-b are not heard, heartbeats are"));
+}
+
+#[test]
+fn a_lost_peer_shows_what_is_not_known_and_why_it_was_lost() {
+    let mut status = full();
+    status.nodes[1] = silent_peer();
+    status.sync.as_mut().unwrap().state = SyncState::Disconnected;
+    let page = render(&status);
+    assert!(page.contains("  ! sync with lb-b: no answer for 2 s\n"), "{page}");
+    assert!(page.contains("  ! lb-b: it does not answer\n"), "{page}");
+    let row = page.lines().find(|line| line.starts_with("  lb-b")).unwrap_or_default();
+    assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["lb-b", "unreachable", "no", "-", "-", "-", "1m", "30s"]);
+}
+
+#[test]
+fn a_node_without_a_peer_shows_nothing_of_one() {
+    let page = render(&alone());
+    for word in ["TERM", "SYNC", "HAND-OFF", "sync "] {
+        assert!(!page.contains(word), "{word} in\n{page}");
+    }
+}
+
+#[test]
 fn real_statuses_are_what_the_schema_says() {
     let schema: Value = serde_json::from_str(include_str!("../../../docs/status.schema.json")).unwrap();
-    for status in [full(), sparse()] {
+    for status in [full(), sparse(), alone()] {
         let mut errors = Vec::new();
         validate(&schema, &schema, &serde_json::to_value(&status).unwrap(), "status", &mut errors);
         assert!(errors.is_empty(), "{errors:#?}");

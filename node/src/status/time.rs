@@ -22,7 +22,7 @@ impl Moment {
 }
 
 /// UTC in RFC 3339 with milliseconds; what lies before 1970 is shown as its first instant.
-fn rfc3339(at: SystemTime) -> String {
+pub(crate) fn rfc3339(at: SystemTime) -> String {
     let since_epoch = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since_epoch.as_secs() / 86_400, since_epoch.as_secs() % 86_400);
     let (year, month, day) = civil(days);

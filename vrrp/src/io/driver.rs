@@ -13,10 +13,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::address::{self, OnTaken, Report, Wanted};
 use super::election::{Election, Wires};
 use super::links::Table;
+use super::pair::PairSettings;
 use super::realtime;
-use super::snapshot::{Event, Held, Snapshot};
+use super::snapshot::{Event, Held, LastWords, Snapshot};
 use crate::config::RouterConfig;
-use crate::event::Fault;
+use crate::event::{Fault, Input};
+use crate::peer::Keys;
 
 /// Commands that may wait. Full: [`Driver::command`] gives the command back.
 const COMMANDS: usize = 64;
@@ -44,12 +46,49 @@ pub enum Command {
         /// It appeared, or it went.
         raised: bool,
     },
+    /// The node can serve, but a fitter one would do better; the peer is told.
+    Weakened(bool),
+    /// The sync channel has made new keys for the heartbeats.
+    Keys(Keys),
+    /// Whether a router yields when neither the peer nor the gateway is heard.
+    YieldIsolated(bool),
+    /// A step of a hand-off.
+    HandOff {
+        /// The router's name.
+        router: String,
+        /// Which.
+        step: HandOffStep,
+    },
     /// Release everything and end.
     Shutdown,
 }
 
-/// Told which routers' addresses this node holds.
-pub type OnHeld = Box<dyn Fn(&[Held]) + Send>;
+/// What a hand-off asks of the election.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandOffStep {
+    /// [`Input::Yield`]
+    Yield(bool),
+    /// [`Input::TakeOver`]
+    TakeOver,
+    /// [`Input::LetGo`]
+    LetGo,
+    /// [`Input::AnnounceAgain`]
+    AnnounceAgain,
+}
+
+impl From<HandOffStep> for Input {
+    fn from(step: HandOffStep) -> Input {
+        match step {
+            HandOffStep::Yield(on) => Input::Yield(on),
+            HandOffStep::TakeOver => Input::TakeOver,
+            HandOffStep::LetGo => Input::LetGo,
+            HandOffStep::AnnounceAgain => Input::AnnounceAgain,
+        }
+    }
+}
+
+/// Told which routers' addresses this node holds, and what to say to the peer should the process die.
+pub type OnHeld = Box<dyn Fn(&[Held], &[LastWords]) + Send>;
 
 /// What the VRRP threads call. Neither may wait for anything.
 pub struct Hooks {
@@ -75,11 +114,16 @@ pub struct Driver {
 
 impl Driver {
     /// Starts the threads in the caller's network namespace. `hints`: addresses that answer ARP on a working
-    /// link, besides the default gateway and the VIPs.
+    /// link, besides the default gateway and the VIPs. `pair`: the ways to the peer, if there is one.
     ///
     /// # Errors
     /// EPERM names the missing capability; else what the kernel says to a new thread or runtime.
-    pub fn spawn(configs: Vec<RouterConfig>, hints: Vec<Ipv4Addr>, hooks: Hooks) -> io::Result<Driver> {
+    pub fn spawn(
+        configs: Vec<RouterConfig>,
+        hints: Vec<Ipv4Addr>,
+        pair: &PairSettings,
+        hooks: Hooks,
+    ) -> io::Result<Driver> {
         require_capabilities()?;
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (publish, snapshot) = watch::channel(Arc::default());
@@ -89,7 +133,7 @@ impl Driver {
         let (report, reports) = mpsc::channel(REPORTS);
         let wires = Wires { commands: inbox, snapshot: publish, events: tell, wanted, links, reports };
         // First, so that what the netlink thread sweeps at its start knows the VIPs.
-        let mut election = Election::new(wires, hints, hooks.held, Instant::now());
+        let mut election = Election::new(wires, hints, pair, hooks.held, Instant::now());
         election.configure(configs);
         let (election_runtime, netlink_runtime) = (runtime()?, runtime()?);
         let (ended, netlink_ended) = oneshot::channel();

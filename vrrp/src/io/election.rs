@@ -14,10 +14,12 @@ use super::address::{Key, LEASE, RENEWAL, Report, Wanted, Wish};
 use super::driver::{Command, OnHeld};
 use super::interface::Interface;
 use super::links::Table;
+use super::pair::{Pair, PairSettings};
 use super::realtime::Realtime;
-use super::snapshot::{Event, EventKind, Held, RouterCounters, RouterSnapshot, Snapshot};
+use super::snapshot::{Event, EventKind, Held, RouterCounters, RouterSnapshot, Snapshot, Step};
 use crate::config::{Checksum, RouterConfig};
 use crate::event::{Advert, Applied, Fault, Input, Note, Output, RELEASE, State};
+use crate::heartbeat::{Claim, Fitness, Standing};
 use crate::machine::Router;
 use crate::packet::{self, DecodeError};
 use crate::types::Time;
@@ -41,6 +43,11 @@ pub(super) struct Wires {
 pub(super) struct Election {
     wires: Wires,
     hints: Vec<Ipv4Addr>,
+    pair: Option<Pair>,
+    /// A router without peer and gateway yields.
+    yield_isolated: bool,
+    /// The peer has to be told before the next interval.
+    news: bool,
     on_held: OnHeld,
     origin: Instant,
     slots: Vec<Slot>,
@@ -54,7 +61,8 @@ pub(super) struct Election {
     /// A wish changed since the last beat.
     wish_changed: bool,
     beat: Option<Instant>,
-    told_held: Vec<Held>,
+    /// What the guard was told: the routers, and what its last words say under which keys.
+    told_held: (Vec<Held>, Vec<Claim>, Option<u32>),
     published: Option<Instant>,
     urgent: bool,
     realtime: Option<Realtime>,
@@ -75,6 +83,9 @@ struct Slot {
     counters: RouterCounters,
     dual_active: Option<(Ipv4Addr, Option<Duration>)>,
     send_failed: bool,
+    /// The addresses have been there since the takeover, and have been announced.
+    added: bool,
+    announced: bool,
 }
 
 enum Woken {
@@ -85,10 +96,19 @@ enum Woken {
 }
 
 impl Election {
-    pub(super) fn new(wires: Wires, hints: Vec<Ipv4Addr>, on_held: OnHeld, origin: Instant) -> Self {
+    pub(super) fn new(
+        wires: Wires,
+        hints: Vec<Ipv4Addr>,
+        pair: &PairSettings,
+        on_held: OnHeld,
+        origin: Instant,
+    ) -> Self {
         Election {
             wires,
             hints,
+            pair: (!pair.paths.is_empty()).then(|| Pair::new(pair)),
+            yield_isolated: false,
+            news: false,
             on_held,
             origin,
             slots: Vec::new(),
@@ -99,7 +119,7 @@ impl Election {
             links_known: false,
             wish_changed: false,
             beat: None,
-            told_held: Vec::new(),
+            told_held: (Vec::new(), Vec::new(), None),
             published: None,
             urgent: false,
             realtime: None,
@@ -129,6 +149,20 @@ impl Election {
                         self.faults.remove(&fault)
                     };
                 }
+                Woken::Command(Some(Command::Weakened(weakened))) => self.feed_all(&Input::Weakened(weakened)),
+                Woken::Command(Some(Command::Keys(keys))) => {
+                    let now = self.now();
+                    if let Some(pair) = &mut self.pair {
+                        pair.rekey(keys, now);
+                    }
+                }
+                Woken::Command(Some(Command::YieldIsolated(yields))) => self.yield_isolated = yields,
+                Woken::Command(Some(Command::HandOff { router, step })) => {
+                    let now = self.now();
+                    for slot in self.slots.iter_mut().filter(|slot| slot.config.name == router) {
+                        slot.router.handle(step.into(), now);
+                    }
+                }
                 Woken::Command(Some(Command::Shutdown) | None) => {
                     farewell = Some(Instant::now() + FAREWELL);
                     self.feed_all(&Input::Shutdown);
@@ -136,6 +170,7 @@ impl Election {
             }
             // Adverts first: one that waits in the socket may move a deadline that looks due.
             self.read_sockets();
+            self.hear_peer();
             self.look_after_links();
             self.tell_links();
             let now = self.now();
@@ -143,6 +178,8 @@ impl Election {
                 slot.router.handle_timeout(now);
             }
             self.flush();
+            // Before anything waits for the kernel.
+            self.tell_peer();
             self.beat();
             self.tell_held();
             self.publish();
@@ -154,11 +191,12 @@ impl Election {
 
     async fn wait(&mut self, farewell: Option<Instant>) -> Woken {
         let deadline = self.deadline(farewell);
-        let Election { wires, interfaces, .. } = self;
+        let Election { wires, interfaces, pair, .. } = self;
         let readable = poll_fn(|cx| {
             // Every interface is asked, so that each one's waker is in place.
             let ready = interfaces.values().filter(|interface| interface.poll_ready(cx).is_ready()).count();
-            if ready > 0 { Poll::Ready(()) } else { Poll::Pending }
+            let heartbeat = pair.as_ref().is_some_and(|pair| pair.poll_ready(cx).is_ready());
+            if ready > 0 || heartbeat { Poll::Ready(()) } else { Poll::Pending }
         });
         tokio::select! {
             () = readable => Woken::Ready,
@@ -174,7 +212,8 @@ impl Election {
         let timers = self.slots.iter().filter_map(|slot| slot.router.poll_timeout());
         let timers = timers.map(|time| self.origin + Duration::from_micros(time.0));
         let links = self.interfaces.values().filter_map(Interface::deadline);
-        timers.chain(links).chain(farewell).fold(renewal, Instant::min)
+        let heartbeat = self.pair.as_ref().and_then(|pair| pair.deadline(self.interval()));
+        timers.chain(links).chain(heartbeat).chain(farewell).fold(renewal, Instant::min)
     }
 
     fn now(&self) -> Time {
@@ -240,6 +279,12 @@ impl Election {
                 // An answer to an older wish says nothing about the newest.
                 let Some(slot) = slot else { return };
                 slot.answered = Some(order);
+                if let Some(step) = slot.reached(applied) {
+                    let (name, term) = (slot.config.name.clone(), slot.router.term());
+                    self.event(Some(name), EventKind::Step { step, term });
+                    self.urgent = true;
+                }
+                let Some(slot) = self.slots.iter_mut().find(|slot| slot.key == key) else { return };
                 if slot.wish.held || applied == Applied::Absent {
                     slot.router.handle(Input::Vip(applied), now);
                 }
@@ -293,7 +338,7 @@ impl Election {
             for (index, advert) in mail.0 {
                 self.slots[index].router.handle(Input::Advert(advert), now);
             }
-            for claim in interface.claims() {
+            for claim in interface.claims(name, Instant::now()) {
                 interface.heard();
                 for slot in self.slots.iter_mut().filter(|slot| slot.config.interface == *name) {
                     if slot.router.state() == State::Master && slot.config.addresses.contains(&claim.address) {
@@ -304,16 +349,61 @@ impl Election {
         }
     }
 
+    /// The newest heartbeat of the peer.
+    fn hear_peer(&mut self) {
+        let (time, now) = (self.now(), Instant::now());
+        let Some(pair) = &mut self.pair else { return };
+        pair.open(now);
+        for claim in pair.read(time, now) {
+            let about = |slot: &&mut Slot| {
+                slot.config.vrid.get() == claim.vrid && slot.config.addresses.first() == Some(&claim.address)
+            };
+            for slot in self.slots.iter_mut().filter(about) {
+                slot.router.handle(Input::Peer(claim), time);
+            }
+        }
+    }
+
+    /// At the interval, at once after a change, and until it is acknowledged.
+    fn tell_peer(&mut self) {
+        let (time, now, interval) = (self.now(), Instant::now(), self.interval());
+        let news = std::mem::take(&mut self.news);
+        let Some(pair) = &mut self.pair else { return };
+        if news || pair.is_due(interval, now) {
+            let claims: Vec<Claim> = self.slots.iter().map(|slot| slot.router.claim(time)).collect();
+            pair.tell(&claims, news, now);
+        }
+    }
+
+    /// The shortest advert interval; heartbeats keep it.
+    fn interval(&self) -> Duration {
+        let intervals = self.slots.iter().map(|slot| slot.config.advert_interval.duration());
+        intervals.min().unwrap_or(Duration::from_millis(100))
+    }
+
+    /// The addresses of both nodes on their segments: who is heard there beside them shows that a segment lives.
+    fn pair_addresses(&self) -> BTreeSet<Ipv4Addr> {
+        let time = self.now();
+        let peers = self.slots.iter().filter_map(|slot| slot.router.peer(time)?.source);
+        self.slots.iter().flat_map(|slot| slot.config.addresses.iter().copied()).chain(peers).collect()
+    }
+
     fn look_after_links(&mut self) {
         if !self.links_known {
             return;
         }
-        let now = Instant::now();
+        let (time, now) = (self.now(), Instant::now());
+        let pair = self.pair_addresses();
         for (name, interface) in &mut self.interfaces {
             interface.update(name, self.table.named(name), now);
             let vips = self.slots.iter().filter(|slot| slot.config.interface == *name);
             let targets = vips.flat_map(|slot| slot.config.addresses.iter()).chain(&self.hints).copied();
             interface.probe(name, targets, now);
+            let mut routers = self.slots.iter().filter(|slot| slot.config.interface == *name);
+            let yields = self.yield_isolated;
+            let doubted = self.pair.is_some() && routers.any(|slot| slot.doubts_segment(yields, time));
+            let others = self.hints.iter().copied().filter(|hint| !pair.contains(hint));
+            interface.doubt(name, doubted, others, now);
         }
     }
 
@@ -323,14 +413,20 @@ impl Election {
             return;
         }
         let now = self.now();
+        let pair = self.pair_addresses();
         let vips: BTreeSet<Ipv4Addr> =
             self.slots.iter().flat_map(|slot| slot.config.addresses.iter().copied()).collect();
         for slot in &mut self.slots {
             let Some(interface) = self.interfaces.get(&slot.config.interface) else { continue };
             let primary = interface.link.as_ref().and_then(|link| link.primary(&vips));
             let source = slot.config.source.or(primary);
-            let link = interface.faults().chain([(Fault::NoSourceAddress, source.is_none())]);
+            let name = &slot.config.interface;
+            let alone = self.pair.is_some() && self.yield_isolated && slot.router.peer(now).is_none();
+            let isolated = alone && !slot.router.hears(now) && !interface.has_gateway(name, &pair, Instant::now());
+            let own = [(Fault::NoSourceAddress, source.is_none()), (Fault::Isolated, isolated)];
+            let link = interface.faults().chain(own);
             let mut faults: BTreeSet<Fault> = link.filter(|(_, raised)| *raised).map(|(fault, _)| fault).collect();
+            slot.router.handle(Input::Lan(interface.lan(name, &pair, Instant::now())), now);
             faults.extend(&self.faults);
             // Raised before cleared, and all before the source: a router must not be fit in between.
             for &fault in faults.difference(&slot.told) {
@@ -349,12 +445,20 @@ impl Election {
 
     fn flush(&mut self) {
         let mut events = Vec::new();
+        let mut news = false;
         for slot in &mut self.slots {
             while let Some(output) = slot.router.poll_output() {
                 let interface = self.interfaces.get(&slot.config.interface);
                 match output {
                     Output::Advert { priority } => slot.advertise(interface, priority),
-                    Output::Announce => slot.announce(interface),
+                    Output::Announce => {
+                        slot.announce(interface);
+                        if !std::mem::replace(&mut slot.announced, true) {
+                            let step = EventKind::Step { step: Step::Announced, term: slot.router.term() };
+                            events.push((slot.config.name.clone(), step));
+                            self.urgent = true;
+                        }
+                    }
                     Output::Hold => {
                         slot.wish(true, false);
                         self.wish_changed = true;
@@ -365,6 +469,11 @@ impl Election {
                     }
                     Output::Transition { from, to, why } => {
                         slot.counters.master_transitions += u64::from(to == State::Master);
+                        news = true;
+                        if let Some(step) = slot.moved(from, to) {
+                            let term = slot.router.term();
+                            events.push((slot.config.name.clone(), EventKind::Step { step, term }));
+                        }
                         events.push((slot.config.name.clone(), EventKind::Transition { from, to, why }));
                         self.urgent = true;
                     }
@@ -379,6 +488,7 @@ impl Election {
                 }
             }
         }
+        self.news |= news;
         for (router, kind) in events {
             self.event(Some(router), kind);
         }
@@ -406,10 +516,24 @@ impl Election {
             slot.wish.held.then(|| Held { config: slot.config.as_ref().clone(), source })
         };
         let held: Vec<Held> = self.slots.iter().filter_map(held).collect();
-        if held != self.told_held {
-            (self.on_held)(&held);
-            self.told_held = held;
+        let last = if self.pair.is_some() { self.last_claims() } else { Vec::new() };
+        let told = (held, last, self.pair.as_ref().and_then(Pair::key_id));
+        if told != self.told_held {
+            let words = self.pair.as_ref().map(|pair| pair.last_words(&told.1)).unwrap_or_default();
+            (self.on_held)(&told.0, &words);
+            self.told_held = told;
         }
+    }
+
+    /// What the peer shall believe of us when this process is dead: every VIP is there to be taken.
+    fn last_claims(&self) -> Vec<Claim> {
+        let held = self.slots.iter().filter(|slot| slot.wish.held);
+        // Without times: the words change only with what they say.
+        let last = |slot: &Slot| {
+            let claim = slot.router.claim(Time(0));
+            Claim { standing: Standing::Resigned, fitness: Fitness::Cannot, hears: true, ..claim }
+        };
+        held.map(last).collect()
     }
 
     fn publish(&mut self) {
@@ -424,6 +548,7 @@ impl Election {
         self.wires.snapshot.send_replace(Arc::new(Snapshot {
             routers: self.slots.iter().map(|slot| slot.snapshot(time)).collect(),
             interfaces: interfaces.collect(),
+            paths: self.pair.as_ref().map(|pair| pair.snapshot(now)).unwrap_or_default(),
             realtime: self.realtime.clone(),
             leftovers: self.leftovers,
             events_lost: self.events_lost,
@@ -431,7 +556,7 @@ impl Election {
     }
 
     fn event(&mut self, router: Option<String>, kind: EventKind) {
-        let event = Event { at: SystemTime::now(), router, kind };
+        let event = Event { at: SystemTime::now(), instant: Instant::now(), router, kind };
         // Full: dropped and counted. Closed: nobody asked for events, which is no loss.
         if let Err(mpsc::error::TrySendError::Full(_)) = self.wires.events.try_send(event) {
             self.events_lost += 1;
@@ -440,7 +565,8 @@ impl Election {
 
     /// Every released address is known to be gone.
     fn settled(&self) -> bool {
-        self.slots.iter().all(|slot| !slot.wish.held && slot.answered == Some(slot.wish.order))
+        let gone = self.slots.iter().all(|slot| !slot.wish.held && slot.answered == Some(slot.wish.order));
+        gone && self.pair.as_ref().is_none_or(Pair::is_quiet)
     }
 }
 
@@ -459,6 +585,40 @@ impl Slot {
             counters: RouterCounters::default(),
             dual_active: None,
             send_failed: false,
+            added: false,
+            announced: false,
+        }
+    }
+
+    /// What a transition means for the way of the VIP.
+    fn moved(&mut self, from: State, to: State) -> Option<Step> {
+        match (from, to) {
+            (_, State::Master) => {
+                self.added = false;
+                self.announced = false;
+                Some(Step::TookOver)
+            }
+            (State::Master, _) => Some(Step::Resigned),
+            _ => None,
+        }
+    }
+
+    /// What an answer of the applier means for it.
+    fn reached(&mut self, applied: Applied) -> Option<Step> {
+        match applied {
+            Applied::Present if self.wish.held && !std::mem::replace(&mut self.added, true) => Some(Step::Added),
+            Applied::Absent if !self.wish.held && std::mem::take(&mut self.added) => Some(Step::Removed),
+            _ => None,
+        }
+    }
+
+    /// Whether this router has a reason to ask if its segment is dead: one of the nodes does not hear the other's
+    /// adverts while its heartbeats arrive, or nothing is heard of the peer at all and a node alone may have to yield.
+    fn doubts_segment(&self, yields: bool, now: Time) -> bool {
+        match self.router.peer(now) {
+            Some(peer) if self.router.state() == State::Master => !peer.hears,
+            Some(peer) => self.router.state() == State::Backup && peer.standing.is_held() && !self.router.hears(now),
+            None => yields,
         }
     }
 
@@ -510,27 +670,27 @@ impl Slot {
             serving: self.router.serving(),
             offering: self.router.offering(),
             source: self.source.flatten(),
+            term: self.router.term(),
+            peer: self.router.last_claim(now),
+            peer_fresh: self.router.peer(now).is_some(),
+            hears: self.router.hears(now),
+            lan: self.router.lan(),
+            present: self.wish.held && self.added,
+            announced: self.wish.held && self.added && self.announced,
             counters: self.counters.clone(),
             dual_active: self.dual_active,
         }
     }
 }
 
-/// Adverts that wait for their routers. After a stall the newest of each sender is as good as all of them,
-/// except that a priority 0 is never lost.
+/// Adverts that wait for their routers: the newest of each sender, for what lay in the socket while we slept is history.
 #[derive(Default)]
 struct Mail(Vec<(usize, Advert)>);
 
 impl Mail {
     fn put(&mut self, index: usize, advert: Advert) {
-        let same = |(i, waiting): &&mut (usize, Advert)| *i == index && waiting.source == advert.source;
-        match self.0.iter_mut().rev().find(same) {
-            Some((_, waiting)) if waiting.priority != RELEASE || advert.priority == RELEASE => {
-                // A release takes the place of what it ends; an advert that of an older advert.
-                *waiting = advert;
-            }
-            _ => self.0.push((index, advert)),
-        }
+        self.0.retain(|(i, waiting)| *i != index || waiting.source != advert.source);
+        self.0.push((index, advert));
     }
 }
 
@@ -580,14 +740,11 @@ mod tests {
         mail.0.iter().map(|(_, advert)| (advert.source.octets()[3], advert.priority)).collect()
     }
 
+    /// Also where the older one is a release: who advertises after it has taken it back.
     #[test]
     fn after_a_stall_only_the_newest_advert_of_a_sender_counts() {
-        assert_eq!(fed(&[(1, 100), (2, 50), (1, 110), (1, 120)]), [(1, 120), (2, 50)]);
-    }
-
-    #[test]
-    fn a_release_is_never_overtaken() {
+        assert_eq!(fed(&[(1, 100), (2, 50), (1, 110), (1, 120)]), [(2, 50), (1, 120)]);
         assert_eq!(fed(&[(1, 100), (1, 0)]), [(1, 0)]);
-        assert_eq!(fed(&[(1, 0), (1, 100), (1, 90)]), [(1, 0), (1, 90)]);
+        assert_eq!(fed(&[(1, 0), (1, 100), (1, 90)]), [(1, 90)]);
     }
 }

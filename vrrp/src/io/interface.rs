@@ -1,7 +1,7 @@
 //! One interface as the driver sees it: its sockets while it is there, whether anything was heard
 //! through it since its carrier came, and what was discarded.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::task::{Context, Poll};
@@ -12,6 +12,7 @@ use super::links::Link;
 use super::snapshot::InterfaceCounters;
 use super::socket::{Heard, Receiver, Sender};
 use crate::event::Fault;
+use crate::heartbeat::Lan;
 
 /// After this long a silent link counts as heard: twice the forward delay of spanning tree (IEEE 802.1D, 15 s).
 pub(super) const DEAF_LIMIT: Duration = Duration::from_secs(30);
@@ -19,6 +20,10 @@ pub(super) const DEAF_LIMIT: Duration = Duration::from_secs(30);
 const PROBE: Duration = Duration::from_millis(200);
 /// After which a socket that could not be opened is tried again.
 const REOPEN: Duration = Duration::from_secs(1);
+/// For how long a host counts as heard; a doubted segment is asked five times in it.
+const SEEN: Duration = Duration::from_secs(1);
+/// Hosts that are remembered; beyond, the ones heard longest ago are forgotten.
+const HOSTS: usize = 256;
 /// At most so many packets are read before deadlines are looked at again.
 const BATCH: usize = 256;
 
@@ -31,6 +36,12 @@ pub(super) struct Interface {
     reopen: Option<Instant>,
     /// Since when it has a carrier and nothing was heard, and when to ask next.
     unheard: Option<(Instant, Instant)>,
+    /// Who was heard, and when.
+    seen: BTreeMap<Ipv4Addr, Instant>,
+    /// The segment is doubted: since when, and when to ask next.
+    doubt: Option<(Instant, Instant)>,
+    /// The gateway was heard since the carrier came.
+    confirmed: bool,
     /// Kinds of bad packets that were logged since the last valid one.
     logged: BTreeSet<&'static str>,
 }
@@ -55,6 +66,8 @@ impl Interface {
             self.reopen = None;
         }
         if came {
+            self.seen.clear();
+            self.confirmed = false;
             let waits = self.link.as_ref().is_some_and(|link| link.running && link.mac.is_some());
             self.unheard = waits.then_some((now, now));
         }
@@ -96,7 +109,61 @@ impl Interface {
 
     /// When something is to be done here.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.unheard.map(|(_, next)| next).into_iter().chain(self.reopen).min()
+        let asking = self.unheard.into_iter().chain(self.doubt).map(|(_, next)| next);
+        asking.chain(self.reopen).min()
+    }
+
+    /// Somebody has a reason to believe that this segment is dead, or nobody has any more. A doubted one is asked.
+    pub(super) fn doubt(&mut self, name: &str, on: bool, targets: impl Iterator<Item = Ipv4Addr>, now: Instant) {
+        if !on {
+            self.doubt = None;
+            return;
+        }
+        let (since, next) = self.doubt.unwrap_or((now, now));
+        if next > now {
+            self.doubt = Some((since, next));
+            return;
+        }
+        self.doubt = Some((since, now + PROBE));
+        let Some(arp) = self.ports.as_ref().and_then(|ports| ports.arp.as_ref()) else { return };
+        for target in targets.chain(gateways(name)) {
+            // A link that does not take it is as silent as one that does not answer.
+            let _ = arp.probe(target);
+        }
+    }
+
+    /// What is seen of the segment apart from `pair`: the addresses of both nodes. Whole until it was doubted for a while.
+    pub(super) fn lan(&self, name: &str, pair: &BTreeSet<Ipv4Addr>, now: Instant) -> Lan {
+        if !self.link.as_ref().is_some_and(|link| link.running) {
+            return Lan::Down;
+        }
+        if self.doubt.is_none_or(|(since, _)| now - since < SEEN) {
+            return Lan::Gateway;
+        }
+        let lately = |address: &Ipv4Addr| self.seen.get(address).is_some_and(|at| now - *at <= SEEN);
+        if gateways(name).iter().any(lately) {
+            Lan::Gateway
+        } else if self.seen.keys().any(|address| !pair.contains(address) && lately(address)) {
+            Lan::Hosts
+        } else {
+            Lan::Silent
+        }
+    }
+
+    /// The gateway was heard, once at least and lately where there is doubt.
+    pub(super) fn has_gateway(&self, name: &str, pair: &BTreeSet<Ipv4Addr>, now: Instant) -> bool {
+        self.confirmed && self.lan(name, pair, now) == Lan::Gateway
+    }
+
+    fn saw(&mut self, name: &str, address: Ipv4Addr, now: Instant) {
+        if self.seen.len() >= HOSTS && !self.seen.contains_key(&address) {
+            let oldest = self.seen.iter().min_by_key(|(_, at)| **at).map(|(address, _)| *address);
+            oldest.map(|oldest| self.seen.remove(&oldest));
+        }
+        self.seen.insert(address, now);
+        if !self.confirmed {
+            self.confirmed = gateways(name).contains(&address);
+        }
     }
 
     /// Asks a silent link for a sign; gives up waiting after [`DEAF_LIMIT`].
@@ -164,8 +231,8 @@ impl Interface {
     }
 
     /// The ARP claims that wait, at most a batch of them.
-    pub(super) fn claims(&mut self) -> Vec<Claim> {
-        let mut claims = Vec::new();
+    pub(super) fn claims(&mut self, name: &str, now: Instant) -> Vec<Claim> {
+        let mut claims: Vec<Claim> = Vec::new();
         let Some(arp) = self.ports.as_ref().and_then(|ports| ports.arp.as_ref()) else { return claims };
         while claims.len() < BATCH {
             match arp.receive() {
@@ -178,6 +245,9 @@ impl Interface {
             }
         }
         self.counters.arp_heard += claims.len() as u64;
+        for claim in claims.iter().filter(|claim| !claim.address.is_unspecified()) {
+            self.saw(name, claim.address, now);
+        }
         claims
     }
 

@@ -5,6 +5,7 @@
 #![allow(unsafe_code, reason = "system calls that neither nix nor socket2 wraps safely")]
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
 use socket2::{SockAddr, Socket};
@@ -62,4 +63,16 @@ pub(super) fn lock_memory() -> io::Result<()> {
 pub(super) fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
     use nix::sys::socket::{MsgFlags, recv};
     Ok(recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC)?)
+}
+
+/// Receives one datagram and its sender from a socket that does not block. One longer than the buffer is cut.
+pub(super) fn receive_from(socket: &Socket, buffer: &mut [u8]) -> io::Result<(usize, Option<SocketAddr>)> {
+    use nix::sys::socket::{SockaddrStorage, recvfrom};
+    let (length, from) = recvfrom::<SockaddrStorage>(socket.as_raw_fd(), buffer)?;
+    let from = from.and_then(|from| match (from.as_sockaddr_in(), from.as_sockaddr_in6()) {
+        (Some(v4), _) => Some(SocketAddr::V4((*v4).into())),
+        (None, Some(v6)) => Some(SocketAddr::V6((*v6).into())),
+        (None, None) => None,
+    });
+    Ok((length, from))
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   thread "vrrp"                                   thread "vrrp-netlink"
-//!   driver: packets, ARP, commands, deadlines  ──►  address: leases (latest wanted state wins)
+//!   driver: packets, heartbeats, ARP, commands, deadlines  ──►  address: leases (latest wanted state wins)
 //!           feeds the elections                ◄──  links: interfaces, addresses, what was applied
 //! ```
 //! They are two because the kernel may hold a netlink request up behind its own lock for as long as
@@ -16,6 +16,7 @@ mod election;
 mod interface;
 mod kernel;
 pub mod links;
+pub mod pair;
 pub mod realtime;
 pub mod snapshot;
 pub mod socket;

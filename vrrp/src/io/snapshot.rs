@@ -1,14 +1,15 @@
 //! What the shell tells others: a picture of every router and interface, events, and the routers held.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
-use std::time::{Duration, SystemTime};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use super::realtime::Realtime;
 use crate::config::RouterConfig;
 use crate::event::{Fault, Note, State, Why};
+use crate::heartbeat::{Claim, Lan, Term};
 
 /// Everything as it was when it was published: at once after a change of state, else every 100 ms or so.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +18,8 @@ pub struct Snapshot {
     pub routers: Vec<RouterSnapshot>,
     /// By name.
     pub interfaces: BTreeMap<String, InterfaceCounters>,
+    /// The ways to the peer; empty without one.
+    pub paths: Vec<PathSnapshot>,
     /// What the kernel granted to both threads; `None` before they asked.
     pub realtime: Option<Realtime>,
     /// Addresses that a predecessor left behind and that were taken away.
@@ -46,6 +49,20 @@ pub struct RouterSnapshot {
     pub offering: bool,
     /// The source of its adverts.
     pub source: Option<Ipv4Addr>,
+    /// The highest term that was seen: the holder's, if there is one.
+    pub term: Term,
+    /// What the peer said last, and how long ago; `None`: it never did.
+    pub peer: Option<(Claim, Duration)>,
+    /// The peer's word is not older than a down interval.
+    pub peer_fresh: bool,
+    /// Adverts of another router are heard.
+    pub hears: bool,
+    /// What is seen of the segment.
+    pub lan: Lan,
+    /// Held, and the kernel has acknowledged the addresses.
+    pub present: bool,
+    /// Held, present and announced.
+    pub announced: bool,
     /// Since the start.
     pub counters: RouterCounters,
     /// The last time two routers were active: the other one, and for how long.
@@ -86,11 +103,30 @@ pub struct InterfaceCounters {
     pub arp_heard: u64,
 }
 
+/// One way to the peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathSnapshot {
+    /// Our end.
+    pub local: SocketAddr,
+    /// Its end.
+    pub remote: SocketAddr,
+    /// How long ago a heartbeat came this way; `None`: never.
+    pub heard: Option<Duration>,
+    /// Heartbeats that came this way.
+    pub received: u64,
+    /// Heartbeats that the kernel did not take.
+    pub send_errors: u64,
+    /// Datagrams that were not obeyed, by [`crate::peer::Refused::name`]; `not_the_peer` for other senders.
+    pub refused: BTreeMap<String, u64>,
+}
+
 /// Something that happened once.
 #[derive(Clone, Debug)]
 pub struct Event {
     /// Wall clock, for people.
     pub at: SystemTime,
+    /// Monotonic clock, for timelines.
+    pub instant: Instant,
     /// The router's name; `None` if it is not about one.
     pub router: Option<String>,
     /// What.
@@ -109,12 +145,46 @@ pub enum EventKind {
         /// Because of.
         why: Why,
     },
+    /// A step on the way of a VIP from one node to the other.
+    Step {
+        /// Which.
+        step: Step,
+        /// The term that begins, or ends, with it.
+        term: Term,
+    },
     /// The election noticed something.
     Note(Note),
     /// Addresses of a killed predecessor were taken away (interface, address).
     Leftovers(Vec<(String, Ipv4Addr)>),
     /// The kernel refused to add or delete an address; it is tried again.
     LeaseFailed(String),
+}
+
+/// What happens on the way of a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// The holder has told that it gives the VIP up.
+    Resigned,
+    /// The addresses are gone from the old holder.
+    Removed,
+    /// The new holder has said so.
+    TookOver,
+    /// The addresses are there.
+    Added,
+    /// The first announcement is out.
+    Announced,
+}
+
+/// What is said on one path for a process that died.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastWords {
+    /// Where from.
+    pub local: SocketAddr,
+    /// Where to.
+    pub remote: SocketAddr,
+    /// Signed beforehand.
+    pub datagrams: Vec<Vec<u8>>,
 }
 
 /// A router whose addresses this node holds, with what is needed to release it.

@@ -10,6 +10,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use vrrp::config::{Checksum, RouterConfig, Transport};
 use vrrp::event::State;
 use vrrp::io::driver::{Command, Driver, Hooks};
+use vrrp::io::pair::PairSettings;
 use vrrp::io::snapshot::RouterSnapshot;
 
 pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
@@ -74,11 +75,13 @@ impl Namespace {
 
     /// A driver of routers that may take part.
     pub(crate) fn driver_of(&self, configs: Vec<RouterConfig>) -> Driver {
-        self.driver_with(configs, Hooks { on_taken: Box::new(|_, _| {}), held: Box::new(|_| {}) })
+        self.driver_with(configs, Hooks { on_taken: Box::new(|_, _| {}), held: Box::new(|_, _| {}) })
     }
 
     pub(crate) fn driver_with(&self, configs: Vec<RouterConfig>, hooks: Hooks) -> Driver {
-        let driver = self.run(|| Driver::spawn(configs, Vec::new(), hooks).expect("the driver starts as root"));
+        let driver = self.run(|| {
+            Driver::spawn(configs, Vec::new(), &PairSettings::default(), hooks).expect("the driver starts as root")
+        });
         driver.command(Command::Serving(true)).expect("an empty queue");
         driver
     }

@@ -132,7 +132,7 @@ fn the_hooks_hear_what_is_held_and_of_releases_to_another_holder_only() {
         on_taken: Box::new(move |config, taken| {
             release.send((config.name.clone(), taken)).expect("the test listens");
         }),
-        held: Box::new(move |held| hold.send(held.to_vec()).expect("the test listens")),
+        held: Box::new(move |held, _| hold.send(held.to_vec()).expect("the test listens")),
     };
     let mut wire = Wire::open(&a);
     let low = b.driver_with(vec![config(100)], hooks);

@@ -3,6 +3,8 @@
 //! Everything random comes from one seed. What the world does to its nodes is in `World::disturb`; it never looks
 //! into the election beyond its state.
 
+mod pair;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::fmt;
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use vrrp::config::{Checksum, RouterConfig, Transport};
 use vrrp::event::{Advert, Applied, Fault, Input, Output, State, Why};
+use vrrp::heartbeat::Lan;
 use vrrp::machine::Router;
 use vrrp::types::{Interval, Time};
 
@@ -89,6 +92,14 @@ pub(crate) enum Disturbance {
     Maintenance(usize, bool),
     /// Operator: another priority.
     Priority(usize, i64),
+    /// Heartbeats over the second path are lost from the first to the second.
+    CutSync(usize, usize),
+    /// Protocol 112 is filtered between the nodes, and nothing else.
+    Filter,
+    /// The switch passes nothing to or from this node; its carrier stays.
+    LanDead(usize, bool),
+    /// An operator's failover from this node: begun, and carried on as far as chance will have it.
+    HandOff(usize),
 }
 
 /// What is going to happen.
@@ -102,6 +113,11 @@ enum Event {
     Lapse { node: usize },
     Thaw { node: usize, life: u64 },
     Heard { node: usize },
+    Beat { node: usize, life: u64 },
+    Heartbeat { from: usize, to: usize, letter: usize },
+    Session,
+    TakeOver { node: usize, life: u64 },
+    LetGo { node: usize, life: u64 },
 }
 
 /// What the kernel reports, by the number that travels in [`Event::Told`].
@@ -121,6 +137,8 @@ pub(crate) struct Node {
     /// The link came up, and nothing was heard through it yet.
     unheard: bool,
     pub(crate) maintenance: bool,
+    /// The switch passes nothing to or from it.
+    pub(crate) lan_dead: bool,
     /// Since when nothing runs here.
     pub(crate) frozen: Option<Time>,
     /// The kernel has the addresses.
@@ -134,12 +152,17 @@ pub(crate) struct Node {
     wish: u64,
     lapse: Time,
     wake: Option<Time>,
+    /// The state of its router when its last heartbeat was sent: a change is told at once.
+    told: Option<State>,
+    sequence: u64,
+    /// The highest sequence of the peer that was obeyed in this session.
+    obeyed: u64,
 }
 
 impl Node {
     /// Whether nothing keeps this node from holding the VIP.
     pub(crate) fn is_fit(&self) -> bool {
-        self.can_hold() && self.serving
+        self.can_hold() && self.serving && !self.lan_dead
     }
 
     /// Whether nothing but a dead proxy core may keep this node from holding the VIP.
@@ -149,11 +172,16 @@ impl Node {
 
     /// Whether it has the addresses and means to.
     pub(crate) fn holds(&self) -> bool {
-        self.present && self.wanted && self.linked && self.frozen.is_none()
+        let superseded = self.router.as_ref().is_some_and(Router::superseded);
+        self.present && self.wanted && self.linked && self.frozen.is_none() && !superseded
     }
 
     pub(crate) fn state(&self) -> Option<State> {
         self.router.as_ref().map(Router::state)
+    }
+
+    pub(crate) fn since(&self) -> Option<Time> {
+        self.router.as_ref().map(Router::since)
     }
 
     pub(crate) fn interval(&self) -> Duration {
@@ -174,8 +202,17 @@ pub(crate) struct World {
     pub(crate) trace: Option<VecDeque<String>>,
     /// What an output broke, found while it was carried out.
     pub(crate) broken: Option<String>,
+    /// The two nodes are a pair, with a channel between them.
+    pub(crate) paired: bool,
+    /// Since when heartbeats of both have arrived over at least one path.
+    pub(crate) path_since: Option<Time>,
     loss: u64,
     cuts: Vec<(usize, usize)>,
+    sync_cuts: Vec<(usize, usize)>,
+    filtered: bool,
+    /// The lives of both nodes when they met: who starts anew has no keys.
+    session: Option<(u64, u64)>,
+    letters: Vec<pair::Letter>,
     events: BinaryHeap<Reverse<(Time, u64, Event)>>,
     scheduled: u64,
 }
@@ -188,7 +225,9 @@ impl World {
         let common = rng.pick(&[1, 10, 10, 10, 100]);
         let mixed = rng.chance(15);
         let equal = rng.chance(30);
-        let preempt = rng.chance(40);
+        let paired = count == 2 && rng.chance(70);
+        // Within a pair the policy preempts, by a hand-off.
+        let preempt = !paired && rng.chance(40);
         let nodes = (1..=count)
             .map(|index| {
                 let interval = if mixed { rng.pick(&[1, 10, 100]) } else { common };
@@ -197,7 +236,7 @@ impl World {
                 Node::new(index, config(priority, interval, preempt))
             })
             .collect();
-        World {
+        let mut world = World {
             now: Time(1_000_000),
             rng,
             nodes,
@@ -207,9 +246,19 @@ impl World {
             broken: None,
             loss: 0,
             cuts: Vec::new(),
+            paired,
+            path_since: None,
+            sync_cuts: Vec::new(),
+            filtered: false,
+            session: None,
+            letters: Vec::new(),
             events: BinaryHeap::new(),
             scheduled: 0,
+        };
+        if paired {
+            world.schedule(pair::MEET, Event::Session);
         }
+        world
     }
 
     /// Lets the next thing happen, if it happens before `end`.
@@ -235,6 +284,11 @@ impl World {
             Disturbance::Heal => {
                 self.loss = 0;
                 self.cuts.clear();
+                self.sync_cuts.clear();
+                self.filtered = false;
+                for node in 0..self.nodes.len() {
+                    self.lan(node, false);
+                }
             }
             Disturbance::Link(node, up) => self.link(node, up),
             Disturbance::Core(node, serving) => {
@@ -282,16 +336,35 @@ impl World {
                 let config = self.nodes[node].config.clone();
                 self.feed(node, Input::Configure(config));
             }
+            Disturbance::CutSync(from, to) => self.sync_cuts.push((from, to)),
+            Disturbance::Filter => self.filtered = true,
+            Disturbance::LanDead(node, dead) => self.lan(node, dead),
+            Disturbance::HandOff(node) => self.hand_off(node),
         }
-        let whole = self.loss == 0 && self.cuts.is_empty();
-        let shaken = matches!(what, Disturbance::Link(..) | Disturbance::Heal);
+        // A dead segment leaves the other path.
+        let whole = self.loss == 0 && self.cuts.is_empty() && self.sync_cuts.is_empty() && !self.filtered;
+        let shaken = matches!(what, Disturbance::Link(..) | Disturbance::Heal | Disturbance::LanDead(..));
         self.connected = if whole { self.connected.filter(|_| !shaken).or(Some(self.now)) } else { None };
         self.follow();
     }
 
     /// How many have the addresses and a network to answer on.
     pub(crate) fn holders(&self) -> usize {
-        self.nodes.iter().filter(|node| node.present && node.linked).count()
+        self.nodes.iter().filter(|node| node.present && node.linked && !node.lan_dead).count()
+    }
+
+    /// A hand-off has reached its middle.
+    pub(crate) fn moving(&self) -> bool {
+        self.nodes.iter().filter_map(|node| node.router.as_ref()).any(Router::superseded)
+    }
+
+    /// How many have the VIP by the election, awake, and not merely until a hand-off lets it go.
+    pub(crate) fn owners(&self) -> usize {
+        let owns = |node: &&Node| {
+            let superseded = node.router.as_ref().is_some_and(Router::superseded);
+            node.frozen.is_none() && node.state() == Some(State::Master) && !superseded
+        };
+        self.nodes.iter().filter(owns).count()
     }
 
     /// How many believe that they are active.
@@ -347,10 +420,15 @@ impl World {
                 }
             }
             Event::Heard { node } => {
-                if self.nodes[node].linked {
+                if self.nodes[node].linked && !self.nodes[node].lan_dead {
                     self.heard(node);
                 }
             }
+            Event::Beat { node, life } => self.beat(node, life),
+            Event::Heartbeat { from, to, letter } => self.heartbeat(from, to, letter),
+            Event::Session => self.meet(),
+            Event::TakeOver { node, life } => self.take_over(node, life),
+            Event::LetGo { node, life } => self.let_go(node, life),
         }
     }
 
@@ -367,12 +445,16 @@ impl World {
         let faults =
             [(Fault::LinkDown, !it.linked), (Fault::LinkUnheard, it.unheard), (Fault::Maintenance, it.maintenance)];
         told.extend(faults.into_iter().filter(|(_, is)| *is).map(|(fault, _)| Input::Fault(fault, true)));
+        told.push(Input::Lan(if it.lan_dead { Lan::Silent } else { Lan::Gateway }));
         let first = usize::try_from(self.rng.below(told.len() as u64)).expect("less than a length");
         told.rotate_left(first);
         for input in told {
             self.feed(node, input);
         }
         self.schedule(RENEWAL, Event::Renew { node, life });
+        if self.paired {
+            self.schedule(Duration::ZERO, Event::Beat { node, life });
+        }
     }
 
     fn kill(&mut self, node: usize) {
@@ -384,6 +466,7 @@ impl World {
         it.frozen = None;
         it.inbox.clear();
         it.wake = None;
+        self.follow_path();
     }
 
     fn thaw(&mut self, node: usize) {
@@ -391,8 +474,19 @@ impl World {
         self.nodes[node].frozen = None;
         self.say(Some(node), &"thawed");
         // What has arrived goes first: a backup may not take its own sleep for silence.
-        while let Some(input) = self.nodes[node].inbox.pop_front() {
-            self.feed(node, input);
+        // Of adverts and heartbeats a shell takes the newest of each sender.
+        let inbox: Vec<Input> = self.nodes[node].inbox.drain(..).collect();
+        for (index, input) in inbox.iter().enumerate() {
+            let stale = match input {
+                Input::Peer(_) => inbox[index + 1..].iter().any(|later| matches!(later, Input::Peer(_))),
+                Input::Advert(Advert { source, .. }) => inbox[index + 1..]
+                    .iter()
+                    .any(|later| matches!(later, Input::Advert(later) if later.source == *source)),
+                _ => false,
+            };
+            if !stale {
+                self.feed(node, input.clone());
+            }
         }
         self.wake(node);
         if self.nodes[node].wanted {
@@ -453,7 +547,7 @@ impl World {
 
     fn flush(&mut self, node: usize) {
         let mut released = false;
-        let mut let_go = false;
+        let mut let_go = None;
         while let Some(output) = self.nodes[node].router.as_mut().and_then(Router::poll_output) {
             self.say(Some(node), &output);
             match output {
@@ -467,15 +561,16 @@ impl World {
                     self.wish(node);
                 }
                 Output::Release { taken } => {
-                    self.demand(taken != released, "priority 0 goes before the addresses, unless they are taken");
-                    let_go = true;
+                    let_go = Some(taken);
                     self.nodes[node].wanted = false;
                     self.wish(node);
                 }
                 Output::Transition { from, why, .. } => {
                     let own_fault = matches!(why, Why::Faulty(_) | Why::Shutdown);
                     let owed = from == State::Master && own_fault;
-                    self.demand(!owed || released && let_go, "a fault of the active router releases");
+                    self.demand(!owed || released && let_go.is_some(), "a fault of the active router releases");
+                    let in_order = released || let_go != Some(false) || why == Why::HandedOver;
+                    self.demand(in_order, "priority 0 goes before the addresses, unless they are taken or handed over");
                 }
                 Output::Announce | Output::Note(_) => {}
             }
@@ -483,6 +578,7 @@ impl World {
         let it = &mut self.nodes[node];
         let Some(router) = &it.router else { return };
         let agrees = (router.state() == State::Master) == it.wanted;
+        let changed = it.told != Some(router.state());
         if let Some(deadline) = router.poll_timeout()
             && it.wake != Some(deadline)
         {
@@ -491,11 +587,15 @@ impl World {
             self.schedule(at, Event::Wake { node, deadline });
         }
         self.demand(agrees, "addresses are wanted by the active router, and by no other");
+        if changed {
+            self.tell_peer(node);
+        }
     }
 
     fn send(&mut self, from: usize, priority: u8) {
         for to in 0..self.nodes.len() {
-            let cut = self.cuts.contains(&(from, to)) || !self.nodes[from].linked;
+            let dead = self.nodes[from].lan_dead || self.nodes[to].lan_dead;
+            let cut = self.cuts.contains(&(from, to)) || !self.nodes[from].linked || dead || self.filtered;
             if to != from && !cut && !self.rng.chance(self.loss) {
                 let delay = self.rng.within(DELAY);
                 self.schedule(delay, Event::Advert { from, to, priority });
@@ -552,6 +652,7 @@ impl World {
             let able = it.is_fit() && matches!(it.state(), Some(State::Backup | State::Master));
             it.able_since = if able { it.able_since.or(Some(self.now)) } else { None };
         }
+        self.follow_path();
     }
 
     fn demand(&mut self, holds: bool, what: &str) {
@@ -579,6 +680,7 @@ impl Node {
             linked: true,
             unheard: false,
             maintenance: false,
+            lan_dead: false,
             frozen: None,
             present: false,
             able_since: None,
@@ -589,6 +691,9 @@ impl Node {
             wish: 0,
             lapse: Time(0),
             wake: None,
+            told: None,
+            sequence: 0,
+            obeyed: 0,
         }
     }
 }

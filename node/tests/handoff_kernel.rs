@@ -1,0 +1,366 @@
+//! Hand-offs on real kernels: two nodes and their clients in namespaces of their own, the jobs done by hand in the
+//! order that the two sides agree on. No election and no proxy: only what the kernel does with the rules.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod handoff_support;
+
+use std::time::{Duration, Instant};
+
+use handoff_support::{Clients, Node, VIP};
+use netns_lab::frame::arp_of;
+use netns_lab::lan::{INTERFACE, Lan, delete_address};
+use netns_lab::sniffer::Sniffer;
+use netns_lab::wait::wait_until;
+use node::handoff::{Flow, Job, Outcome, Released};
+
+const SOON: Duration = Duration::from_secs(10);
+
+struct Site {
+    lan: Lan,
+    a: Node,
+    b: Node,
+    clients: Clients,
+}
+
+/// Two nodes, the first one active; `None`, and said so, without root.
+fn site() -> Option<Site> {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: network namespaces need root");
+        return None;
+    }
+    let lan = Lan::new().unwrap();
+    let (a, b, clients) = (Node::new(&lan, b'a'), Node::new(&lan, b'b'), Clients::new(&lan));
+    a.add_address();
+    a.announce();
+    Some(Site { lan, a, b, clients })
+}
+
+/// The leaver's first half: what it tells the taker.
+fn prepare(leaver: &Node) -> (Vec<Flow>, node::handoff::ProbeTarget) {
+    match leaver.run(Job::Prepare) {
+        Outcome::Prepared { flows, probe } => (flows, probe),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn dump(leaver: &Node) -> Vec<Flow> {
+    match leaver.run(Job::Dump) {
+        Outcome::Flows(flows) => flows,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn count(leaver: &Node) -> u64 {
+    match leaver.start(Job::Count).recv().unwrap() {
+        Outcome::Count(count) => count,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Steps 1 and 2: everything is ready and nothing has moved.
+fn ready(leaver: &Node, taker: &Node) {
+    println!("{} -> {}", char::from(leaver.letter), char::from(taker.letter));
+    let (old, target) = prepare(leaver);
+    let seen = leaver.start(Job::AwaitProbe);
+    println!("    {} connections", old.len());
+    taker.done(Job::Install { leaver: leaver.neighbour(), old });
+    let since = Instant::now();
+    taker.done(Job::Probe { target, source: None });
+    assert_eq!(seen.recv_timeout(SOON).unwrap(), Outcome::ProbeSeen);
+    println!("    the probe arrived after {:?}", since.elapsed());
+}
+
+/// Steps 3 to 5, up to the second dump.
+fn switch(leaver: &Node, taker: &Node) -> Vec<Flow> {
+    let since = Instant::now();
+    taker.add_address();
+    taker.announce();
+    // Older residue of the other direction.
+    taker.done(Job::RemoveLeaver);
+    leaver.done(Job::Mute);
+    delete_address(&leaver.netns, VIP).unwrap();
+    let old = dump(leaver);
+    println!("    switched within {:?}", since.elapsed());
+    old
+}
+
+/// A whole hand-off, up to step 6.
+fn hand_over(leaver: &Node, taker: &Node) {
+    ready(leaver, taker);
+    let old = switch(leaver, taker);
+    taker.announce();
+    taker.done(Job::Settle { old });
+    leaver.done(Job::RemoveTaker);
+}
+
+/// Waits until no connection lives there, then both clean up.
+fn finish(site: &Site) {
+    for node in [&site.a, &site.b] {
+        wait_until("the end of the connections", SOON, || match count(node) {
+            0 => Ok(()),
+            some => Err(format!("{some} at {}", char::from(node.letter))),
+        })
+        .unwrap();
+    }
+    for node in [&site.a, &site.b] {
+        node.done(Job::RemoveLeaver);
+        node.done(Job::RemoveTaker);
+        assert_clean(node);
+    }
+}
+
+fn assert_clean(node: &Node) {
+    assert_eq!(node.ruleset(), "");
+    assert_eq!(released(node), Released::default());
+}
+
+fn released(node: &Node) -> Released {
+    node.netns.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(node::handoff::release()).unwrap()
+    })
+}
+
+#[test]
+fn two_hundred_connections_survive_there_and_back_and_there_again() {
+    let Some(mut site) = site() else { return };
+    site.clients.connect(200, b'a');
+    site.clients.all_live();
+    site.clients.start_new();
+    hand_over(&site.a, &site.b);
+    assert_eq!(site.clients.reaches(), b'b');
+    site.clients.all_live();
+    site.clients.connect(50, b'b');
+    site.clients.all_live();
+
+    hand_over(&site.b, &site.a);
+    assert_eq!(site.clients.reaches(), b'a');
+    site.clients.all_live();
+    site.clients.connect(20, b'a');
+
+    hand_over(&site.a, &site.b);
+    assert_eq!(site.clients.reaches(), b'b');
+    site.clients.all_live();
+    let (answered, worst) = site.clients.stop_new();
+    println!("new connections: {answered:?}, the worst took {worst:?}; {} exchanges", site.clients.exchanges());
+    assert_eq!(site.clients.failures(), Vec::<String>::new());
+    assert!(answered.contains_key(&b'a') && answered.contains_key(&b'b'), "{answered:?}");
+    assert!(count(&site.a) >= 220, "the first node's connections are still its own");
+
+    site.clients.close_all();
+    finish(&site);
+    assert_eq!((site.a.repairs(), site.b.repairs()), (0, 0));
+}
+
+#[test]
+fn rules_that_are_flushed_in_the_middle_of_a_hand_off_are_put_back_and_no_connection_dies() {
+    let Some(mut site) = site() else { return };
+    site.clients.connect(100, b'a');
+    ready(&site.a, &site.b);
+    let flush =
+        |site: &mut Site, node: fn(&Site) -> &Node| {
+            // What arrives before the rules are back is the taker's, which resets it: no rule can help where there are none.
+            site.clients.quiet(true);
+            let (repairs, before) = (node(site).repairs(), node(site).ruleset());
+            node(site).nft("flush ruleset");
+            let since = Instant::now();
+            wait_until("the rules", SOON, || {
+                if node(site).repairs() > repairs { Ok(()) } else { Err(node(site).ruleset()) }
+            })
+            .unwrap();
+            println!("    put back within {:?}", since.elapsed());
+            site.clients.quiet(false);
+            assert_eq!(without_mine(&node(site).ruleset()), without_mine(&before));
+            site.clients.all_live();
+        };
+    flush(&mut site, |site| &site.b);
+    flush(&mut site, |site| &site.a);
+    let old = switch(&site.a, &site.b);
+    site.clients.connect(20, b'b');
+    flush(&mut site, |site| &site.b);
+    site.b.announce();
+    site.b.done(Job::Settle { old });
+    flush(&mut site, |site| &site.b);
+    flush(&mut site, |site| &site.a);
+
+    // Emptied, the tables are still there.
+    let repairs = site.b.repairs();
+    site.b.nft("flush table ip lbnode-taker-51-192.0.2.100");
+    wait_until("the rules", SOON, || if site.b.repairs() > repairs { Ok(()) } else { Err(site.b.ruleset()) }).unwrap();
+    site.clients.all_live();
+    // Other people's tables are none of our business, and ours are left alone when they change.
+    let (repairs, ours) = (site.b.repairs(), site.b.ruleset());
+    site.b.nft("add table inet firewall");
+    site.b.nft("delete table inet firewall");
+    assert_eq!((site.b.ruleset(), site.b.repairs()), (ours, repairs));
+
+    site.clients.close_all();
+    finish(&site);
+}
+
+/// A ruleset without the taker's own connections and without what was counted: both change by themselves.
+fn without_mine(ruleset: &str) -> String {
+    let mut inside = false;
+    let mut kept = String::new();
+    for line in ruleset.lines().filter(|line| !line.contains("counter packets")) {
+        inside |= line.trim_start().starts_with("set mine");
+        if !inside {
+            kept = kept + line + "\n";
+        }
+        inside &= line.trim() != "}";
+    }
+    kept
+}
+
+#[test]
+fn a_switch_that_drops_what_is_passed_on_is_found_before_anything_moves() {
+    let Some(mut site) = site() else { return };
+    site.clients.connect(10, b'a');
+    // Source guard: from the taker's port only the taker's own address.
+    site.lan.switch().run(|| {
+        nft_stdin(
+            "table netdev guard { chain ingress { type filter hook ingress device \"to-b\" priority 0; \
+         ip saddr != 192.0.2.2 drop; }; }",
+        )
+    });
+    let (old, target) = prepare(&site.a);
+    let seen = site.a.start(Job::AwaitProbe);
+    site.b.done(Job::Install { leaver: site.a.neighbour(), old });
+    for _ in 0..3 {
+        site.b.done(Job::Probe { target, source: None });
+        assert!(seen.recv_timeout(Duration::from_millis(100)).is_err(), "it must not arrive");
+    }
+    // Giving up ends the wait.
+    site.b.done(Job::RemoveTaker);
+    site.a.done(Job::RemoveLeaver);
+    let Outcome::Failed(why) = seen.recv_timeout(SOON).unwrap() else { panic!("it must not arrive") };
+    assert!(why.contains("given up"), "{why}");
+    assert_clean(&site.a);
+    assert_clean(&site.b);
+    site.clients.all_live();
+
+    // From its own address it passes, and nothing of it gets into the taker.
+    let (old, target) = prepare(&site.a);
+    let seen = site.a.start(Job::AwaitProbe);
+    site.b.done(Job::Install { leaver: site.a.neighbour(), old });
+    let local = site.b.netns.run(|| {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket
+    });
+    let to_local = node::handoff::ProbeTarget { port: local.local_addr().unwrap().port(), ..target };
+    let own = site.b.neighbour().address;
+    site.b.done(Job::Probe { target: to_local, source: Some(own) });
+    site.b.done(Job::Probe { target, source: Some(own) });
+    assert_eq!(seen.recv_timeout(SOON).unwrap(), Outcome::ProbeSeen);
+    assert_eq!(local.recv(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    // Jobs out of order fail and say so.
+    site.b.done(Job::RemoveTaker);
+    assert!(matches!(site.b.run(Job::Probe { target, source: None }), Outcome::Failed(_)));
+    assert!(matches!(site.b.run(Job::Settle { old: Vec::new() }), Outcome::Failed(_)));
+    assert!(matches!(site.a.run(Job::AwaitProbe), Outcome::Failed(_)));
+    site.clients.close_all();
+}
+
+fn nft_stdin(rules: &str) {
+    let output = std::process::Command::new("nft").arg(rules).output().expect("nft is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_leaver_never_speaks_for_the_vip_once_it_is_muted() {
+    let Some(mut site) = site() else { return };
+    let (a, vip) = (site.a.neighbour().mac, VIP);
+    let sniffer = Sniffer::start(&site.clients.netns, move |frame| arp_of(frame).is_some()).unwrap();
+    site.clients.connect(20, b'a');
+    let said = |since: Instant| {
+        let heard = sniffer.heard_since(since);
+        heard.into_iter().filter_map(|heard| arp_of(&heard.frame)).collect::<Vec<_>>()
+    };
+    ready(&site.a, &site.b);
+    let prepared = Instant::now();
+    // It asks for its client anew while it still has the address: by its own.
+    forget_neighbours(&site.a);
+    site.clients.all_live();
+    let old = switch(&site.a, &site.b);
+    let muted = Instant::now();
+    site.b.announce();
+    site.b.done(Job::Settle { old });
+    forget_neighbours(&site.a);
+    site.clients.all_live();
+    // Who asks for the VIP hears the taker.
+    forget_client_neighbours(&site.clients);
+    assert_eq!(site.clients.reaches(), b'b');
+    forget_neighbours(&site.a);
+    site.clients.all_live();
+    wait_until("the leaver's own questions", SOON, || {
+        let own = said(muted).iter().filter(|(mac, address)| *mac == a && *address != vip).count();
+        if own >= 1 { Ok(()) } else { Err(format!("{:?}", said(muted))) }
+    })
+    .unwrap();
+    assert!(!said(prepared).contains(&(a, vip)), "{:?}", said(prepared));
+    let answers = said(muted).iter().filter(|(mac, address)| *mac != a && *address == vip).count();
+    assert!(answers >= 1, "the taker answers");
+    site.clients.close_all();
+    finish(&site);
+}
+
+/// Deletes what a node knows of its neighbours, so it has to ask again.
+fn forget_neighbours(node: &Node) {
+    forget(&node.netns);
+}
+
+fn forget_client_neighbours(clients: &Clients) {
+    forget(&clients.netns);
+}
+
+fn forget(netns: &netns_lab::netns::Netns) {
+    use futures_util::TryStreamExt as _;
+    let forgotten = netns.netlink("forget the neighbours", |handle| async move {
+        let index = netns_lab::netns::link_index(&handle, INTERFACE).await?;
+        let entries: Vec<_> = handle.neighbours().get().execute().try_collect().await?;
+        for entry in entries.into_iter().filter(|entry| entry.header.ifindex == index) {
+            // One that went meanwhile is what we want.
+            let _ = handle.neighbours().del(entry).execute().await;
+        }
+        Ok(())
+    });
+    forgotten.unwrap();
+}
+
+#[test]
+fn release_takes_everything_away_and_says_what() {
+    let Some(site) = site() else { return };
+    assert_eq!(released(&site.b), Released::default(), "there was nothing");
+    ready(&site.a, &site.b);
+    let of_b = released(&site.b);
+    assert_eq!((of_b.tables, of_b.routes), (vec!["lbnode-taker-51-192.0.2.100".to_owned()], vec![]));
+    drop(site.b);
+    let Outcome::Done = site.a.run(Job::Mute) else { panic!("muted") };
+    let Site { a, .. } = site;
+    let inside = a.netns.clone();
+    // Its kernel would put them back: it ends first.
+    drop(a);
+    let of_a = inside.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(node::handoff::release()).unwrap()
+    });
+    assert_eq!((of_a.tables, of_a.routes), (vec!["lbnode-leaver-51-192.0.2.100".to_owned()], vec![VIP.into()]));
+}
+
+#[test]
+fn what_is_left_is_reset_at_the_end_of_patience() {
+    let Some(mut site) = site() else { return };
+    site.clients.connect(10, b'a');
+    hand_over(&site.a, &site.b);
+    site.clients.connect(10, b'b');
+    assert_eq!(site.a.run(Job::Reset), Outcome::Reset(10));
+    wait_until("the ends of ten connections", SOON, || match site.clients.failures() {
+        failures if failures.len() >= 5 => Ok(()),
+        failures => Err(format!("{failures:?}")),
+    })
+    .unwrap();
+    assert_eq!(count(&site.a), 0);
+    assert_eq!(count(&site.b), 10, "the others are untouched");
+    assert!(site.clients.failures().iter().all(|failure| failure.contains("served by a")));
+}
