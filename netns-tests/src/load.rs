@@ -298,6 +298,11 @@ impl Load {
         self.shared.lost.load(Ordering::Relaxed)
     }
 
+    /// Whether nothing goes on any more: all were lost, or [`Spec::limit`] has come.
+    pub fn ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Asks the idle ones for a last answer, lets the transfers end at full speed, and hands over what was seen.
     pub fn finish(mut self) -> io::Result<LoadRecording> {
         self.shared.finished.get_or_init(Instant::now);

@@ -105,6 +105,21 @@ fn silent_connections_are_lost_after_a_while_and_a_dropped_load_ends_at_once() {
 }
 
 #[test]
+fn a_load_that_nobody_finishes_ends_by_itself_with_everything_answered() {
+    let Some(_folder) = Folder::new("load-limit") else { return };
+    let site = Site::new().or_fail("make a site");
+    let target = SocketAddr::from((site.servers[0].address, STREAM_SERVER_PORT));
+    let spec = Spec { idle: 20, busy: 5, limit: Duration::from_secs(2), stretch: LIMIT * 2, ..full() };
+    let begin = Instant::now();
+    let load = Load::start(&site.client.netns, target, spec).or_fail("start the load");
+    wait_until("the load to end", LIMIT, || if load.ended() { Ok(()) } else { Err("it goes on".into()) })
+        .or_fail("end");
+    assert!(begin.elapsed() >= spec.limit);
+    let recording = load.finish().or_fail("finish");
+    assert_eq!((recording.losses.len(), recording.transfers.len()), (0, 2), "{:?}", recording.losses);
+}
+
+#[test]
 fn the_nodes_reach_each_other_over_a_lan_of_their_own_whatever_the_other_lan_does() {
     let Some(_folder) = Folder::new("crossover") else { return };
     let site = Site::new().or_fail("make a site");

@@ -39,7 +39,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// Options of `lbnode lab`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LabOptions {
-    /// Run this scenario only (may be given several times)
+    /// Run this scenario only (may be given several times); without it all but vm-pause are run
     #[arg(long = "scenario", value_name = "NAME", value_enum)]
     pub scenarios: Vec<Scenario>,
     /// How often to run each scenario

@@ -45,7 +45,7 @@ pub(crate) enum Goal {
     Seamless(Duration),
     /// The VIP moves, and never has two holders.
     NeverTwo,
-    /// Two holders for no longer than this once it is healed.
+    /// The longest gap, and the longest time with two holders once it is healed, p99.
     OneAgain(Duration),
     /// The longest gap, p99; whoever slept comes back as a standby and never holds the VIP again.
     StaysAway(Duration),
@@ -59,7 +59,7 @@ impl Goal {
             Goal::Still => "still, 0 failed".into(),
             Goal::Seamless(goal) => format!("0 lost, ≤ {}", goal.as_millis()),
             Goal::NeverTwo => "moves, never two".into(),
-            Goal::OneAgain(goal) => format!("healed: two ≤ {}", goal.as_millis()),
+            Goal::OneAgain(goal) => format!("one again ≤ {}", goal.as_millis()),
             Goal::StaysAway(goal) => format!("gap ≤ {}, stays", goal.as_millis()),
         }
     }
