@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proxy_core::stats::{ServerState, Stats};
-use vrrp::event::{Note, Why};
+use vrrp::event::{Fault, Note, Why};
 use vrrp::heartbeat::Lan;
 use vrrp::io::snapshot::{RouterSnapshot, Snapshot};
 
@@ -36,6 +36,21 @@ pub fn backends_down(stats: &Stats) -> BTreeSet<String> {
         !backend.servers.is_empty() && backend.servers.iter().all(|server| server.state == ServerState::Down)
     };
     stats.backends.iter().filter(down).map(|backend| backend.name.clone()).collect()
+}
+
+/// Whether every server that is checked has been looked at.
+pub fn is_checked(stats: &Stats) -> bool {
+    let mut servers = stats.backends.iter().flat_map(|backend| &backend.servers);
+    !servers.any(|server| server.state == ServerState::Checking)
+}
+
+/// Whether a router lost its VIP through a fault of its own node.
+pub fn is_own_fault(why: &Why) -> bool {
+    match why {
+        Why::Faulty(fault) => *fault != Fault::Maintenance,
+        Why::NotServing | Why::TakenOver { .. } | Why::SeesLess { .. } | Why::Stalled(_) => true,
+        _ => false,
+    }
 }
 
 /// Why a router is in its state, for people.

@@ -124,6 +124,8 @@ pub enum Output {
     Serving(bool),
     /// [`Fault::Maintenance`] for every router, raised or cleared.
     Maintenance(bool),
+    /// The node can serve, but a fitter one would do better; the peer is told.
+    Weakened(bool),
 }
 
 /// The policy's memory: the facts as last heard.
@@ -170,7 +172,12 @@ impl Failover {
             Input::Faults { vip, faults } => {
                 self.faults.insert(vip, faults);
             }
-            Input::BackendsDown(backends) => self.backends_down = backends,
+            Input::BackendsDown(backends) => {
+                if backends.is_empty() != self.backends_down.is_empty() {
+                    self.outputs.push_back(Output::Weakened(!backends.is_empty()));
+                }
+                self.backends_down = backends;
+            }
         }
     }
 

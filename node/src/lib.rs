@@ -14,6 +14,7 @@ pub mod lab;
 pub mod listeners;
 pub mod log;
 mod netlink;
+pub mod peer;
 mod pidfd;
 pub mod privileges;
 pub mod sock_diag;

@@ -9,8 +9,12 @@
 //! Whatever takes time (a plan that the core must accept, the disk, statistics) runs as a task of [`work`] and comes
 //! back as one more event: the way from a dead core to priority 0 is never behind it.
 
+mod leave;
+mod pair;
+mod peer_report;
 mod report;
 mod start;
+mod timeline;
 mod work;
 
 use std::collections::VecDeque;
@@ -19,29 +23,38 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use vrrp::event::{Fault, Note};
+use vrrp::event::{Fault, Note, State};
 use vrrp::io::driver::{Command, Driver, NotTaken};
-use vrrp::io::snapshot::{Event, EventKind};
+use vrrp::io::snapshot::{Event, EventKind, Step};
 
 use crate::bridge;
 use crate::causes::chain;
 use crate::config::{ClusterConfig, NodeConfig};
 use crate::control::{Call, Request, Response};
+use crate::events::{self, Draft, Kind};
 use crate::failover::{self, Failover, Input};
 use crate::guard::Guard;
+use crate::handoff;
 use crate::listeners::Listeners;
+use crate::peer::Did;
 use crate::store::{Revision, Store};
 use crate::supervisor::{self, CoreState, Supervisor};
 use crate::systemd;
 
+use leave::Leaving;
+use pair::{Peering, Told};
 use report::{DualActive, Traffic};
 use start::StartError;
 use work::Done;
 
 /// How long clients may take to leave after SIGTERM, before the rest is reset.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the last clients have when the time for stopping is over.
+const LAST_CLIENTS: Duration = Duration::from_secs(1);
+/// For how long a takeover waits for its first client.
+const FIRST_CLIENT: Duration = Duration::from_secs(30);
 /// How often the slow things are looked at: servers that are down, rates, the watchdog.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -74,16 +87,30 @@ struct Agent {
     dual_active: Option<DualActive>,
     traffic: Traffic,
     ready_told: bool,
+    /// The proxy core is ready, as last seen.
+    ready: bool,
     /// Commands that the VRRP thread could not take yet.
     untold: VecDeque<Command>,
     work: JoinSet<Done>,
     applying: bool,
+    started: Instant,
+    events: events::Store,
+    /// Without `[sync]` in the node file there is none.
+    peering: Option<Peering>,
+    /// Every server has been looked at once.
+    checked: bool,
+    /// A takeover whose first client has not come yet: the VIP, and until when it is waited for.
+    first: Option<(String, Instant)>,
+    requests: Vec<leave::Request>,
+    leaving: Option<Leaving>,
 }
 
 struct Events {
     core: mpsc::Receiver<CoreState>,
     vrrp: mpsc::Receiver<Event>,
     calls: mpsc::Receiver<Call>,
+    /// From the sync channel, when there is one.
+    channel: Option<Told>,
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
@@ -99,10 +126,19 @@ impl Events {
             core,
             vrrp,
             calls,
+            channel: None,
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
+    }
+}
+
+/// What comes next from a channel; never, if there is none.
+async fn next(told: &mut Option<Told>) -> Option<sync::Event<crate::peer::Message>> {
+    match told {
+        Some(told) => told.recv().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -113,6 +149,7 @@ impl Agent {
         let mut tick = tokio::time::interval(TICK.min(systemd::watchdog().map_or(TICK, |within| within / 2)));
         self.core_changed();
         loop {
+            let deadline = self.deadline();
             tokio::select! {
                 // What decides who is active comes first.
                 biased;
@@ -120,21 +157,57 @@ impl Agent {
                 Ok(()) = self.core.changed() => self.core_changed(),
                 Ok(()) = snapshots.changed() => self.routers_changed(),
                 Some(event) = events.vrrp.recv() => self.election_event(event),
-                _ = events.terminate.recv() => {
-                    tracing::info!("SIGTERM: stopping");
-                    return Ok(());
-                }
-                _ = events.interrupt.recv() => {
-                    tracing::info!("SIGINT: stopping");
-                    return Ok(());
-                }
+                told = next(&mut events.channel) => match told {
+                    Some(event) => self.channel_event(event),
+                    None => self.channel_ended(&mut events),
+                },
+                _ = events.terminate.recv() => if self.asked_to_end("SIGTERM") { return Ok(()) },
+                _ = events.interrupt.recv() => if self.asked_to_end("SIGINT") { return Ok(()) },
                 _ = events.hangup.recv() => self.reload(),
                 () = self.guard.ended() => self.restart_guard(),
                 Some(done) = self.work.join_next() => self.work_done(done),
                 Some(call) = events.calls.recv() => self.call(call),
-                _ = tick.tick() => self.tick()?,
+                () = tokio::time::sleep_until(deadline.into()) => {}
+                _ = tick.tick() => {
+                    self.tick()?;
+                    if events.channel.is_none() {
+                        events.channel = self.open_channel();
+                    }
+                }
+            }
+            self.drive_handoff();
+            self.answer_requests();
+            if self.go_on_leaving() {
+                return Ok(());
             }
             self.tell_election();
+        }
+    }
+
+    /// When something has to be looked at even if nothing happens.
+    fn deadline(&self) -> Instant {
+        let handoff = self.peering.as_ref().and_then(|peering| peering.handoff.poll_timeout());
+        let handoff = handoff.map(|at| self.started + Duration::from_micros(at.0));
+        handoff.into_iter().chain(self.leaving_deadline()).min().unwrap_or_else(|| Instant::now() + TICK)
+    }
+
+    /// A signal asks for the end. The first time VIPs and their connections have time to go; `true`: end at once.
+    fn asked_to_end(&mut self, signal: &str) -> bool {
+        if matches!(self.leaving, Some(Leaving::Stop { .. })) {
+            tracing::info!("{signal} again: stopping at once");
+            return true;
+        }
+        tracing::info!("{signal}: stopping");
+        systemd::stopping(STOP_TIMEOUT + Duration::from_secs(15));
+        self.leave_for_good(STOP_TIMEOUT);
+        false
+    }
+
+    fn channel_ended(&mut self, events: &mut Events) {
+        tracing::error!("the sync channel ended by itself; starting it again");
+        events.channel = None;
+        if let Some(peering) = &mut self.peering {
+            peering.channel = None;
         }
     }
 
@@ -146,6 +219,8 @@ impl Agent {
             }
             CoreState::Exited(exit) => {
                 tracing::error!(%exit, "the proxy core ended");
+                let text = "the proxy core ended".to_owned();
+                self.events.record(Draft { kind: Kind::Core, text, why: exit.to_string(), ..Draft::default() });
                 self.last_exit = Some(exit.to_string());
             }
             CoreState::CrashLoop { exits, last } => {
@@ -159,28 +234,62 @@ impl Agent {
     fn core_changed(&mut self) {
         let core = bridge::core(&self.core.borrow_and_update(), self.last_exit.as_deref());
         let ready = core == failover::Core::Ready;
+        if !ready && std::mem::replace(&mut self.ready, ready) {
+            self.cannot_serve();
+        }
+        self.ready = ready;
         self.policy.handle(Input::Core(core));
         if ready && !std::mem::replace(&mut self.ready_told, true) {
             systemd::ready();
         }
     }
 
-    fn routers_changed(&mut self) {
-        for router in &self.vrrp.snapshot().routers {
-            self.policy.handle(Input::Faults { vip: router.config.name.clone(), faults: router.faults.clone() });
+    /// The proxy core just stopped being ready: for every VIP that is here this is when the trouble was noticed.
+    fn cannot_serve(&mut self) {
+        let snapshot = self.vrrp.snapshot();
+        for router in snapshot.routers.iter().filter(|router| router.state == State::Master) {
+            self.did(&router.config.name, Did::Detect, router.term, Instant::now());
         }
     }
 
-    fn election_event(&mut self, Event { router, kind, .. }: Event) {
+    fn routers_changed(&mut self) {
+        let snapshot = self.vrrp.snapshot();
+        for router in &snapshot.routers {
+            self.policy.handle(Input::Faults { vip: router.config.name.clone(), faults: router.faults.clone() });
+        }
+        self.feed_peering(&snapshot);
+    }
+
+    fn election_event(&mut self, Event { router, kind, instant, .. }: Event) {
         let vip = router.unwrap_or_default();
         match kind {
             EventKind::Transition { from, to, why } => {
-                tracing::info!(vip, %from, %to, why = bridge::why(&why), "transition");
+                let words = bridge::why(&why);
+                tracing::info!(vip, %from, %to, why = words, "transition");
+                if from == State::Master && bridge::is_own_fault(&why) {
+                    self.lost(&vip);
+                }
+                if to == State::Master {
+                    self.took_over(&vip, words, instant);
+                } else {
+                    let text = format!("{}: {from} → {to}", self.node.name);
+                    let draft = Draft { kind: Kind::Transition, vip: Some(vip), text, why: words, ..Draft::default() };
+                    self.events.record(draft);
+                }
             }
-            EventKind::Step { step, term } => tracing::info!(vip, ?step, term, "step"),
+            EventKind::Step { step, term } => {
+                if step == Step::Added {
+                    self.wait_for_first_client(&vip);
+                }
+                self.did(&vip, Did::Step(step), term, instant);
+            }
             EventKind::Note(note) => {
                 bridge::log_note(&vip, &note);
                 if let Note::DualActive { other, length } = note {
+                    let length_text = length.map_or(String::new(), |length| format!(" for {} ms", length.as_millis()));
+                    let text = format!("both nodes held {vip}{length_text}; it has ended");
+                    let draft = Draft { kind: Kind::DualActive, vip: Some(vip.clone()), text, ..Draft::default() };
+                    self.events.record(draft);
                     self.dual_active = Some(DualActive { vip, other, length, at: Instant::now() });
                 }
             }
@@ -196,6 +305,7 @@ impl Agent {
         while let Some(output) = self.policy.poll_output() {
             self.tell_vrrp(match output {
                 failover::Output::Serving(serving) => Command::Serving(serving),
+                failover::Output::Weakened(weakened) => Command::Weakened(weakened),
                 failover::Output::Maintenance(raised) => Command::Fault { fault: Fault::Maintenance, raised },
             });
         }
@@ -227,7 +337,47 @@ impl Agent {
         systemd::status(&self.one_line());
         let supervisor = self.supervisor.clone();
         self.work.spawn(work::statistics(supervisor));
+        self.look_at_plans();
+        self.tell_report();
+        self.look_for_first_client();
         Ok(())
+    }
+
+    /// This node has just taken a VIP.
+    fn took_over(&mut self, vip: &str, why: String, at: Instant) {
+        let snapshot = self.vrrp.snapshot();
+        let term = snapshot.routers.iter().find(|router| router.config.name == vip).map_or(0, |router| router.term);
+        match &mut self.peering {
+            Some(peering) => peering.timelines.took(vip, why, term, at, &self.events),
+            None => {
+                let text = format!("{} took {vip} over", self.node.name);
+                let draft = Draft { kind: Kind::Failover, vip: Some(vip.to_owned()), text, why, ..Draft::default() };
+                self.events.record(draft);
+            }
+        }
+    }
+
+    fn wait_for_first_client(&mut self, vip: &str) {
+        let address = self.cluster.vips.iter().find(|configured| configured.name == vip).map(|vip| vip.address);
+        if let Some(address) = address {
+            //FC self.supervisor.watch_first_connection(address.into());
+            let _ = address;
+            self.first = Some((vip.to_owned(), Instant::now() + FIRST_CLIENT));
+        }
+    }
+
+    fn look_for_first_client(&mut self) {
+        let Some((vip, until)) = &self.first else { return };
+        if let Some(at) = None::<Instant>
+        /*FC self.supervisor.first_connection()*/
+        {
+            if let Some(peering) = &mut self.peering {
+                peering.timelines.first_connection(vip, at, &self.events);
+            }
+            self.first = None;
+        } else if *until <= Instant::now() {
+            self.first = None;
+        }
     }
 
     fn one_line(&self) -> String {
@@ -263,44 +413,75 @@ impl Agent {
                     return;
                 }
             },
-            Request::Maintenance { on } => self.maintenance(on, uid),
-            Request::Failover { .. } | Request::Events { .. } => {
-                Response::Failed { message: format!("`{}` is not in this version", request.name()) }
+            Request::Maintenance { on } => return self.maintenance(on, uid, reply),
+            Request::Failover { vip, to, force } => {
+                tracing::info!(uid, vip, to, force, "failover");
+                return self.failover(vip.as_deref(), to.as_deref(), force, reply);
             }
+            // The server answers it from the store.
+            Request::Events { .. } => Response::Failed { message: "events are not asked of the agent".into() },
         };
         // A caller that left has no use for the answer.
         let _ = reply.send(response);
     }
 
-    fn maintenance(&mut self, on: bool, uid: u32) -> Response {
-        let changed = self.policy.maintenance() != on;
-        if changed {
-            if let Err(error) = self.store.set_maintenance(on) {
-                return Response::Failed { message: chain(&error) };
-            }
-            tracing::info!(uid, on, "maintenance");
-            self.policy.handle(Input::Maintenance(on));
+    fn maintenance(&mut self, on: bool, uid: u32, reply: oneshot::Sender<Response>) {
+        if self.leaving.is_some() {
+            let _ = reply.send(Response::TryAgain { message: "VIPs are being handed over at this moment".into() });
+            return;
         }
-        Response::Maintenance { on, changed }
+        let changed = self.policy.maintenance() != on;
+        if !changed {
+            let _ = reply.send(Response::Maintenance { on, changed });
+            return;
+        }
+        if let Err(error) = self.store.set_maintenance(on) {
+            let _ = reply.send(Response::Failed { message: chain(&error) });
+            return;
+        }
+        tracing::info!(uid, on, "maintenance");
+        let text = format!("maintenance of {} {}", self.node.name, if on { "begins" } else { "ends" });
+        self.events.record(Draft { kind: Kind::Maintenance, text, ..Draft::default() });
+        if on {
+            self.leave_for_maintenance(reply);
+        } else {
+            self.policy.handle(Input::Maintenance(false));
+            let _ = reply.send(Response::Maintenance { on, changed });
+        }
     }
 
     fn work_done(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
             Ok(Done::Answered) => {}
+            Ok(Done::Job { vip, number, outcome }) => {
+                let now = self.time();
+                if let handoff::Outcome::Failed(why) = &outcome {
+                    tracing::warn!(vip, why, "a step of the hand-off failed");
+                }
+                if let Some(peering) = &mut self.peering {
+                    peering.handoff.handle(handoff::machine::Input::JobEnded { vip, number, outcome }, now);
+                }
+            }
             Ok(Done::Statistics(stats)) => {
                 self.policy.handle(Input::BackendsDown(bridge::backends_down(&stats)));
+                self.checked = bridge::is_checked(&stats);
                 self.traffic.update(&stats);
             }
             Ok(Done::Applied { candidate, reply }) => {
                 self.applying = false;
                 tracing::info!(revision = candidate.revision.number, "the revision runs");
+                let text = format!("revision {} runs", candidate.revision.number);
+                self.events.record(Draft { kind: Kind::Config, text, ..Draft::default() });
                 let response = candidate.as_response(false);
                 let work::Candidate { revision, cluster, routers, .. } = *candidate;
                 self.revision = revision;
                 self.cluster = cluster;
                 self.applied_at = Instant::now();
-                self.policy.retain_vips(&routers.iter().map(|router| router.name.clone()).collect());
+                let names = routers.iter().map(|router| router.name.clone()).collect();
+                self.policy.retain_vips(&names);
+                self.retain_plans(&names);
                 self.tell_vrrp(Command::Configure(routers));
+                self.tell_vrrp(self.isolation());
                 if let Err(error) = crate::listeners::keep_in_fd_store(&self.listeners.current()) {
                     tracing::warn!(%error, "systemd did not take the listening sockets");
                 }
@@ -347,11 +528,19 @@ impl Agent {
 
     /// VIPs first, so that the peer takes over at once; then the clients have their time.
     async fn stop(self) {
-        systemd::stopping(STOP_TIMEOUT + Duration::from_secs(5));
-        let Agent { vrrp, supervisor, guard, .. } = self;
+        let left = match &self.leaving {
+            // What a hand-off left here has had its time.
+            Some(Leaving::Stop { until, .. }) => until.saturating_duration_since(Instant::now()).max(LAST_CLIENTS),
+            _ => STOP_TIMEOUT,
+        };
+        systemd::stopping(left + Duration::from_secs(5));
+        let Agent { vrrp, supervisor, guard, events, .. } = self;
         let _ = tokio::task::spawn_blocking(move || vrrp.join()).await;
         guard.dismiss().await;
-        let stopped = supervisor.stop(STOP_TIMEOUT).await;
+        let stopped = supervisor.stop(left).await;
+        let text = "the agent stopped".to_owned();
+        events.record(Draft { text, ..Draft::default() });
+        let _ = tokio::task::spawn_blocking(move || events.flush(Duration::from_millis(500))).await;
         tracing::info!(sessions_reset = stopped.reset, "stopped");
     }
 }

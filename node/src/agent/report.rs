@@ -133,7 +133,7 @@ impl Agent {
             reasons: self.reasons(&snapshot),
             priority: Some(self.node.vrrp.priority.get()),
             proxy: Some(Proxy {
-                state: proxy_state(&core.state, core.crash_loop.is_some()),
+                state: self.proxy_state(),
                 pid: core.pid,
                 restarts: Some(core.restarts),
                 since: Some(ago(core.since)),
@@ -147,11 +147,11 @@ impl Agent {
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pair: Pair { name: self.cluster.name.clone(), redundant: self.redundant(&snapshot) },
-            degraded: Vec::new(),
-            nodes: vec![node],
+            degraded: self.degraded(&snapshot),
+            nodes: std::iter::once(node).chain(self.peer_node(&snapshot, now)).collect(),
             vips: snapshot.routers.iter().map(|router| self.vip(router, &snapshot, now)).collect(),
-            sync: None,
-            handoff: Vec::new(),
+            sync: self.sync_status(&snapshot, now),
+            handoff: self.handoffs(now),
             config: Config {
                 revision: self.revision.number,
                 digest: config::digest(&self.revision.text),
@@ -179,15 +179,26 @@ impl Agent {
         }
     }
 
-    /// On the active node nothing tells whether there is a standby: VRRP's backups are silent.
-    /// A standby that is fit and hears the active node is the proof that there are two.
+    /// Without a peer nothing on the active node tells whether there is a standby: VRRP's backups are silent. A standby
+    /// that is fit and hears the active node is the proof that there are two.
     fn redundant(&self, snapshot: &Snapshot) -> Option<bool> {
+        if snapshot.routers.is_empty() {
+            return None;
+        }
+        let fit = self.reasons(snapshot).is_empty();
+        if self.peering.is_some() {
+            let ready = |router: &RouterSnapshot| match router.state {
+                State::Master => self.peer_is_ready(&router.config.name).is_ok(),
+                State::Backup => router.peer_fresh && router.peer.is_some_and(|(claim, _)| claim.standing.is_held()),
+                _ => false,
+            };
+            return Some(fit && snapshot.routers.iter().all(ready));
+        }
         let standby = |router: &RouterSnapshot| router.state == State::Backup && router.heard.is_some();
-        let all = !snapshot.routers.is_empty() && snapshot.routers.iter().all(standby);
-        all.then(|| self.reasons(snapshot).is_empty())
+        snapshot.routers.iter().all(standby).then_some(fit)
     }
 
-    fn role(&self, snapshot: &Snapshot) -> Role {
+    pub(super) fn role(&self, snapshot: &Snapshot) -> Role {
         let any = |state: State| snapshot.routers.iter().any(|router| router.state == state);
         if self.policy.maintenance() {
             Role::Maintenance
@@ -200,7 +211,7 @@ impl Agent {
         }
     }
 
-    fn reasons(&self, snapshot: &Snapshot) -> Vec<String> {
+    pub(super) fn reasons(&self, snapshot: &Snapshot) -> Vec<String> {
         let mut reasons: Vec<String> = Vec::new();
         for router in &snapshot.routers {
             let fitness = self.policy.fitness(&router.config.name);
@@ -217,10 +228,15 @@ impl Agent {
         reasons
     }
 
+    pub(super) fn proxy_state(&self) -> ProxyState {
+        let core = self.core.borrow();
+        proxy_state(&core.state, core.crash_loop.is_some())
+    }
+
     fn vip(&self, router: &RouterSnapshot, snapshot: &Snapshot, now: SystemTime) -> Vip {
         let holder = match router.state {
             State::Master => Some(self.node.name.clone()),
-            _ => router.heard.map(|(source, ..)| source.to_string()),
+            _ => self.peer_holds(router).or_else(|| router.heard.map(|(source, ..)| source.to_string())),
         };
         let config = &router.config;
         Vip {
@@ -230,7 +246,7 @@ impl Agent {
             interface: config.interface.clone(),
             state: router.state,
             holder,
-            term: 0,
+            term: router.term,
             since: Moment::ago(router.age, now),
             why: bridge::why(&router.why),
             priority: config.priority.get(),

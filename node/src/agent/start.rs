@@ -18,14 +18,17 @@ use vrrp::io::pair::PairSettings;
 use crate::causes::chain;
 use crate::config::{self, ClusterConfig, ConfigError, Diagnostic, LogLevel, NodeConfig};
 use crate::control;
+use crate::events;
 use crate::failover::{Failover, Input};
 use crate::guard::Guard;
+use crate::handoff;
 use crate::listeners::{self, Listeners};
 use crate::privileges;
 use crate::sock_diag;
 use crate::store::{Found, Revision, Store, StoreError};
 use crate::supervisor::{self, Supervisor, Timing};
 
+use super::pair::Peering;
 use super::report::Traffic;
 use super::{Agent, Events};
 
@@ -172,7 +175,12 @@ impl Prepared {
         let guard = Guard::spawn().map_err(system("start the guard"))?;
 
         let (calls_in, calls) = mpsc::channel(control::QUEUE);
+        let (events_store, remarks) = events::Store::open(&self.node.state_dir, &self.node.name);
+        for remark in remarks {
+            tracing::warn!("{remark}");
+        }
         let socket = control::Server::bind(&self.node.control.socket, &self.node.control.group)?;
+        let socket = socket.with_events(events_store.clone());
         tokio::spawn(socket.run(calls_in));
 
         let listeners = Listeners::default();
@@ -196,7 +204,10 @@ impl Prepared {
         }
 
         let hooks = Hooks { on_taken: on_taken(listeners.clone()), held: guard.teller() };
-        let mut vrrp = Driver::spawn(self.routers, Vec::new(), &PairSettings::default(), hooks)
+        let paths =
+            self.node.sync.iter().flat_map(|sync| sync.listen.iter().copied().zip(sync.peer.addresses.iter().copied()));
+        let pair = PairSettings { paths: paths.collect() };
+        let mut vrrp = Driver::spawn(self.routers, super::pair::hints(&self.cluster.plan), &pair, hooks)
             .map_err(system("start the VRRP thread"))?;
         let vrrp_events = vrrp.events().expect("nobody took them before");
 
@@ -205,13 +216,22 @@ impl Prepared {
         {
             tracing::error!("{}; the bootstrap file will be read again at the next start", chain(&error));
         }
+        // A predecessor that was killed in the middle of one.
+        match handoff::release().await {
+            Ok(released) if released != handoff::Released::default() => {
+                tracing::warn!(?released, "took away what an earlier hand-off had left behind");
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!("what an earlier hand-off may have left behind: {}", chain(&error)),
+        }
         let mut policy = Failover::default();
         if self.store.maintenance() {
             tracing::warn!("this node is in maintenance; `lbnode maintenance off` puts it back");
             policy.handle(Input::Maintenance(true));
         }
         let core = supervisor.status();
-        let agent = Agent {
+        let peering = self.node.sync.as_ref().map(|sync| Peering::new(&self.node.name, &sync.peer.name));
+        let mut agent = Agent {
             path: self.path,
             node: self.node,
             cluster: self.cluster,
@@ -228,11 +248,21 @@ impl Prepared {
             dual_active: None,
             traffic: Traffic::default(),
             ready_told: false,
+            ready: false,
             untold: VecDeque::new(),
             work: JoinSet::new(),
             applying: false,
+            started: Instant::now(),
+            events: events_store,
+            peering,
+            checked: false,
+            first: None,
+            requests: Vec::new(),
+            leaving: None,
         };
-        let events = Events::new(core_events, vrrp_events, calls).map_err(system("listen for signals"))?;
+        agent.tell_vrrp(agent.isolation());
+        let mut events = Events::new(core_events, vrrp_events, calls).map_err(system("listen for signals"))?;
+        events.channel = agent.open_channel();
         Ok((agent, events))
     }
 }

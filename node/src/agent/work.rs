@@ -1,6 +1,7 @@
 //! What takes time, done beside the loop: each task ends in one [`Done`].
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proxy_core::stats::Stats;
@@ -10,6 +11,7 @@ use vrrp::config::RouterConfig;
 use crate::causes::chain;
 use crate::config::{self, ClusterConfig, ConfigError, NodeConfig};
 use crate::control::Response;
+use crate::handoff::{Job, Kernel, Outcome, Vip};
 use crate::status::Status;
 use crate::store::{Revision, Store};
 use crate::supervisor::{ApplyError, Supervisor};
@@ -30,6 +32,8 @@ pub(super) enum Done {
     Applied { candidate: Box<Candidate>, reply: oneshot::Sender<Response> },
     /// Nothing changed.
     NotApplied { number: u64, why: String, reply: oneshot::Sender<Response> },
+    /// A step of a hand-off in the kernel.
+    Job { vip: String, number: u64, outcome: Outcome },
     /// The node file as it is now.
     Reloaded(Box<Result<NodeConfig, ConfigError>>),
 }
@@ -118,6 +122,15 @@ pub(super) async fn answer_status(
     }
     let _ = reply.send(Response::Status { status: Box::new(status) });
     Done::Answered
+}
+
+/// Does a hand-off's job.
+pub(super) async fn job(kernel: Option<Arc<Kernel>>, vip: Vip, number: u64, job: Job) -> Done {
+    let outcome = match kernel {
+        Some(kernel) => kernel.run(&vip, job).await,
+        None => Outcome::Failed("this node could not open netlink when it started; the log says why".into()),
+    };
+    Done::Job { vip: vip.name, number, outcome }
 }
 
 /// Reads the node file again.

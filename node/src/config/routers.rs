@@ -39,7 +39,8 @@ fn router(node: &NodeConfig, vip: &Vip) -> RouterConfig {
         addresses: vec![vip.address],
         priority: own.and_then(|own| own.priority).unwrap_or(node.vrrp.priority),
         advert_interval: vip.advert_interval,
-        preempt: vip.preempt,
+        // Within a pair a VIP goes back by a hand-off, when the policy says so: the election preempts nobody.
+        preempt: vip.preempt.filter(|_| node.sync.is_none()),
         transport: node.vrrp.transport.clone(),
         source: node.vrrp.source,
         checksum: node.vrrp.checksum,

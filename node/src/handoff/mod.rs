@@ -19,6 +19,8 @@
 mod flows;
 pub mod job;
 pub mod kernel;
+pub mod machine;
+pub mod message;
 mod nft;
 mod probe;
 pub mod route;

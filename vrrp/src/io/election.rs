@@ -546,13 +546,17 @@ impl Election {
         let time = self.now();
         let interfaces = self.interfaces.iter().map(|(name, interface)| (name.clone(), interface.counters.clone()));
         self.wires.snapshot.send_replace(Arc::new(Snapshot {
-            routers: self.slots.iter().map(|slot| slot.snapshot(time)).collect(),
+            routers: self.slots.iter().map(|slot| slot.snapshot(self.mac(slot), time)).collect(),
             interfaces: interfaces.collect(),
             paths: self.pair.as_ref().map(|pair| pair.snapshot(now)).unwrap_or_default(),
             realtime: self.realtime.clone(),
             leftovers: self.leftovers,
             events_lost: self.events_lost,
         }));
+    }
+
+    fn mac(&self, slot: &Slot) -> Option<[u8; 6]> {
+        self.interfaces.get(&slot.config.interface)?.link.as_ref()?.mac
     }
 
     fn event(&mut self, router: Option<String>, kind: EventKind) {
@@ -659,7 +663,7 @@ impl Slot {
         }
     }
 
-    fn snapshot(&self, now: Time) -> RouterSnapshot {
+    fn snapshot(&self, mac: Option<[u8; 6]>, now: Time) -> RouterSnapshot {
         RouterSnapshot {
             config: self.config.as_ref().clone(),
             state: self.router.state(),
@@ -670,6 +674,7 @@ impl Slot {
             serving: self.router.serving(),
             offering: self.router.offering(),
             source: self.source.flatten(),
+            mac,
             term: self.router.term(),
             peer: self.router.last_claim(now),
             peer_fresh: self.router.peer(now).is_some(),

@@ -49,6 +49,8 @@ pub struct RouterSnapshot {
     pub offering: bool,
     /// The source of its adverts.
     pub source: Option<Ipv4Addr>,
+    /// The hardware address of its interface.
+    pub mac: Option<[u8; 6]>,
     /// The highest term that was seen: the holder's, if there is one.
     pub term: Term,
     /// What the peer said last, and how long ago; `None`: it never did.
