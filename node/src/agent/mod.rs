@@ -263,6 +263,7 @@ impl Agent {
                 }
             },
             Request::Maintenance { on } => self.maintenance(on, uid),
+            Request::PairRotate => Response::Failed { message: "the sync channel is not configured".into() },
         };
         // A caller that left has no use for the answer.
         let _ = reply.send(response);

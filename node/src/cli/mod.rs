@@ -6,6 +6,7 @@
 mod check;
 mod hidden;
 mod paint;
+mod pair;
 mod reference;
 mod release;
 mod remote;
@@ -114,6 +115,15 @@ Examples:
         #[command(flatten)]
         json: Json,
     },
+    /// Make two nodes a pair: who this one is, and whom it trusts
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  lbnode pair init                         on one node; it prints what to run on the other one
+  lbnode pair join a:3f1c…                 on the other one; it prints what to run on the first"
+    )]
+    Pair(pair::PairCommand),
     /// Remove VIPs that an agent left behind
     #[command(after_help = "Example:\n  lbnode release --config /etc/lbnode/node.toml")]
     Release {
@@ -197,6 +207,7 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         Command::Config(ConfigCommand::Show(json)) => remote::show(&socket, json).into(),
         Command::Maintenance { state, json } => remote::maintenance(&socket, matches!(state, Switch::On), json).into(),
+        Command::Pair(command) => pair::pair(command, &socket).into(),
         Command::Release { config, json } => release::release(&config, json).into(),
         Command::Lab(options) => crate::lab::run(options),
         Command::ProxyCore(args) => hidden::proxy_core(&args),

@@ -13,7 +13,7 @@ use crate::status::{Verdict, render};
 /// An answer that only reads is there at once.
 const READ: Duration = Duration::from_secs(10);
 /// A change waits for the proxy core to run it.
-const CHANGE: Duration = Duration::from_secs(60);
+pub(super) const CHANGE: Duration = Duration::from_secs(60);
 
 /// What is said of a change as long as there is no replicated log.
 const THIS_NODE_ONLY: &str = "on this node only: apply the same file on the peer";
@@ -90,7 +90,7 @@ pub(super) fn apply(socket: &Path, file: &Path, dry_run: bool, json: Json) -> Ex
 }
 
 /// Calls the agent; `done` takes the response that was hoped for and gives back any other.
-fn ask(
+pub(super) fn ask(
     socket: &Path,
     request: &Request,
     limit: Duration,

@@ -39,6 +39,8 @@ pub enum Request {
         /// Out of service.
         on: bool,
     },
+    /// Give this node a new identity on the sync channel.
+    PairRotate,
 }
 
 impl Request {
@@ -46,7 +48,7 @@ impl Request {
     pub fn changes(&self) -> bool {
         match self {
             Request::Status | Request::ConfigShow => false,
-            Request::ConfigApply { .. } | Request::Maintenance { .. } => true,
+            Request::ConfigApply { .. } | Request::Maintenance { .. } | Request::PairRotate => true,
         }
     }
 
@@ -57,6 +59,7 @@ impl Request {
             Request::ConfigShow => "config show",
             Request::ConfigApply { .. } => "config apply",
             Request::Maintenance { .. } => "maintenance",
+            Request::PairRotate => "pair rotate",
         }
     }
 }
@@ -102,6 +105,11 @@ pub enum Response {
         /// False: it was so already.
         changed: bool,
     },
+    /// To [`Request::PairRotate`]: the peer accepts the new identity, and this node uses it.
+    PairRotated {
+        /// SHA-256 of the new certificate, in hex.
+        pin: String,
+    },
     /// The caller may not ask for that.
     NotPermitted {
         /// Who the caller is and what is needed.
@@ -129,6 +137,7 @@ mod tests {
             (r#"{"request":"status"}"#, Request::Status),
             (r#"{"request":"config_show"}"#, Request::ConfigShow),
             (r#"{"request":"maintenance","on":true}"#, Request::Maintenance { on: true }),
+            (r#"{"request":"pair_rotate"}"#, Request::PairRotate),
             (
                 r#"{"request":"config_apply","file":"c.toml","text":"x","dry_run":true}"#,
                 Request::ConfigApply { file: "c.toml".into(), text: "x".into(), dry_run: true },
