@@ -37,6 +37,10 @@ pub const OPENING: usize = 8;
 
 /// How many of them may come from addresses that are not the peer's.
 const STRANGERS: usize = 6;
+/// How many connections strangers may make at once, and then one each [`STRANGER_EVERY`]: a handshake costs the node
+/// about a millisecond.
+const STRANGER_BURST: u32 = 32;
+const STRANGER_EVERY: Duration = Duration::from_millis(50);
 /// A session that lived this long makes the next back-off start anew.
 const STABLE: Duration = Duration::from_secs(5);
 /// When the same reason is noted again.
@@ -223,6 +227,8 @@ pub struct Session {
     live: Option<Live>,
     paused: bool,
     dial: Dial,
+    /// When the strangers' burst is whole again.
+    strangers_until: Time,
     noted: [Option<Time>; REASONS.len()],
     counters: Counters,
     last_refusal: Option<(SocketAddr, Refusal)>,
@@ -241,6 +247,7 @@ impl Session {
             live: None,
             paused: false,
             dial: Dial { at, path: 0, failures: 0, random: config.seed },
+            strangers_until: now,
             noted: [None; REASONS.len()],
             counters: Counters::default(),
             last_refusal: None,
@@ -284,13 +291,16 @@ impl Session {
         // Somebody who fills all places must not keep out the peer.
         let stranger = !self.config.paths.iter().any(|path| canonical(*path) == canonical(from));
         let strangers = self.opening.values().filter(|opening| opening.stranger).count();
-        if self.opening.len() >= OPENING || (stranger && strangers >= STRANGERS) {
-            let text = format!("{} connections have not said who they are", self.opening.len());
-            self.refuse(from, Refusal::new(Reason::Crowded, text), now);
-            return None;
-        }
-        let opening = Opening { path: from, deadline: now + GREETING, connecting: false, stranger };
-        Some(self.open(opening))
+        let text = if self.opening.len() >= OPENING || (stranger && strangers >= STRANGERS) {
+            format!("{} connections have not said who they are", self.opening.len())
+        } else if stranger && !self.stranger_may_try(now) {
+            "too many connections in a short time".to_owned()
+        } else {
+            let opening = Opening { path: from, deadline: now + GREETING, connecting: false, stranger };
+            return Some(self.open(opening));
+        };
+        self.refuse(from, Refusal::new(Reason::Crowded, text), now);
+        None
     }
 
     /// Takes in what happened.
@@ -354,6 +364,16 @@ impl Session {
     /// The next effect.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
+    }
+
+    /// A bucket that fills with each stranger and leaks all the time.
+    fn stranger_may_try(&mut self, now: Time) -> bool {
+        let until = self.strangers_until.max(now) + STRANGER_EVERY;
+        let may = until <= now + STRANGER_EVERY * STRANGER_BURST;
+        if may {
+            self.strangers_until = until;
+        }
+        may
     }
 
     fn open(&mut self, opening: Opening) -> Connection {

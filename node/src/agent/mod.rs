@@ -420,6 +420,16 @@ impl Agent {
             }
             // The server answers it from the store.
             Request::Events { .. } => Response::Failed { message: "events are not asked of the agent".into() },
+            Request::PairRotate => {
+                let Some(channel) = self.peering.as_ref().and_then(|peering| peering.channel.clone()) else {
+                    let message = "there is no sync channel: `[sync]` in the node file and `lbnode pair` make one";
+                    let _ = reply.send(Response::Failed { message: message.into() });
+                    return;
+                };
+                tracing::info!(uid, "a new identity for the sync channel");
+                self.work.spawn(work::rotate(channel, reply));
+                return;
+            }
         };
         // A caller that left has no use for the answer.
         let _ = reply.send(response);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxy_core::stats::Stats;
+use sync::Channel;
 use tokio::sync::oneshot;
 use vrrp::config::RouterConfig;
 
@@ -12,6 +13,7 @@ use crate::causes::chain;
 use crate::config::{self, ClusterConfig, ConfigError, NodeConfig};
 use crate::control::Response;
 use crate::handoff::{Job, Kernel, Outcome, Vip};
+use crate::peer::Message;
 use crate::status::Status;
 use crate::store::{Revision, Store};
 use crate::supervisor::{ApplyError, Supervisor};
@@ -131,6 +133,15 @@ pub(super) async fn job(kernel: Option<Arc<Kernel>>, vip: Vip, number: u64, job:
         None => Outcome::Failed("this node could not open netlink when it started; the log says why".into()),
     };
     Done::Job { vip: vip.name, number, outcome }
+}
+
+/// Gives this node a new identity, which the peer has to accept first.
+pub(super) async fn rotate(channel: Channel<Message>, reply: oneshot::Sender<Response>) -> Done {
+    let _ = reply.send(match channel.rotate().await {
+        Ok(pin) => Response::PairRotated { pin: pin.to_string() },
+        Err(error) => Response::Failed { message: chain(&error) },
+    });
+    Done::Answered
 }
 
 /// Reads the node file again.

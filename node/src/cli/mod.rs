@@ -8,6 +8,7 @@ mod events;
 mod failover;
 mod hidden;
 mod paint;
+mod pair;
 mod reference;
 mod release;
 mod remote;
@@ -130,6 +131,15 @@ Examples:
         #[command(flatten)]
         json: Json,
     },
+    /// Make two nodes a pair: who this one is, and whom it trusts
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  lbnode pair init                         on one node; it prints what to run on the other one
+  lbnode pair join a:3f1c…                 on the other one; it prints what to run on the first"
+    )]
+    Pair(pair::PairCommand),
     /// Remove VIPs that an agent left behind
     #[command(after_help = "Example:\n  lbnode release --config /etc/lbnode/node.toml")]
     Release {
@@ -215,6 +225,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Maintenance { state, json } => remote::maintenance(&socket, matches!(state, Switch::On), json).into(),
         Command::Failover(options) => failover::failover(&socket, &options).into(),
         Command::Events(options) => events::events(&socket, &options).into(),
+        Command::Pair(command) => pair::pair(command, &socket).into(),
         Command::Release { config, json } => release::release(&config, json).into(),
         Command::Lab(options) => crate::lab::run(options),
         Command::ProxyCore(args) => hidden::proxy_core(&args),

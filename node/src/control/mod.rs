@@ -63,6 +63,8 @@ pub enum Request {
         #[serde(default)]
         follow: bool,
     },
+    /// Give this node a new identity on the sync channel.
+    PairRotate,
 }
 
 impl Request {
@@ -70,7 +72,10 @@ impl Request {
     pub fn changes(&self) -> bool {
         match self {
             Request::Status | Request::ConfigShow | Request::Events { .. } => false,
-            Request::ConfigApply { .. } | Request::Maintenance { .. } | Request::Failover { .. } => true,
+            Request::ConfigApply { .. }
+            | Request::Maintenance { .. }
+            | Request::Failover { .. }
+            | Request::PairRotate => true,
         }
     }
 
@@ -83,6 +88,7 @@ impl Request {
             Request::Maintenance { .. } => "maintenance",
             Request::Failover { .. } => "failover",
             Request::Events { .. } => "events",
+            Request::PairRotate => "pair rotate",
         }
     }
 }
@@ -148,6 +154,11 @@ pub enum Response {
         /// How many.
         count: u64,
     },
+    /// To [`Request::PairRotate`]: the peer accepts the new identity, and this node uses it.
+    PairRotated {
+        /// SHA-256 of the new certificate, in hex.
+        pin: String,
+    },
     /// The caller may not ask for that.
     NotPermitted {
         /// Who the caller is and what is needed.
@@ -193,6 +204,7 @@ mod tests {
             (r#"{"request":"status"}"#, Request::Status),
             (r#"{"request":"config_show"}"#, Request::ConfigShow),
             (r#"{"request":"maintenance","on":true}"#, Request::Maintenance { on: true }),
+            (r#"{"request":"pair_rotate"}"#, Request::PairRotate),
             (
                 r#"{"request":"config_apply","file":"c.toml","text":"x","dry_run":true}"#,
                 Request::ConfigApply { file: "c.toml".into(), text: "x".into(), dry_run: true },

@@ -181,6 +181,21 @@ fn a_flood_of_silent_connections_finds_eight_places_and_strangers_six() {
 }
 
 #[test]
+fn strangers_that_come_and_go_are_slowed_down_and_the_peer_is_not() {
+    let mut session = listener();
+    let stranger = SocketAddr::from(([203, 0, 113, 1], 1));
+    let come_and_go = |session: &mut Session, from, now| {
+        let connection = session.accept(from, now);
+        connection.inspect(|connection| fail(session, *connection, Reason::Pin, now)).is_some()
+    };
+    let admitted = |session: &mut Session, from, now| (0..100).filter(|_| come_and_go(session, from, now)).count();
+    assert_eq!(admitted(&mut session, stranger, Time(0)), 32);
+    assert_eq!(admitted(&mut session, path(1), Time(0)), 100);
+    assert_eq!(admitted(&mut session, stranger, Time(100 * MS)), 2);
+    assert_eq!(admitted(&mut session, stranger, Time(60_000 * MS)), 32);
+}
+
+#[test]
 fn a_reason_is_noted_once_and_again_after_a_minute_or_a_session() {
     let mut session = listener();
     let notes = |session: &mut Session, now: Time| {
