@@ -228,6 +228,47 @@ async fn no_client_is_refused_while_the_core_is_killed_twenty_times_and_no_descr
     supervisor.stop(SECOND).await;
 }
 
+#[tokio::test]
+async fn the_first_client_at_a_watched_address_is_noticed_until_another_core_runs() {
+    let bench = Bench::new("first");
+    let (supervisor, mut events) = bench.start();
+    let pid = ready(&mut events).await;
+    let vip = bench.address.ip();
+    let first = |supervisor: &Supervisor| supervisor.first_connection(vip);
+    echo(&TcpStream::connect(bench.address).unwrap()).unwrap();
+    assert_eq!(first(&supervisor), None, "it was not watched");
+    for _ in 0..2 {
+        supervisor.watch_first_connection(vip);
+        supervisor.watch_first_connection("192.0.2.1".parse().unwrap());
+        assert_eq!(first(&supervisor), None, "nobody came since");
+        let before = Instant::now();
+        echo(&TcpStream::connect(bench.address).unwrap()).unwrap();
+        let at = first(&supervisor).expect("it was accepted before it was served");
+        assert!(before <= at && at <= Instant::now());
+        assert_eq!(supervisor.first_connection("192.0.2.1".parse().unwrap()), None);
+    }
+
+    // An agent after us can ask for it too, of the same core.
+    drop((supervisor, events));
+    let (supervisor, mut events) = bench.start();
+    assert_eq!(ready(&mut events).await, pid);
+    supervisor.watch_first_connection(vip);
+    assert_eq!(first(&supervisor), None);
+    echo(&TcpStream::connect(bench.address).unwrap()).unwrap();
+    assert!(first(&supervisor).is_some());
+
+    signal(pid, Signal::SIGKILL);
+    event(&mut events, |state| matches!(state, CoreState::Exited(_))).await;
+    assert_ne!(ready(&mut events).await, pid);
+    echo(&TcpStream::connect(bench.address).unwrap()).unwrap();
+    assert_eq!(first(&supervisor), None, "the new core was not asked to watch");
+    supervisor.watch_first_connection(vip);
+    supervisor.forget_first_connection(vip);
+    echo(&TcpStream::connect(bench.address).unwrap()).unwrap();
+    assert_eq!(first(&supervisor), None, "it was forgotten");
+    supervisor.stop(SECOND).await;
+}
+
 /// Clients that connect, echo once and leave, for as long as they may.
 struct Load {
     end: Arc<AtomicBool>,

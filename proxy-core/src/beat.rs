@@ -2,24 +2,36 @@
 //!
 //! The page is a sealed memfd mapped by both processes, so a sign of life costs one relaxed store and no system
 //! call. Each worker has a cache line of its own. Nothing here says when silence is too long: that is the
-//! supervisor's judgement (docs/failover.md, "What counts as healthy").
-#![allow(unsafe_code, reason = "maps memory that two processes share")]
+//! supervisor's judgement (docs/failover.md, "What counts as healthy"). Behind the counters lies what tells when the
+//! first client came to an address ([`crate::first`]).
+#![allow(unsafe_code, reason = "maps memory that two processes share, and reads the clock that they share")]
 
 use std::io;
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
+use crate::first::Watches;
+
 /// Workers that a board has room for.
 pub const MAX_WORKERS: u16 = 256;
 
-const BYTES: usize = MAX_WORKERS as usize * size_of::<Line>();
+const BYTES: usize = size_of::<Page>();
+
+/// What is shared.
+#[repr(C)]
+struct Page {
+    lines: [Line; MAX_WORKERS as usize],
+    watches: Watches,
+}
 
 /// What one worker writes; a cache line of its own, so that no two workers contend.
 #[repr(C, align(64))]
@@ -40,7 +52,7 @@ pub struct BeatBoard {
 #[derive(Debug)]
 struct Mapping {
     fd: OwnedFd,
-    lines: NonNull<Line>,
+    page: NonNull<Page>,
 }
 
 // SAFETY: the mapping is reached only through atomics, and lives as long as the last owner.
@@ -52,7 +64,7 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: mapped with this length by `BeatBoard::map`, and nobody is left who could read it.
         // Failure would leak the page; there is nobody to tell.
-        let _ = unsafe { munmap(self.lines.cast(), BYTES) };
+        let _ = unsafe { munmap(self.page.cast(), BYTES) };
     }
 }
 
@@ -98,7 +110,7 @@ impl BeatBoard {
         // SAFETY: a fresh shared mapping of a file that is exactly this long and sealed against shrinking.
         let page =
             unsafe { mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, &fd, 0) }?;
-        Ok(BeatBoard { mapping: Arc::new(Mapping { fd, lines: page.cast() }) })
+        Ok(BeatBoard { mapping: Arc::new(Mapping { fd, page: page.cast() }) })
     }
 
     /// Where `worker` writes its signs of life.
@@ -127,6 +139,24 @@ impl BeatBoard {
             line.polls.store(0, Relaxed);
             line.tid.store(0, Relaxed);
         }
+        self.mapping.page().watches.clear();
+    }
+
+    /// From now on the first client at `address`, whatever the port, leaves its time. What was known of this address is
+    /// forgotten; [`crate::first::MAX_WATCHES`] addresses have room, a further one replaces the oldest. Never waits.
+    pub fn watch_first_client(&self, address: IpAddr) {
+        self.mapping.page().watches.watch(address, monotonic());
+    }
+
+    /// When a worker accepted the first client at `address` since it is watched; `None`: none yet, or it is not
+    /// watched (any more). Never waits.
+    pub fn first_client(&self, address: IpAddr) -> Option<Instant> {
+        self.mapping.page().watches.first(address).and_then(instant)
+    }
+
+    /// Ends the watch on `address`: while there is one, each accepted client costs a system call.
+    pub fn forget_first_client(&self, address: IpAddr) {
+        self.mapping.page().watches.forget(address);
     }
 }
 
@@ -137,10 +167,14 @@ impl AsFd for BeatBoard {
 }
 
 impl Mapping {
+    fn page(&self) -> &Page {
+        // SAFETY: the mapping is as long as this and as aligned as a page of memory; any bit pattern is a valid atomic.
+        unsafe { self.page.as_ref() }
+    }
+
+    /// `worker` is below [`MAX_WORKERS`].
     fn line(&self, worker: u16) -> &Line {
-        // SAFETY: callers keep `worker` below MAX_WORKERS, so the line is inside the mapping, which is as aligned
-        // as a page; any bit pattern is a valid atomic.
-        unsafe { self.lines.add(usize::from(worker)).as_ref() }
+        &self.page().lines[usize::from(worker)]
     }
 }
 
@@ -169,6 +203,31 @@ impl Slot {
     pub fn announce_tid(&self, tid: i32) {
         self.mapping.line(self.worker).tid.store(tid, Relaxed);
     }
+
+    /// A client was accepted; `local` says at which address, and is asked only while one is watched.
+    #[inline]
+    pub fn accepted(&self, local: impl FnOnce() -> Option<IpAddr>) {
+        self.mapping.page().watches.accepted(local, monotonic);
+    }
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, which is the same clock in every process; an [`Instant`] cannot be sent.
+fn monotonic() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel fills the structure that it is given. It cannot fail: Linux has this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
+/// What [`monotonic`] said, as an [`Instant`]; `None` for a time long before the machine started.
+fn instant(at: u64) -> Option<Instant> {
+    let look = |_| {
+        let (before, clock, now) = (Instant::now(), monotonic(), Instant::now());
+        (now - before, clock, now)
+    };
+    // The thread may have to wait for a CPU between two looks at the clock: the closest of three are taken.
+    let (_, clock, now) = (0..3).map(look).min_by_key(|(apart, ..)| *apart)?;
+    now.checked_sub(Duration::from_nanos(clock.saturating_sub(at)))
 }
 
 fn not_a_board(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
@@ -193,6 +252,31 @@ mod tests {
         assert_eq!(agent.read(MAX_WORKERS), Reading::default());
         agent.clear();
         assert_eq!(core.read(3), Reading::default());
+    }
+
+    #[test]
+    fn a_second_mapping_learns_when_the_first_client_came() {
+        let core = BeatBoard::create().unwrap();
+        let agent = BeatBoard::from_fd(core.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let address = IpAddr::from([192, 0, 2, 1]);
+        agent.watch_first_client(address);
+        let before = Instant::now();
+        core.slot(1).accepted(|| Some(address));
+        let after = Instant::now();
+        let first = agent.first_client(address).unwrap();
+        // Both clocks are one, and it is read twice.
+        assert!(before <= first && first <= after + Duration::from_millis(100), "{before:?} {first:?} {after:?}");
+        agent.clear();
+        assert_eq!(agent.first_client(address), None);
+    }
+
+    #[test]
+    fn no_time_that_a_core_leaves_brings_the_agent_down() {
+        let before = Instant::now();
+        assert!(instant(u64::MAX).is_some_and(|time| time >= before));
+        for at in [0, 1, monotonic()] {
+            assert!(instant(at).is_none_or(|time| time <= Instant::now()), "{at}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod balance;
 pub mod beat;
 mod check;
 pub mod control;
+mod first;
 pub mod limits;
 pub mod listener;
 mod log_pipe;

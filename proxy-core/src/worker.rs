@@ -309,6 +309,7 @@ impl Worker {
             match (entry.source.poll_accept(cx), room) {
                 (Poll::Pending, _) => return true,
                 (Poll::Ready(Ok(Arrival::Client(client, peer))), Some((route, passes))) => {
+                    self.own.slot.accepted(|| client.local_addr().ok().map(|address| address.ip()));
                     start(&self.own, peer, Session { client, peer, route, passes }.run());
                 }
                 (Poll::Ready(Ok(Arrival::Client(..) | Arrival::Answered)), _) => {}

@@ -4,7 +4,7 @@
 mod data_support;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -228,6 +228,35 @@ fn the_probe_is_answered_and_polls_are_seen_on_the_board() {
     assert_eq!((answer, plane.stats().workers[0].accepted), (*b"?", 1));
     drop(stream);
     waiting.read_exact(&mut answer).unwrap();
+}
+
+#[test]
+fn the_board_says_when_the_first_client_came_to_a_watched_address_but_the_probe_is_no_client() {
+    let (backend, _) = server(echo);
+    let (address, sockets) = listeners(2);
+    let board = BeatBoard::create().unwrap();
+    let (mut agent, core) = UnixStream::pair().unwrap();
+    agent.set_read_timeout(Some(PATIENCE)).unwrap();
+    let limits = Limits { nofile: 65_536, sessions: 10_000 };
+    let wanted = plan(address, vec![at("a", backend)]);
+    let _plane = DataPlane::start(wanted, 2, sockets, vec![core], &board, limits).unwrap();
+    assert!(echoes(&mut client(address)));
+    let elsewhere = IpAddr::from([127, 0, 0, 2]);
+    board.watch_first_client(address.ip());
+    board.watch_first_client(elsewhere);
+    agent.write_all(b"?").unwrap();
+    agent.read_exact(&mut [0]).unwrap();
+    assert_eq!(board.first_client(address.ip()), None);
+    let before = Instant::now();
+    let mut stream = client(address);
+    assert!(echoes(&mut stream));
+    let first = board.first_client(address.ip()).expect("it was accepted before it was served");
+    assert!(before <= first && first <= Instant::now());
+    assert!(echoes(&mut client(address)));
+    // Read anew it differs by what lies between two looks at the clock.
+    let again = board.first_client(address.ip()).unwrap();
+    assert!(again.max(first) - again.min(first) < Duration::from_millis(100));
+    assert_eq!(board.first_client(elsewhere), None);
 }
 
 /// A non-blocking end of a session that offers bytes faster than it reads them.

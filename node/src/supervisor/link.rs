@@ -36,7 +36,7 @@ pub(super) struct Link {
     pub(super) channel: Option<Channel<ToCore, FromCore>>,
     pub(super) log: Log,
     pub(super) workers: u16,
-    board: BeatBoard,
+    pub(super) board: BeatBoard,
     probes: Vec<Probe>,
 }
 

@@ -14,9 +14,13 @@ mod shell;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwapOption;
+use proxy_core::beat::BeatBoard;
 use proxy_core::limits::Limits;
 use proxy_core::plan::Plan;
 use proxy_core::sandbox::Identity;
@@ -218,6 +222,8 @@ pub struct Stopped {
 pub struct Supervisor {
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<Status>,
+    /// Of the core that runs, or ran last.
+    board: Arc<ArcSwapOption<BeatBoard>>,
 }
 
 #[derive(Debug)]
@@ -255,8 +261,10 @@ impl Supervisor {
             limits: None,
             events_dropped: 0,
         });
-        shell::start(settings, plan, listeners, shell::Ends { inbox, events, publish })?;
-        Ok((Supervisor { commands, status }, outbox))
+        let board = Arc::<ArcSwapOption<BeatBoard>>::default();
+        let ends = shell::Ends { inbox, events, publish, board: Arc::clone(&board) };
+        shell::start(settings, plan, listeners, ends)?;
+        Ok((Supervisor { commands, status, board }, outbox))
     }
 
     /// The current state; changes wake the receiver.
@@ -290,5 +298,27 @@ impl Supervisor {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Stats(reply)).await.ok()?;
         answer.await.ok()
+    }
+
+    /// From now on the first client that the running core accepts at `address`, whatever the port, is noticed; what was
+    /// known of this address is forgotten. Up to 16 addresses have room, a further one replaces the oldest. A core that
+    /// starts later knows nothing of it. Never waits.
+    pub fn watch_first_connection(&self, address: IpAddr) {
+        if let Some(board) = &*self.board.load() {
+            board.watch_first_client(address);
+        }
+    }
+
+    /// When the first client was accepted at `address` since it is watched; `None`: none yet, or it is not watched.
+    /// It can be asked again. Never waits.
+    pub fn first_connection(&self, address: IpAddr) -> Option<Instant> {
+        self.board.load().as_ref()?.first_client(address)
+    }
+
+    /// Ends the watch on `address`, which costs the core a system call a client while nobody comes. Never waits.
+    pub fn forget_first_connection(&self, address: IpAddr) {
+        if let Some(board) = &*self.board.load() {
+            board.forget_first_client(address);
+        }
     }
 }

@@ -10,6 +10,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use arc_swap::ArcSwapOption;
+use proxy_core::beat::BeatBoard;
 use proxy_core::control::{ChannelError, DescriptorKey, Descriptors, FromCore, Received, ToCore};
 use proxy_core::listener::ListenerKey;
 use proxy_core::plan::Plan;
@@ -34,6 +36,7 @@ pub(super) struct Ends {
     pub(super) inbox: mpsc::Receiver<Command>,
     pub(super) events: mpsc::Sender<CoreState>,
     pub(super) publish: watch::Sender<Status>,
+    pub(super) board: Arc<ArcSwapOption<BeatBoard>>,
 }
 
 /// Starts the thread, and waits until it knows whether there is a core to adopt and has bound the listeners.
@@ -67,6 +70,7 @@ async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends)
         Found::Adopted(adopted) => {
             let note = adopted.hello;
             ends.publish.send_modify(|status| (status.uid, status.uid_note) = (Some(note.uid), note.uid_note));
+            ends.board.store(Some(Arc::new(adopted.link.board.clone())));
             (Some(adopted.link), adopted.adoption, adopted.listeners)
         }
     };
@@ -492,6 +496,7 @@ impl Shell {
         match started {
             Ok(link) => {
                 let (pid, workers) = (link.child.pid, link.workers);
+                self.ends.board.store(Some(Arc::new(link.board.clone())));
                 self.link = Some(link);
                 // It begins with the plan that waits, if one does.
                 if let Some(change) = &mut self.change {
