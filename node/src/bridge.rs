@@ -52,6 +52,7 @@ pub fn why(why: &Why) -> String {
         Why::Recovered => "recovered".into(),
         Why::Superseded { term } => format!("the peer holds it in term {term}"),
         Why::HandedOver => "handed over as planned".into(),
+        Why::Asked => "given to the peer on request".into(),
         Why::SeesLess { lan, peer } => {
             format!(
                 "the peer does not hear our adverts and sees more of the segment ({}) than we do ({})",

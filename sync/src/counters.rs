@@ -101,6 +101,15 @@ impl Counters {
         self.refused[reason as usize]
     }
 
+    /// All that was refused.
+    pub fn refusals(&self) -> u64 {
+        self.refused.iter().sum()
+    }
+
+    pub(crate) fn without_messages(self) -> Counters {
+        Counters { received: 0, sent: 0, full: 0, ..self }
+    }
+
     pub(crate) fn refuse(&mut self, reason: Reason) {
         self.refused[reason as usize] += 1;
     }

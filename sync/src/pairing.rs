@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use files::Folder;
 
 pub use identity::Identity;
+pub(crate) use identity::provider;
 pub use pin::{BadInvitation, BadName, Invitation, Pin, check_name};
 
 /// Why an identity or the peer's pins could not be used or changed.
@@ -50,6 +51,9 @@ pub enum PairingError {
     /// There is no identity yet.
     #[error("this node has no identity in {}; make one with `lbnode pair init`", .0.display())]
     NoIdentity(PathBuf),
+    /// Something else happened to it in the meantime.
+    #[error("the next identity is not {0}, which was announced; rotate again")]
+    NotStaged(Pin),
     /// There is one, and it would be lost.
     #[error("this node has an identity already, {0}; it would be lost")]
     AlreadyThere(Pin),
@@ -149,8 +153,8 @@ impl Pairing {
 
     /// Makes this node's identity, instead of the one it may have: the peer has to join again.
     pub fn create_anew(&mut self, node: &str) -> Result<&Identity, PairingError> {
-        self.stage(node)?;
-        self.promote()
+        let pin = self.stage(node)?;
+        self.promote(pin)
     }
 
     /// Trusts the node of an invitation from now on.
@@ -188,10 +192,10 @@ impl Pairing {
         Ok(self.next.insert(made).pin())
     }
 
-    /// Rotation, last step: the next identity becomes the current one.
-    pub fn promote(&mut self) -> Result<&Identity, PairingError> {
-        let Some(next) = self.next.take() else {
-            return Err(PairingError::NoIdentity(self.folder.path().to_owned()));
+    /// Rotation, last step: the next identity, which has to be `pin`, becomes the current one.
+    pub fn promote(&mut self, pin: Pin) -> Result<&Identity, PairingError> {
+        let Some(next) = self.next.take_if(|next| next.pin() == pin) else {
+            return Err(PairingError::NotStaged(pin));
         };
         if let Err(error) = self.folder.promote() {
             self.next = Some(next);
@@ -234,10 +238,14 @@ impl Pairing {
         Ok(())
     }
 
-    /// Ends a replacement that a crash cut in two, before anything is written over its second half.
-    fn settle(&self) -> Result<(), PairingError> {
-        let current = self.identity.as_ref().map(Identity::pin);
-        if current.is_some() && self.folder.half_promoted(current)? { self.folder.promote() } else { Ok(()) }
+    /// Ends a replacement that was cut in two, before anything is written over its second half.
+    fn settle(&mut self) -> Result<(), PairingError> {
+        if let Some(identity) = self.folder.half_promoted()? {
+            self.folder.promote()?;
+            self.identity = Some(identity);
+            self.next = None;
+        }
+        Ok(())
     }
 }
 

@@ -79,22 +79,30 @@ pub fn encode<T: Serialize>(value: &T, limit: usize, out: &mut Vec<u8>) -> Resul
 pub struct Decoder {
     limit: usize,
     pending: Vec<u8>,
+    /// Bytes at the start of `pending` that were taken already.
+    taken: usize,
 }
 
 impl Decoder {
     /// A decoder for frames of at most `limit` bytes.
     pub fn new(limit: usize) -> Decoder {
-        Decoder { limit, pending: Vec::new() }
+        Decoder { limit, pending: Vec::new(), taken: 0 }
+    }
+
+    /// The same stream goes on with frames of at most `limit` bytes.
+    pub fn with_limit(self, limit: usize) -> Decoder {
+        Decoder { limit, ..self }
     }
 
     /// Takes in what the transport read.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.pending.drain(..std::mem::take(&mut self.taken));
         self.pending.extend_from_slice(bytes);
     }
 
     /// The next whole frame, if it is there.
     pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, WireError> {
-        let Some((head, rest)) = self.pending.split_first_chunk::<HEAD>() else { return Ok(None) };
+        let Some((head, rest)) = self.pending[self.taken..].split_first_chunk::<HEAD>() else { return Ok(None) };
         let length = usize::try_from(u32::from_be_bytes(*head)).unwrap_or(usize::MAX);
         if length > self.limit {
             return Err(WireError::TooLong { length, limit: self.limit });
@@ -105,7 +113,7 @@ impl Decoder {
         if used != length {
             return Err(WireError::Trailing { length: used, extra: length - used });
         }
-        self.pending.drain(..HEAD + length);
+        self.taken += HEAD + length;
         Ok(Some(value))
     }
 }

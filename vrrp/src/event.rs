@@ -94,6 +94,8 @@ pub enum Input {
     LetGo,
     /// Announce the addresses from the beginning.
     AnnounceAgain,
+    /// Give the VIP to the peer at once, if it can take it; connections are reset.
+    Resign,
     /// Leave for good: priority 0 if active, addresses off.
     Shutdown,
 }
@@ -161,6 +163,8 @@ pub enum Why {
     },
     /// A planned hand-off moved the VIP, to here or from here.
     HandedOver,
+    /// Somebody decided that the peer shall have it, without a hand-off.
+    Asked,
     /// The peer does not hear our adverts and sees more of the segment than we do.
     SeesLess {
         /// What we see.

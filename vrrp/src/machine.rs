@@ -180,6 +180,10 @@ impl Router {
             Input::Yield(on) => self.on_yield(on, now),
             Input::TakeOver => self.on_take_over(now),
             Input::LetGo => self.on_let_go(now),
+            Input::Resign if self.state == State::Master && !self.superseded && self.peer_can_take(now) => {
+                self.resign(Why::Asked, now);
+            }
+            Input::Resign => {}
             Input::AnnounceAgain if self.state == State::Master => self.announce_anew(false, now),
             Input::AnnounceAgain => {}
             Input::Shutdown => self.on_shutdown(now),

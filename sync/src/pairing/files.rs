@@ -57,11 +57,10 @@ impl Folder {
         Ok((current, next))
     }
 
-    /// Whether the key is that of `current` and the certificate is not yet.
-    pub(super) fn half_promoted(&self, current: Option<Pin>) -> Result<bool, PairingError> {
-        let (Some(key), Some(next)) = (self.read(KEY)?, self.read(NEXT_CERTIFICATE)?) else { return Ok(false) };
-        let next = Identity::from_pem(next, key).ok().map(|identity| identity.pin());
-        Ok(next.is_some() && next == current)
+    /// The identity whose key was put in place and whose certificate was not, if there is one.
+    pub(super) fn half_promoted(&self) -> Result<Option<Identity>, PairingError> {
+        let (key, next) = (self.read(KEY)?, self.read(NEXT_CERTIFICATE)?);
+        Ok(next.zip(key).and_then(|(certificate, key)| Identity::from_pem(certificate, key).ok()))
     }
 
     pub(super) fn write_next(&self, identity: &Identity) -> Result<(), PairingError> {

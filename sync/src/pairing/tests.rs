@@ -112,7 +112,7 @@ fn a_rotation_survives_a_crash_between_any_two_steps() {
     // What writes next ends it first.
     let third = cut.stage("a").expect("staged");
     assert_eq!(own_pin(&place.open()), staged_again);
-    assert_eq!(place.open().promote().expect("whole").pin(), third);
+    assert_eq!(place.open().promote(third).expect("whole").pin(), third);
     assert_eq!(own_pin(&place.open()), third);
     assert!(!place.file("next-key.pem").exists() && !place.file("next-certificate.pem").exists());
 }
@@ -122,9 +122,10 @@ fn a_rotation_that_is_given_up_leaves_the_old_identity() {
     let place = Place::new("given-up");
     let mut pairing = place.open();
     let old = pairing.create("a").expect("a new one").pin();
-    pairing.stage("a").expect("staged");
+    let staged = pairing.stage("a").expect("staged");
+    assert!(matches!(pairing.promote(old), Err(PairingError::NotStaged(_))), "only what was announced");
     pairing.unstage().expect("forgotten");
-    assert!(matches!(pairing.promote(), Err(PairingError::NoIdentity(_))));
+    assert!(matches!(pairing.promote(staged), Err(PairingError::NotStaged(_))));
     assert_eq!(own_pin(&place.open()), old);
     assert!(!place.file("next-key.pem").exists());
 }

@@ -74,6 +74,8 @@ pub enum HandOffStep {
     LetGo,
     /// [`Input::AnnounceAgain`]
     AnnounceAgain,
+    /// [`Input::Resign`]: the way without a hand-off.
+    Resign,
 }
 
 impl From<HandOffStep> for Input {
@@ -83,6 +85,7 @@ impl From<HandOffStep> for Input {
             HandOffStep::TakeOver => Input::TakeOver,
             HandOffStep::LetGo => Input::LetGo,
             HandOffStep::AnnounceAgain => Input::AnnounceAgain,
+            HandOffStep::Resign => Input::Resign,
         }
     }
 }

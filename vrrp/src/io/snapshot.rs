@@ -59,7 +59,9 @@ pub struct RouterSnapshot {
     pub hears: bool,
     /// What is seen of the segment.
     pub lan: Lan,
-    /// Held, and the kernel has acknowledged the addresses.
+    /// The peer took the VIP in a hand-off that is under way; the addresses stay until it lets them go.
+    pub superseded: bool,
+    /// The kernel has the addresses, as far as it has acknowledged.
     pub present: bool,
     /// Held, present and announced.
     pub announced: bool,
