@@ -2,11 +2,10 @@
 //!
 //! The first byte of a connection says what it is for; there are no lines and no headers:
 //!
-//! | first byte | then the client sends | the server answers |
-//! |---|---|---|
-//! | [`ECHO`] | anything, for as long as it likes | the same bytes |
-//! | [`UPLOAD`] | a length (u64, big endian) and so many bytes of the [`pattern`](fill) | how many came (u64), the place of the first wrong one (u64, [`NONE_WRONG`]: none), the end |
-//! | [`DOWNLOAD`] | a length (u64) | so many bytes of the pattern, the end |
+//! - [`ECHO`]: whatever the client sends goes back, for as long as it likes.
+//! - [`UPLOAD`]: the client sends a length (u64, big endian) and so many bytes of the [pattern](fill); the server
+//!   answers how many came (u64) and the place of the first wrong one (u64; [`NONE_WRONG`]: none), and ends it.
+//! - [`DOWNLOAD`]: the client sends a length (u64), the server so many bytes of the pattern, and ends it.
 
 use std::io;
 use std::net::SocketAddr;

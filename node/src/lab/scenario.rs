@@ -1,4 +1,4 @@
-//! The faults by name: what is done, for how long it is watched, and what is good enough. [`super::run`] does them.
+//! The faults by name: what is done, in words, and what is good enough. [`run`](mod@super::run) does them.
 
 use std::time::Duration;
 

@@ -68,7 +68,7 @@ pub(crate) trait Stack {
     /// The process that carries the clients' bytes.
     fn core(&mut self, node: usize) -> Result<Pid, StackError>;
 
-    /// Has a node give the VIP to the other one, as its operators would; returns when they would be told that it is done.
+    /// Has a node give the VIP to the other one, as its operators would; returns when they are told that it is done.
     fn hand_over(&mut self, node: usize) -> Result<(), StackError>;
 
     /// Why a scenario makes no sense here, if it makes none.
