@@ -204,12 +204,11 @@ fn rules_that_are_flushed_in_the_middle_of_a_hand_off_are_put_back_and_no_connec
 fn be_quiet(site: &Site) {
     site.clients.quiet(true);
     wait_until("silence on all connections", SOON, || {
+        let exchanging = site.clients.exchanging();
         let waiting: usize = [&site.a, &site.b].map(|node| node.netns.run(unacknowledged)).iter().sum();
-        let before = site.clients.exchanges();
-        netns_lab::wait::pass(Duration::from_millis(20));
-        match (waiting, site.clients.exchanges() - before) {
+        match (exchanging, waiting) {
             (0, 0) => Ok(()),
-            other => Err(format!("connections that wait, exchanges: {other:?}")),
+            (exchanging, waiting) => Err(format!("{exchanging} exchange, {waiting} wait for an ACK")),
         }
     })
     .unwrap();

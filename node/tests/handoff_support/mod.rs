@@ -198,8 +198,9 @@ struct Shared {
     answered: Mutex<BTreeMap<u8, u64>>,
     worst: AtomicU64,
     stop_new: AtomicBool,
-    /// A pause of the busy ones.
+    /// A pause of the busy ones, and how many are exchanging something.
     quiet: AtomicBool,
+    exchanging: AtomicU64,
 }
 
 impl Clients {
@@ -251,7 +252,12 @@ impl Clients {
 
     /// Busy connections rest, or go on.
     pub(crate) fn quiet(&self, quiet: bool) {
-        self.shared.quiet.store(quiet, Ordering::Relaxed);
+        self.shared.quiet.store(quiet, Ordering::SeqCst);
+    }
+
+    /// How many of the busy ones are exchanging something.
+    pub(crate) fn exchanging(&self) -> u64 {
+        self.shared.exchanging.load(Ordering::SeqCst)
     }
 
     pub(crate) fn exchanges(&self) -> u64 {
@@ -375,7 +381,9 @@ async fn connection(
         let round = if busy {
             let order = *orders.borrow();
             tokio::time::sleep(Duration::from_millis(10)).await;
-            if shared.quiet.load(Ordering::Relaxed) && order != Order::End {
+            shared.exchanging.fetch_add(1, Ordering::SeqCst);
+            if shared.quiet.load(Ordering::SeqCst) && order != Order::End {
+                shared.exchanging.fetch_sub(1, Ordering::SeqCst);
                 continue;
             }
             order
@@ -398,7 +406,9 @@ async fn connection(
                 break;
             }
         }
-        if !busy {
+        if busy {
+            shared.exchanging.fetch_sub(1, Ordering::SeqCst);
+        } else {
             *shared.rounds.lock().unwrap().entry(round).or_default() += 1;
         }
     }
