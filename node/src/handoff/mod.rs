@@ -17,5 +17,7 @@
 //! of our own, so it is recognised and taken away without memory.
 
 pub mod job;
+pub mod machine;
+pub mod message;
 
 pub use job::{Flow, Job, Neighbour, Outcome, ProbeTarget, Vip};
