@@ -42,7 +42,11 @@ impl Run {
     fn new(seed: u64, calm: bool, traced: bool) -> Run {
         let mut world = World::new(seed, calm, traced);
         let choices = [None, Some(Duration::from_secs(600))];
-        let timeout = if calm { world.rng.pick(&choices) } else { Some(world.rng.pick(&[1, 6, 15]).max(1)).map(Duration::from_secs) };
+        let timeout = if calm {
+            world.rng.pick(&choices)
+        } else {
+            Some(world.rng.pick(&[1, 6, 15]).max(1)).map(Duration::from_secs)
+        };
         world.timeout = timeout;
         Run { world, alone: [None; 2], timeout }
     }

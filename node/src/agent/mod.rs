@@ -18,6 +18,7 @@ mod timeline;
 mod work;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -99,8 +100,8 @@ struct Agent {
     peering: Option<Peering>,
     /// Every server has been looked at once.
     checked: bool,
-    /// A takeover whose first client has not come yet: the VIP, and until when it is waited for.
-    first: Option<(String, Instant)>,
+    /// The newest takeover whose first client has not come yet: the VIP, its address, and until when it is waited for.
+    first: Option<(String, IpAddr, Instant)>,
     requests: Vec<leave::Request>,
     leaving: Option<Leaving>,
 }
@@ -359,25 +360,23 @@ impl Agent {
 
     fn wait_for_first_client(&mut self, vip: &str) {
         let address = self.cluster.vips.iter().find(|configured| configured.name == vip).map(|vip| vip.address);
-        if let Some(address) = address {
-            //FC self.supervisor.watch_first_connection(address.into());
-            let _ = address;
-            self.first = Some((vip.to_owned(), Instant::now() + FIRST_CLIENT));
+        if let Some(address) = address.map(IpAddr::from) {
+            self.supervisor.watch_first_connection(address);
+            self.first = Some((vip.to_owned(), address, Instant::now() + FIRST_CLIENT));
         }
     }
 
     fn look_for_first_client(&mut self) {
-        let Some((vip, until)) = &self.first else { return };
-        if let Some(at) = None::<Instant>
-        /*FC self.supervisor.first_connection()*/
-        {
-            if let Some(peering) = &mut self.peering {
-                peering.timelines.first_connection(vip, at, &self.events);
-            }
-            self.first = None;
-        } else if *until <= Instant::now() {
-            self.first = None;
+        let Some((vip, address, until)) = &self.first else { return };
+        let came = self.supervisor.first_connection(*address);
+        if came.is_none() && Instant::now() < *until {
+            return;
         }
+        if let (Some(at), Some(peering)) = (came, &mut self.peering) {
+            peering.timelines.first_connection(vip, at, &self.events);
+        }
+        self.supervisor.forget_first_connection(*address);
+        self.first = None;
     }
 
     fn one_line(&self) -> String {

@@ -18,8 +18,15 @@
 
 mod flows;
 pub mod job;
+pub mod kernel;
 pub mod machine;
 pub mod message;
+mod nft;
+mod probe;
+pub mod route;
+pub mod rules;
+mod tables;
+mod watch;
 
 pub use job::{Flow, Job, Neighbour, Outcome, ProbeTarget, Vip};
 pub use kernel::{Kernel, Released, release};

@@ -645,7 +645,9 @@ impl World {
 
     /// Somewhere in the middle of a job.
     fn works(&mut self, node: usize, number: u64) {
-        let Some(running) = self.nodes[node].agent.as_ref().and_then(|agent| agent.running.get(&number)) else { return };
+        let Some(running) = self.nodes[node].agent.as_ref().and_then(|agent| agent.running.get(&number)) else {
+            return;
+        };
         let (job, fails) = (running.job.clone(), running.fails);
         // A job of several steps may fail at the last one; one transaction fails as a whole.
         if fails && (job != Job::Prepare || self.rng.chance(50)) {
@@ -679,10 +681,9 @@ impl World {
         let outcome = match running.job {
             _ if running.fails => Outcome::Failed("cannot do it: no memory".into()),
             Job::Prepare => match probe {
-                Some((nonce, _)) => Outcome::Prepared {
-                    flows: self.flows_of(node),
-                    probe: ProbeTarget { port: 40_000, nonce },
-                },
+                Some((nonce, _)) => {
+                    Outcome::Prepared { flows: self.flows_of(node), probe: ProbeTarget { port: 40_000, nonce } }
+                }
                 None => Outcome::Failed("the receiver is gone".into()),
             },
             Job::AwaitProbe if probe.is_some_and(|(_, arrived)| arrived) => Outcome::ProbeSeen,

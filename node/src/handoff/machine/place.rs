@@ -25,13 +25,9 @@ pub(super) enum Role {
 fn role(job: &Job) -> Role {
     match job {
         Job::Install { .. } | Job::Probe { .. } | Job::Settle { .. } | Job::RemoveTaker => Role::Taker,
-        Job::Prepare
-        | Job::AwaitProbe
-        | Job::Mute
-        | Job::Dump
-        | Job::Reset
-        | Job::RemoveLeaver
-        | Job::Count => Role::Leaver,
+        Job::Prepare | Job::AwaitProbe | Job::Mute | Job::Dump | Job::Reset | Job::RemoveLeaver | Job::Count => {
+            Role::Leaver
+        }
     }
 }
 
@@ -42,9 +38,15 @@ enum Residue {
     /// A hand-off is using it.
     InUse,
     /// The job is queued or running.
-    Going { number: u64, tries: u8 },
+    Going {
+        number: u64,
+        tries: u8,
+    },
     /// The job failed.
-    Again { at: Time, tries: u8 },
+    Again {
+        at: Time,
+        tries: u8,
+    },
 }
 
 /// The jobs of a VIP, of which the kernel sees one at a time.

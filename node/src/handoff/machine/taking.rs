@@ -123,7 +123,13 @@ impl Taking {
 
 impl Place {
     /// Why an offer cannot be taken.
-    pub(super) fn objection(&self, address: IpAddr, leaver: Neighbour, connections: u64, node: &Node) -> Option<String> {
+    pub(super) fn objection(
+        &self,
+        address: IpAddr,
+        leaver: Neighbour,
+        connections: u64,
+        node: &Node,
+    ) -> Option<String> {
         let vip = &self.vip;
         if self.facts.master {
             return Some("both nodes believe that they are active".to_owned());
