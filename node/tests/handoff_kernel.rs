@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use handoff_support::{Clients, Node, VIP};
 use netns_lab::frame::arp_of;
-use netns_lab::lan::{INTERFACE, Lan, delete_address};
+use netns_lab::lan::{Direction, INTERFACE, Lan, delete_address};
 use netns_lab::sniffer::Sniffer;
 use netns_lab::wait::wait_until;
 use node::handoff::{Flow, Job, Outcome, Released};
@@ -153,14 +153,14 @@ fn two_hundred_connections_survive_there_and_back_and_there_again() {
 }
 
 #[test]
-fn rules_that_are_flushed_in_the_middle_of_a_hand_off_are_put_back_and_no_connection_dies() {
+fn rules_that_are_flushed_in_the_middle_of_a_hand_off_are_put_back_and_silent_connections_outlive_it() {
     let Some(mut site) = site() else { return };
     site.clients.connect(100, b'a');
     ready(&site.a, &site.b);
     let flush =
         |site: &mut Site, node: fn(&Site) -> &Node| {
-            // What arrives before the rules are back is the taker's, which resets it: no rule can help where there are none.
-            site.clients.quiet(true);
+            // What arrives before the rules are back the taker resets: no rule can help where there are none.
+            be_quiet(site);
             let (repairs, before) = (node(site).repairs(), node(site).ruleset());
             node(site).nft("flush ruleset");
             let since = Instant::now();
@@ -184,9 +184,11 @@ fn rules_that_are_flushed_in_the_middle_of_a_hand_off_are_put_back_and_no_connec
     flush(&mut site, |site| &site.a);
 
     // Emptied, the tables are still there.
+    be_quiet(&site);
     let repairs = site.b.repairs();
     site.b.nft("flush table ip lbnode-taker-51-192.0.2.100");
     wait_until("the rules", SOON, || if site.b.repairs() > repairs { Ok(()) } else { Err(site.b.ruleset()) }).unwrap();
+    site.clients.quiet(false);
     site.clients.all_live();
     // Other people's tables are none of our business, and ours are left alone when they change.
     let (repairs, ours) = (site.b.repairs(), site.b.ruleset());
@@ -196,6 +198,31 @@ fn rules_that_are_flushed_in_the_middle_of_a_hand_off_are_put_back_and_no_connec
 
     site.clients.close_all();
     finish(&site);
+}
+
+/// The busy connections rest, and every byte that was sent is acknowledged: not even a late ACK is under way.
+fn be_quiet(site: &Site) {
+    site.clients.quiet(true);
+    wait_until("silence on all connections", SOON, || {
+        let exchanging = site.clients.exchanging();
+        let waiting: usize = [&site.a, &site.b].map(|node| node.netns.run(unacknowledged)).iter().sum();
+        match (exchanging, waiting) {
+            (0, 0) => Ok(()),
+            (exchanging, waiting) => Err(format!("{exchanging} exchange, {waiting} wait for an ACK")),
+        }
+    })
+    .unwrap();
+}
+
+/// How many connections of the calling thread's namespace have sent what nobody acknowledged yet.
+fn unacknowledged() -> usize {
+    let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+    // Columns: number, local, remote, state (01: established), send queue:receive queue, …
+    let waits = |line: &&str| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        columns[3] == "01" && !columns[4].starts_with("00000000:")
+    };
+    table.lines().skip(1).filter(waits).count()
 }
 
 /// A ruleset without the taker's own connections and without what was counted: both change by themselves.
@@ -363,4 +390,66 @@ fn what_is_left_is_reset_at_the_end_of_patience() {
     assert_eq!(count(&site.a), 0);
     assert_eq!(count(&site.b), 10, "the others are untouched");
     assert!(site.clients.failures().iter().all(|failure| failure.contains("served by a")));
+}
+
+#[test]
+fn a_handshake_that_is_half_done_ends_where_it_began() {
+    let Some(mut site) = site() else { return };
+    site.clients.connect(2, b'a');
+    // The client is deaf: its SYN arrives, the answer doesn't.
+    site.clients.port.cut(Direction::Inbound).unwrap();
+    let netns = site.clients.netns.clone();
+    let (told, letter) = std::sync::mpsc::sync_channel(1);
+    netns.thread("half", move || told.send(handoff_support::first_letter())).unwrap();
+    wait_until("a third connection, half open", SOON, || match count(&site.a) {
+        3 => Ok(()),
+        other => Err(other.to_string()),
+    })
+    .unwrap();
+    ready(&site.a, &site.b);
+    let old = switch(&site.a, &site.b);
+    assert_eq!(old.len(), 3, "half open ones are in the dump");
+    site.b.announce();
+    site.b.done(Job::Settle { old });
+    site.clients.port.heal().unwrap();
+    // It didn't hear the announcements either, until now.
+    site.b.announce();
+    assert_eq!(letter.recv_timeout(SOON).unwrap().unwrap(), b'a');
+    site.clients.all_live();
+    site.clients.close_all();
+    finish(&site);
+}
+
+#[test]
+fn large_transfers_go_on_through_the_taker() {
+    const BYTES: usize = 32 << 20;
+    let Some(site) = site() else { return };
+    let (go, passed_on) = site.clients.bulk(BYTES);
+    hand_over(&site.a, &site.b);
+    let (direct, straight) = site.clients.bulk(BYTES);
+    for (go, thread, letter) in [(go, passed_on, b'a'), (direct, straight, b'b')] {
+        go.send(()).unwrap();
+        let (served, took) = thread.join().unwrap();
+        println!("  {} MiB there and back, served by {}: {took:?}", BYTES >> 20, char::from(served));
+        assert_eq!(served, letter);
+    }
+    finish(&site);
+}
+
+#[test]
+fn a_hundred_thousand_connections_fit_into_a_hand_off() {
+    let Some(site) = site() else { return };
+    let flow = |number: u32| Flow {
+        client: std::net::Ipv4Addr::from(0x0a00_0000 + number).into(),
+        client_port: 1024 + (number % 60_000) as u16,
+        port: 443,
+    };
+    let old: Vec<Flow> = (0..100_000).map(flow).collect();
+    site.b.done(Job::Install { leaver: site.a.neighbour(), old });
+    let later: Vec<Flow> = (1_000..101_000).map(flow).collect();
+    site.b.done(Job::Settle { old: later });
+    let elements = site.b.nft("list set ip lbnode-taker-51-192.0.2.100 old").split(',').count();
+    assert_eq!(elements, 100_000);
+    site.b.done(Job::RemoveTaker);
+    assert_clean(&site.b);
 }

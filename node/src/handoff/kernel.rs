@@ -292,7 +292,9 @@ impl Inner {
         let receiver = Receiver::open(vip.address);
         let receiver = receiver.map_err(|source| KernelError::Probe { vip: vip.address, source })?;
         let target = receiver.target();
-        self.receivers().insert(key(Role::Leaver, vip), Arc::new(receiver));
+        if let Some(earlier) = self.receivers().insert(key(Role::Leaver, vip), Arc::new(receiver)) {
+            earlier.close();
+        }
         Ok((live(vip.address).await?, target))
     }
 
@@ -345,21 +347,11 @@ impl Inner {
     async fn settle(&self, vip: &Vip, old: Vec<Flow>) -> Result<(), KernelError> {
         let old: BTreeSet<Flow> = old.into_iter().collect();
         let mut loaded = self.loaded.lock().await;
-        let (leaver, before) = match loaded.get(&key(Role::Taker, vip)).map(|loaded| &loaded.rules) {
-            Some(Rules::Moving { leaver, old }) => (*leaver, Some(old)),
-            Some(Rules::Settled { leaver, .. }) => (*leaver, None),
+        let leaver = match loaded.get(&key(Role::Taker, vip)).map(|loaded| &loaded.rules) {
+            Some(Rules::Moving { leaver, .. } | Rules::Settled { leaver, .. }) => *leaver,
             _ => return Err(KernelError::NotUnderWay(vip.address)),
         };
-        let changed = match before {
-            Some(before) => nft::load(&rules::settle(vip, &leaver, before, &old)).await,
-            None => Err(NftError::Refused("it has settled before".into())),
-        };
-        let rules = Rules::Settled { leaver, old };
-        if let Err(error) = changed {
-            tracing::debug!(vip = %vip.address, error = chain(&error), "the whole table is loaded again");
-            nft::load(&rules.text(vip, &[])).await?;
-        }
-        self.remember(&mut loaded, vip, rules).await
+        self.change(&mut loaded, vip, Rules::Settled { leaver, old }).await
     }
 
     async fn remove_leaver(&self, vip: &Vip) -> Result<(), KernelError> {
@@ -385,10 +377,22 @@ impl Inner {
         if vip.interface.contains(['"', '*', '\\']) {
             return Err(KernelError::Interface(vip.interface.clone()));
         }
-        let mut loaded = self.loaded.lock().await;
-        let text = text(vip, &rules).await?;
-        nft::load(&text).await?;
-        self.remember(&mut loaded, vip, rules).await
+        self.change(&mut *self.loaded.lock().await, vip, rules).await
+    }
+
+    async fn change(&self, loaded: &mut BTreeMap<Key, Loaded>, vip: &Vip, rules: Rules) -> Result<(), KernelError> {
+        let key = key(rules.role(), vip);
+        if let Some(step) = loaded.get(&key).and_then(|loaded| rules.step_from(&loaded.rules, vip)) {
+            match nft::load(&step).await {
+                Ok(()) => return self.remember(loaded, vip, rules).await,
+                // Somebody changed the table.
+                Err(error) => tracing::debug!(vip = %vip.address, error = chain(&error), "all rules are loaded again"),
+            }
+        }
+        let table = kernels_name(&key, vip);
+        let there = blocking(move || Ok(tables::ours()?.contains(&table))).await.map_err(KernelError::Tables)?;
+        nft::load(&text(vip, &rules, there).await?).await?;
+        self.remember(loaded, vip, rules).await
     }
 
     async fn remember(&self, loaded: &mut BTreeMap<Key, Loaded>, vip: &Vip, rules: Rules) -> Result<(), KernelError> {
@@ -411,24 +415,24 @@ impl Inner {
             loaded.iter().map(|(key, loaded)| (*key, kernels_name(key, &loaded.vip))).collect();
         let found = blocking(move || {
             let there = tables::ours()?;
-            let count = |table: Table| if there.contains(&table) { tables::rules(&table) } else { Ok(0) };
+            let count = |table: Table| match there.contains(&table) {
+                true => tables::rules(&table).map(Some),
+                false => Ok(None),
+            };
             expected.into_iter().map(|(key, table)| Ok((key, count(table)?))).collect::<io::Result<Vec<_>>>()
         });
-        let missing: Vec<Key> = found
-            .await
-            .map_err(KernelError::Tables)?
-            .into_iter()
-            .filter(|(key, count)| loaded.get(key).is_some_and(|loaded| *count < loaded.count))
-            .map(|(key, _)| key)
-            .collect();
+        let mut missing = found.await.map_err(KernelError::Tables)?;
+        missing.retain(|(key, count)| loaded.get(key).is_some_and(|loaded| count.unwrap_or(0) < loaded.count));
         let mut all = String::new();
-        for loaded in missing.iter().filter_map(|key| loaded.get(key)) {
-            all += &text(&loaded.vip, &loaded.rules).await?;
+        for (key, count) in &missing {
+            if let Some(loaded) = loaded.get(key) {
+                all += &text(&loaded.vip, &loaded.rules, count.is_some()).await?;
+            }
         }
         if !all.is_empty() {
             nft::load(&all).await?;
         }
-        for key in missing {
+        for (key, _) in missing {
             self.repairs.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(vip = %key.2, role = ?key.0, "somebody removed the rules of a hand-off; they are back");
         }
@@ -504,12 +508,12 @@ async fn unload(role: Role, vip: &Vip) -> Result<(), KernelError> {
 }
 
 /// The text of the whole table, with this node's own connections as they are now.
-async fn text(vip: &Vip, rules: &Rules) -> Result<String, KernelError> {
+async fn text(vip: &Vip, rules: &Rules, there: bool) -> Result<String, KernelError> {
     let mine = match rules {
         Rules::Moving { .. } => live(vip.address).await?,
         _ => Vec::new(),
     };
-    Ok(rules.text(vip, &mine))
+    Ok(rules.text(vip, &mine, there))
 }
 
 async fn live(vip: IpAddr) -> Result<Vec<Flow>, KernelError> {

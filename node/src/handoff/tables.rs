@@ -1,9 +1,13 @@
 //! Which nft tables there are, and their removal, by netlink (linux/netfilter/nf_tables.h): it takes a fraction of a
 //! millisecond, and needs no `nft`, which only turns text into rules.
+//!
+//! Closing such a socket waits for the kernel to clear away what was deleted before, whoever deleted it: up to 20 ms.
+//! So it is closed on a thread of its own.
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::thread;
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
@@ -38,6 +42,24 @@ pub(super) struct Table {
     pub family: u8,
     /// Its name.
     pub name: String,
+}
+
+/// A socket of nftables.
+#[derive(Debug)]
+pub(super) struct Netlink(Option<OwnedFd>);
+
+impl AsRawFd for Netlink {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_ref().expect("only Drop takes it").as_raw_fd()
+    }
+}
+
+impl Drop for Netlink {
+    fn drop(&mut self) {
+        let socket = self.0.take();
+        // Without a thread it is closed here, and takes its time.
+        let _ = thread::Builder::new().name("close-netlink".into()).spawn(move || drop(socket));
+    }
 }
 
 /// All tables of ours in this network namespace.
@@ -77,11 +99,15 @@ pub(super) fn rules(table: &Table) -> io::Result<usize> {
     Ok(count)
 }
 
-/// Deletes a table with all that is in it; says whether there was one.
+/// Deletes a table with all that is in it; says whether there was one. It is looked for before: a transaction that
+/// fails waits as long as one that deletes.
 ///
 /// # Errors
 /// The kernel's: EPERM without CAP_NET_ADMIN.
 pub(super) fn delete(table: &Table) -> io::Result<bool> {
+    if !ours()?.contains(table) {
+        return Ok(false);
+    }
     let netlink = open(0)?;
     let around = |kind| message(kind, NLM_F_REQUEST, &[&[0, 0][..], &NFTABLES.to_be_bytes()].concat());
     let body = [general(table.family), string(NFTA_TABLE_NAME, &table.name)].concat();
@@ -91,7 +117,7 @@ pub(super) fn delete(table: &Table) -> io::Result<bool> {
     let mut buffer = vec![0; 8 << 10];
     loop {
         let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        for (_, body) in messages(&buffer[..length]).filter(|(kind, _)| *kind == NLMSG_ERROR) {
+        if let Some((_, body)) = messages(&buffer[..length]).find(|(kind, _)| *kind == NLMSG_ERROR) {
             return match error(body) {
                 None => Ok(true),
                 Some(libc::ENOENT) => Ok(false),
@@ -105,18 +131,18 @@ pub(super) fn delete(table: &Table) -> io::Result<bool> {
 ///
 /// # Errors
 /// The kernel's: EPERM without CAP_NET_ADMIN.
-pub(super) fn changes() -> io::Result<OwnedFd> {
+pub(super) fn changes() -> io::Result<Netlink> {
     open(CHANGES)
 }
 
-fn open(groups: u32) -> io::Result<OwnedFd> {
+fn open(groups: u32) -> io::Result<Netlink> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let netlink = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
     bind(netlink.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
-    Ok(netlink)
+    Ok(Netlink(Some(netlink)))
 }
 
-fn dump(netlink: &OwnedFd, kind: u16, question: &[u8], mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
+fn dump(netlink: &Netlink, kind: u16, question: &[u8], mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
     send(netlink.as_raw_fd(), &message(kind, NLM_F_REQUEST | NLM_F_DUMP, question), MsgFlags::empty())?;
     let mut buffer = vec![0; 64 << 10];
     loop {

@@ -5,7 +5,7 @@
 #![allow(unsafe_code, reason = "tokio watches a descriptor only on our word that it stays open")]
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -13,14 +13,14 @@ use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::tables;
+use super::tables::{self, Netlink};
 
 /// How often it is looked even if nothing was heard: routes go without a word here, and a repair may have failed.
 const AT_LEAST: Duration = Duration::from_secs(1);
 
 /// Changes of nftables in this network namespace.
 #[derive(Debug)]
-pub(super) struct Changes(AsyncFd<OwnedFd>);
+pub(super) struct Changes(AsyncFd<Netlink>);
 
 impl Changes {
     /// Begins to listen. Must be called inside a runtime.
@@ -29,7 +29,7 @@ impl Changes {
     /// The kernel's: EPERM without CAP_NET_ADMIN.
     pub(super) fn open() -> io::Result<Changes> {
         let netlink = tables::changes()?;
-        // SAFETY: an `OwnedFd` owns its descriptor, always returns the same one, and closes it only when it is
+        // SAFETY: a `Netlink` owns its descriptor, always returns the same one, and closes it only after it was
         // dropped; the `AsyncFd` owns it.
         let watched = unsafe { AsyncFd::register_with_interest(netlink, Interest::READABLE) };
         Ok(Changes(watched.map_err(io::Error::from)?))

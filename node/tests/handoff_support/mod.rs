@@ -28,7 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// One of the two: a kernel for jobs, and an echo server at the VIP, whether the address is there or not.
 pub(crate) struct Node {
     pub(crate) netns: Netns,
-    pub(crate) port: Port,
     pub(crate) letter: u8,
     pub(crate) vip: Vip,
     asks: mpsc::Sender<Ask>,
@@ -47,13 +46,13 @@ impl Node {
         let netns = Netns::new(&char::from(letter).to_string()).unwrap();
         let own = Neighbour { address: Ipv4Addr::new(192, 0, 2, number).into(), mac: [2, 0, 0, 0, 0, number] };
         let IpAddr::V4(address) = own.address else { unreachable!("written above") };
-        let port = lan.attach(&netns, address, 24, own.mac).unwrap();
+        lan.attach(&netns, address, 24, own.mac).unwrap();
         let vip = Vip { name: "web".into(), vrid: 51, address: VIP.into(), interface: INTERFACE.into(), own };
         let (asks, asked) = mpsc::channel(16);
         let of_kernel = vip.clone();
         netns.thread("kernel", move || block_on(answer(of_kernel, asked))).unwrap();
         let server = netns.thread("server", move || block_on(echo(letter))).unwrap();
-        Node { netns, port, letter, vip, asks, _server: server }
+        Node { netns, letter, vip, asks, _server: server }
     }
 
     pub(crate) fn neighbour(&self) -> Neighbour {
@@ -179,6 +178,7 @@ enum Order {
 /// Connections that last, and a stream of new ones.
 pub(crate) struct Clients {
     pub(crate) netns: Netns,
+    pub(crate) port: Port,
     shared: Arc<Shared>,
     order: watch::Sender<Order>,
     open: mpsc::Sender<(bool, SyncSender<Result<u8, String>>)>,
@@ -198,14 +198,15 @@ struct Shared {
     answered: Mutex<BTreeMap<u8, u64>>,
     worst: AtomicU64,
     stop_new: AtomicBool,
-    /// A pause of the busy ones.
+    /// A pause of the busy ones, and how many are exchanging something.
     quiet: AtomicBool,
+    exchanging: AtomicU64,
 }
 
 impl Clients {
     pub(crate) fn new(lan: &Lan) -> Clients {
         let netns = Netns::new("client").unwrap();
-        lan.attach(&netns, CLIENT, 24, [2, 0, 0, 0, 0, 0x50]).unwrap();
+        let port = lan.attach(&netns, CLIENT, 24, [2, 0, 0, 0, 0, 0x50]).unwrap();
         let shared = Arc::new(Shared::default());
         let (order, _) = watch::channel(Order::Go(0));
         let (open, mut opening) = mpsc::channel::<(bool, SyncSender<Result<u8, String>>)>(16);
@@ -216,7 +217,7 @@ impl Clients {
             }
         };
         netns.thread("connections", move || block_on(serve)).unwrap();
-        Clients { netns, shared, order, open, round: 0, opened: 0 }
+        Clients { netns, port, shared, order, open, round: 0, opened: 0 }
     }
 
     /// Opens connections that last, every second one busy; all are served by this node.
@@ -251,7 +252,12 @@ impl Clients {
 
     /// Busy connections rest, or go on.
     pub(crate) fn quiet(&self, quiet: bool) {
-        self.shared.quiet.store(quiet, Ordering::Relaxed);
+        self.shared.quiet.store(quiet, Ordering::SeqCst);
+    }
+
+    /// How many of the busy ones are exchanging something.
+    pub(crate) fn exchanging(&self) -> u64 {
+        self.shared.exchanging.load(Ordering::SeqCst)
     }
 
     pub(crate) fn exchanges(&self) -> u64 {
@@ -299,10 +305,39 @@ impl Clients {
         (std::mem::take(&mut *self.shared.answered.lock().unwrap()), worst)
     }
 
+    /// A connection that carries as much as it can from the moment it is told to; says who served it, and how long
+    /// that took, once all came back.
+    pub(crate) fn bulk(&self, bytes: usize) -> (SyncSender<()>, JoinHandle<(u8, Duration)>) {
+        let (go, told) = sync_channel::<()>(1);
+        let (ready, open) = sync_channel(1);
+        let carry = async move {
+            let mut stream = TcpStream::connect((VIP, PORT)).await.unwrap();
+            let letter = stream.read_u8().await.unwrap();
+            ready.send(()).unwrap();
+            told.recv().unwrap();
+            let since = Instant::now();
+            let sent: Vec<u8> = (0..bytes).map(|at| (at % 251) as u8).collect();
+            let mut heard = vec![0; bytes];
+            let (mut read, mut write) = stream.split();
+            let both = async { tokio::try_join!(read.read_exact(&mut heard), write.write_all(&sent)) };
+            tokio::time::timeout(PATIENCE * 4, both).await.expect("in time").unwrap();
+            assert!(heard == sent, "other bytes came back");
+            (letter, since.elapsed())
+        };
+        let thread = self.netns.thread("bulk", move || block_on(carry)).unwrap();
+        open.recv().unwrap();
+        (go, thread)
+    }
+
     /// Whom a connection that is opened now reaches.
     pub(crate) fn reaches(&self) -> u8 {
         self.netns.run(|| block_on(once())).expect("the VIP answers")
     }
+}
+
+/// Opens a connection from the calling thread's namespace; says who greets it.
+pub(crate) fn first_letter() -> std::io::Result<u8> {
+    block_on(once())
 }
 
 async fn once() -> std::io::Result<u8> {
@@ -346,7 +381,9 @@ async fn connection(
         let round = if busy {
             let order = *orders.borrow();
             tokio::time::sleep(Duration::from_millis(10)).await;
-            if shared.quiet.load(Ordering::Relaxed) && order != Order::End {
+            shared.exchanging.fetch_add(1, Ordering::SeqCst);
+            if shared.quiet.load(Ordering::SeqCst) && order != Order::End {
+                shared.exchanging.fetch_sub(1, Ordering::SeqCst);
                 continue;
             }
             order
@@ -369,7 +406,9 @@ async fn connection(
                 break;
             }
         }
-        if !busy {
+        if busy {
+            shared.exchanging.fetch_sub(1, Ordering::SeqCst);
+        } else {
             *shared.rounds.lock().unwrap().entry(round).or_default() += 1;
         }
     }
