@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use node::handoff::job::{Flow, Job, Neighbour, Outcome, ProbeTarget, Vip};
-use node::handoff::machine::{HandOff, Input, Order, Output};
+use node::handoff::machine::{Facts, HandOff, Input, Order, Output};
 use node::handoff::message::Message;
 use vrrp::types::Time;
 
@@ -133,6 +133,7 @@ pub(crate) struct Agent {
     wake: Option<Time>,
     stopping: bool,
     peer_told: bool,
+    told: Option<Facts>,
 }
 
 /// One machine.
@@ -334,8 +335,10 @@ impl World {
                     agent.wake = None;
                     let now = self.now;
                     agent.machine.handle_timeout(now);
-                    let spins = agent.machine.poll_timeout().is_some_and(|at| at <= now);
-                    self.demand(!spins, "a timeout left a deadline that is due: a shell would spin");
+                    if agent.machine.poll_timeout().is_some_and(|at| at <= now) {
+                        let what = format!("node {node} would spin: {:?}", agent.machine);
+                        self.demand(false, &what);
+                    }
                     self.flush(node);
                 }
             }
@@ -363,11 +366,15 @@ impl World {
             }
             Event::Ends { node, life } if self.nodes[node].life == life => {
                 let idle = self.nodes[node].agent.as_ref().is_some_and(|agent| agent.machine.is_idle());
-                self.demand(idle, "an agent that was stopped is not idle in time");
+                let calm = self.jobs_work() && self.now - self.stirred > Duration::from_secs(3);
+                self.demand(idle || !calm, "an agent that was stopped is not idle in time");
                 self.kill(node);
             }
             Event::Returns { node, life } if self.nodes[node].life == life => {
                 self.feed(node, Input::Configure { vips: vec![vip(node)], timeout: self.timeout });
+                if let Some(agent) = &mut self.nodes[node].agent {
+                    agent.told = None;
+                }
                 self.tell(node);
             }
             // Of an agent that is dead.
@@ -396,6 +403,7 @@ impl World {
             wake: None,
             stopping: false,
             peer_told: false,
+            told: None,
         });
         self.feed(node, Input::Configure { vips: vec![vip(node)], timeout: self.timeout });
         self.schedule(HEARTBEAT, Event::Tick { node, life });
@@ -578,8 +586,11 @@ impl World {
     }
 
     fn tell(&mut self, node: usize) {
-        let Some(agent) = &self.nodes[node].agent else { return };
+        let Some(agent) = &mut self.nodes[node].agent else { return };
         let facts = agent.election.facts;
+        if agent.told.replace(facts) == Some(facts) {
+            return;
+        }
         self.feed(node, Input::Election { vip: WEB.into(), facts });
     }
 
