@@ -27,13 +27,9 @@ pub(super) enum Role {
 fn role(job: &Job) -> Role {
     match job {
         Job::Install { .. } | Job::Probe { .. } | Job::Settle { .. } | Job::RemoveTaker => Role::Taker,
-        Job::Prepare
-        | Job::AwaitProbe
-        | Job::Mute
-        | Job::Dump
-        | Job::Reset
-        | Job::RemoveLeaver
-        | Job::Count => Role::Leaver,
+        Job::Prepare | Job::AwaitProbe | Job::Mute | Job::Dump | Job::Reset | Job::RemoveLeaver | Job::Count => {
+            Role::Leaver
+        }
     }
 }
 
@@ -44,9 +40,15 @@ enum Residue {
     /// A hand-off is using it.
     InUse,
     /// The job is queued or running.
-    Going { number: u64, tries: u8 },
+    Going {
+        number: u64,
+        tries: u8,
+    },
     /// The job failed.
-    Again { at: Time, tries: u8 },
+    Again {
+        at: Time,
+        tries: u8,
+    },
 }
 
 /// The jobs of a VIP, of which the kernel sees one at a time.
@@ -149,6 +151,8 @@ impl Place {
         let of_taking = self.taking.as_ref().is_some_and(|taking| taking.id == message.id);
         match message.body {
             Body::Want { reason } => self.want(message.id, &reason, node),
+            // A peer that says it twice is confused; the first one counts.
+            Body::Offer { .. } if of_giving || of_taking => node.ignored += 1,
             Body::Offer { reason, address, leaver, probe, connections } => {
                 self.asked = None;
                 let objection = self.objection(address, leaver, connections, node);

@@ -9,8 +9,8 @@ use super::super::message::{Body, Collected, FLOWS_MAX, Id, words};
 use super::giving::{Giving, complaint};
 use super::place::{Place, Role};
 use super::{
-    Direction, IN_FLIGHT, JOB, MOVE, Node, Order, Output, PATIENCE, PREPARE, PROBE_AGAIN, PROBE_LAST, PROBES, Progress, SILENCE,
-    STEP,
+    Direction, IN_FLIGHT, JOB, MOVE, Node, Order, Output, PATIENCE, PREPARE, PROBE_AGAIN, PROBE_LAST, PROBES, Progress,
+    SILENCE, STEP,
 };
 
 /// What it waits for.
@@ -123,7 +123,13 @@ impl Taking {
 
 impl Place {
     /// Why an offer cannot be taken.
-    pub(super) fn objection(&self, address: IpAddr, leaver: Neighbour, connections: u64, node: &Node) -> Option<String> {
+    pub(super) fn objection(
+        &self,
+        address: IpAddr,
+        leaver: Neighbour,
+        connections: u64,
+        node: &Node,
+    ) -> Option<String> {
         let vip = &self.vip;
         if self.facts.master {
             return Some("both nodes believe that they are active".to_owned());
