@@ -42,11 +42,8 @@ impl Run {
     fn new(seed: u64, calm: bool, traced: bool) -> Run {
         let mut world = World::new(seed, calm, traced);
         let choices = [None, Some(Duration::from_secs(600))];
-        let timeout = if calm {
-            world.rng.pick(&choices)
-        } else {
-            Some(world.rng.pick(&[1, 6, 15]).max(1)).map(Duration::from_secs)
-        };
+        let timeout =
+            if calm { world.rng.pick(&choices) } else { Some(Duration::from_secs(world.rng.pick(&[1, 6, 15]))) };
         world.timeout = timeout;
         Run { world, alone: [None; 2], timeout }
     }
@@ -118,7 +115,13 @@ impl Run {
     }
 
     fn trouble(&mut self) -> Disturbance {
+        let dead = self.world.nodes.iter().position(|node| node.agent.is_none());
         let rng = &mut self.world.rng;
+        if let Some(dead) = dead
+            && rng.chance(40)
+        {
+            return Disturbance::Start(dead);
+        }
         let node = usize::try_from(rng.below(2)).expect("a small number");
         match rng.below(34) {
             0..=7 => Disturbance::Begin(usize::from(!self.world.nodes[0].is_active())),

@@ -38,6 +38,8 @@ pub const PREPARE: Duration = Duration::from_secs(5);
 pub const STEP: Duration = Duration::from_secs(2);
 /// All the waits together while the VIP moves.
 pub const MOVE: Duration = Duration::from_secs(6);
+/// What a wait gets even if [`MOVE`] has passed: what is on its way arrives.
+const IN_FLIGHT: Duration = Duration::from_millis(50);
 /// How often the connections that are left are counted.
 pub const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// A leaver that tells no count for so long, though the session is up, has forgotten. Also how long connections are

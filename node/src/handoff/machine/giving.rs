@@ -5,7 +5,7 @@ use vrrp::types::Time;
 use super::super::job::{Flow, Job, Outcome, ProbeTarget};
 use super::super::message::{Body, FLOWS_MAX, Id, chunks, words};
 use super::place::{Place, Role};
-use super::{COUNT_EVERY, Direction, JOB, MOVE, Node, Order, Output, PREPARE, Progress, SILENCE, STEP};
+use super::{COUNT_EVERY, Direction, IN_FLIGHT, JOB, MOVE, Node, Order, Output, PREPARE, Progress, SILENCE, STEP};
 
 /// What it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ impl Giving {
     /// Waits for something else, as long as the move as a whole may still take.
     fn wait(&mut self, step: Step, now: Time) {
         self.step = step;
-        self.deadline = Some((now + STEP).min(self.went + MOVE));
+        self.deadline = Some((now + STEP).min(self.went + MOVE).max(now + IN_FLIGHT));
     }
 }
 
@@ -170,7 +170,7 @@ impl Place {
             (Step::Yielding, Body::Taken) => self.mute(node, now),
             (Step::Yielding, Body::Refused { why } | Body::Abort { why }) => self.not_taken(&words(&why), node, now),
             (Step::Released, Body::Announced) => self.dump(node, now),
-            (Step::Dumped, Body::Settled) => self.serve(node, now),
+            (Step::Dumping | Step::Dumped, Body::Settled) => self.serve(node, now),
             (Step::Muting | Step::LettingGo, Body::Abort { .. }) => giving.orphaned = true,
             (Step::Released | Step::Dumping | Step::Dumped, Body::Abort { .. }) => {
                 giving.orphaned = true;
@@ -417,7 +417,7 @@ impl Place {
         giving.deadline = None;
         giving.job = None;
         giving.count_at = Some(now + COUNT_EVERY);
-        giving.until = node.timeout.map(|timeout| giving.went + timeout);
+        giving.until = node.timeout.map(|timeout| now + timeout);
         if giving.orphaned {
             let soon = now + SILENCE;
             giving.until = Some(giving.until.map_or(soon, |until| until.min(soon)));

@@ -11,9 +11,11 @@ use super::giving::Giving;
 use super::taking::Taking;
 use super::{ANSWER, Direction, Facts, Node, Output, Progress};
 
-/// How soon a removal that failed is tried again.
+/// How soon a removal that failed is tried again; a mute node that becomes active would be silent.
 const REMOVE_AGAIN: Duration = Duration::from_millis(500);
+/// After so many failures it is said, and tried less often.
 const REMOVALS: u8 = 10;
+const REMOVE_SELDOM: Duration = Duration::from_secs(5);
 
 /// Which of a node's two sets of rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +151,8 @@ impl Place {
         let of_taking = self.taking.as_ref().is_some_and(|taking| taking.id == message.id);
         match message.body {
             Body::Want { reason } => self.want(message.id, &reason, node),
+            // A peer that says it twice is confused; the first one counts.
+            Body::Offer { .. } if of_giving || of_taking => node.ignored += 1,
             Body::Offer { reason, address, leaver, probe, connections } => {
                 self.asked = None;
                 let objection = self.objection(address, leaver, connections, node);
@@ -197,9 +201,9 @@ impl Place {
                     Outcome::Failed(_) if tries < REMOVALS => Residue::Again { at: now + REMOVE_AGAIN, tries },
                     Outcome::Failed(ref why) => {
                         self.refused = Some(format!(
-                            "what a hand-off left in the kernel could not be removed ({why}); stop the agent and run `lbnode release`"
+                            "what a hand-off left in the kernel cannot be removed ({why}); `lbnode release` does it"
                         ));
-                        Residue::None
+                        Residue::Again { at: now + REMOVE_SELDOM, tries: REMOVALS - 1 }
                     }
                     _ => Residue::None,
                 };

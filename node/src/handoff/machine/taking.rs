@@ -9,8 +9,8 @@ use super::super::message::{Body, Collected, FLOWS_MAX, Id, words};
 use super::giving::{Giving, complaint};
 use super::place::{Place, Role};
 use super::{
-    Direction, JOB, MOVE, Node, Order, Output, PATIENCE, PREPARE, PROBE_AGAIN, PROBE_LAST, PROBES, Progress, SILENCE,
-    STEP,
+    Direction, IN_FLIGHT, JOB, MOVE, Node, Order, Output, PATIENCE, PREPARE, PROBE_AGAIN, PROBE_LAST, PROBES, Progress,
+    SILENCE, STEP,
 };
 
 /// What it waits for.
@@ -117,7 +117,7 @@ impl Taking {
     /// Waits for something else, as long as the move as a whole may still take.
     fn wait(&mut self, step: Step, now: Time) {
         self.step = step;
-        self.deadline = Some((now + STEP).min(self.went + MOVE));
+        self.deadline = Some((now + STEP).min(self.went + MOVE).max(now + IN_FLIGHT));
     }
 }
 
@@ -390,7 +390,7 @@ impl Place {
         taking.step = Step::Serving;
         taking.deadline = None;
         taking.heard = now;
-        taking.until = node.timeout.map(|timeout| taking.went + timeout + PATIENCE);
+        taking.until = node.timeout.map(|timeout| now + timeout + PATIENCE);
         node.send(&self.vip.name, taking.id, Body::Settled);
         node.outputs.push_back(Output::Moved {
             vip: self.vip.name.clone(),
