@@ -89,6 +89,8 @@ pub struct Router {
     peer: Option<Known>,
     /// The VIP was given up for the peer to take, and it has not yet.
     resigned: bool,
+    /// The VIP will be given up for the peer as soon as the addresses are gone.
+    withdrawing: bool,
     /// Active: since when the peer is heard by adverts alone, and claims to be active too.
     contest: Option<Time>,
     /// Active: a hand-off to the peer is under way.
@@ -142,6 +144,7 @@ impl Router {
             held: 0,
             peer: None,
             resigned: false,
+            withdrawing: false,
             contest: None,
             yielding: false,
             superseded: false,
@@ -542,6 +545,7 @@ impl Router {
         self.held = self.term;
         self.renewed = now;
         self.resigned = false;
+        self.withdrawing = false;
         self.contest = None;
         self.deaf_since = None;
         self.advertise(now);
@@ -673,6 +677,9 @@ impl Router {
 
     fn on_vip(&mut self, applied: Applied, now: Time) {
         if self.state != State::Master {
+            if applied == Applied::Absent && std::mem::take(&mut self.withdrawing) {
+                self.resigned = true;
+            }
             return;
         }
         match applied {

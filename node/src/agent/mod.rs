@@ -545,6 +545,10 @@ impl Agent {
         systemd::stopping(left + Duration::from_secs(5));
         let Agent { vrrp, supervisor, guard, events, .. } = self;
         let _ = tokio::task::spawn_blocking(move || vrrp.join()).await;
+        // What was not over by now, is: nobody would end it later.
+        if let Err(error) = handoff::release().await {
+            tracing::warn!("what a hand-off left behind: {}", chain(&error));
+        }
         guard.dismiss().await;
         let stopped = supervisor.stop(left).await;
         let text = "the agent stopped".to_owned();

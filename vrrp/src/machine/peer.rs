@@ -14,7 +14,7 @@ use crate::types::Time;
 /// How long a hand-off may keep the VIP at its old holder after the new one took it.
 const YIELD: Duration = Duration::from_secs(3);
 /// For how long the peer has to see more of the segment, beside a lost advert: both have probed it by then.
-const DEAF: Duration = Duration::from_millis(1500);
+const DEAF: Duration = Duration::from_millis(700);
 
 impl Router {
     /// What the heartbeats say about this VIP; `None`: it was never told where its adverts come from.
@@ -141,8 +141,14 @@ impl Router {
         } else if claim.hears || claim.lan <= self.lan {
             self.deaf_since = None;
         } else if now - *self.deaf_since.get_or_insert(now) > DEAF + self.down_interval() {
-            self.resign(Why::SeesLess { lan: self.lan, peer: claim.lan }, now);
+            self.withdraw(Why::SeesLess { lan: self.lan, peer: claim.lan }, now);
         }
+    }
+
+    /// Gives the VIP up where nothing hurries: the peer hears of it when the addresses are gone, so that there are never two.
+    fn withdraw(&mut self, why: Why, now: Time) {
+        self.step_down(true, why, now);
+        self.withdrawing = true;
     }
 
     /// The peer holds the VIP in a higher term.
