@@ -361,6 +361,9 @@ impl Agent {
     fn wait_for_first_client(&mut self, vip: &str) {
         let address = self.cluster.vips.iter().find(|configured| configured.name == vip).map(|vip| vip.address);
         if let Some(address) = address.map(IpAddr::from) {
+            if let Some((_, before, _)) = self.first.take() {
+                self.supervisor.forget_first_connection(before);
+            }
             self.supervisor.watch_first_connection(address);
             self.first = Some((vip.to_owned(), address, Instant::now() + FIRST_CLIENT));
         }
