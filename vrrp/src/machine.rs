@@ -465,6 +465,8 @@ impl Router {
         }
         self.remember(advert, now);
         self.learned = advert.interval;
+        // A peer that was started anew took it in a lower term: it may have heard of ours, and stepped down again.
+        self.resigned = self.is_from_peer(advert.source);
         self.step_down(true, Why::TakenOver { by: advert.source }, now);
     }
 

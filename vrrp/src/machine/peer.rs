@@ -171,6 +171,10 @@ impl Router {
 
     /// The peer holds the VIP in a lower term, and hears of ours by our heartbeats: it will step down.
     fn win(&mut self, claim: Claim, now: Time) {
+        if self.superseded {
+            // It has forgotten the term in which it took over: it was started anew.
+            self.take_back(now);
+        }
         let Some(source) = claim.source else { return };
         if self.why == Why::HandedOver && now - self.since < YIELD {
             return;

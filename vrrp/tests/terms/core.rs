@@ -4,7 +4,7 @@ use vrrp::event::{Fault, Input, Note, Output, State, Why};
 use vrrp::heartbeat::{Claim, Fitness, Lan, Standing};
 use vrrp::types::Time;
 
-use crate::stage::{Stage, US, advert, claim, config, held, ms};
+use crate::stage::{STRANGER, Stage, THEM, US, advert, claim, config, held, ms};
 
 /// A holder in term 2, priority 100, that has just heard this.
 fn holder(claim: Claim) -> Stage {
@@ -77,6 +77,20 @@ fn an_offer_ends_in_a_resignation_when_a_fit_peer_is_heard() {
     holder.hear(Claim { term: 1, ..claim() });
     assert_eq!(holder.said(), [advert(0), Output::Release { taken: true }]);
     assert_eq!(holder.state(), State::Fault);
+}
+
+/// It was started anew and took the offer in a lower term; when it hears of ours it steps down again, and has to know
+/// that it may have the VIP all the same.
+#[test]
+fn a_peer_that_took_the_offer_is_told_that_the_vip_is_its_own() {
+    let mut holder = Stage::holder(100, 5);
+    holder.tell(Input::Serving(false));
+    holder.advert(THEM, 100);
+    assert_eq!((holder.state(), holder.claim().standing), (State::Fault, Standing::Resigned));
+    let mut stranger = Stage::holder(100, 5);
+    stranger.tell(Input::Serving(false));
+    stranger.advert(STRANGER, 100);
+    assert_eq!((stranger.state(), stranger.claim().standing), (State::Fault, Standing::Free));
 }
 
 #[test]
