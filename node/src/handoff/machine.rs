@@ -140,7 +140,7 @@ pub enum Order {
     Yield(bool),
     /// Become active, with a higher term.
     TakeOver,
-    /// Give the address up, without a priority 0: the peer has it.
+    /// Give the address up, without a priority 0: the peer has it. Nothing is yielded any more.
     LetGo,
     /// Announce the address once more.
     AnnounceAgain,
