@@ -89,8 +89,12 @@ pub struct Router {
     peer: Option<Known>,
     /// The VIP was given up for the peer to take, and it has not yet.
     resigned: bool,
-    /// Active: since when the peer is heard by adverts alone, and claims to be active too.
-    contest: Option<Time>,
+    /// The VIP will be given up for the peer as soon as the addresses are gone.
+    withdrawing: bool,
+    /// Active: since when the peer is heard by adverts alone, and claims to be active too; and when the last one came.
+    contest: Option<(Time, Time)>,
+    /// Active: since when the peer holds the VIP in a lower term, as if it did not hear our heartbeats.
+    unheeded: Option<Time>,
     /// Active: a hand-off to the peer is under way.
     yielding: bool,
     /// Active, yielding: the peer has taken over.
@@ -142,7 +146,9 @@ impl Router {
             held: 0,
             peer: None,
             resigned: false,
+            withdrawing: false,
             contest: None,
+            unheeded: None,
             yielding: false,
             superseded: false,
             deaf_since: None,
@@ -184,7 +190,7 @@ impl Router {
                 self.resign(Why::Asked, now);
             }
             Input::Resign => {}
-            Input::AnnounceAgain if self.state == State::Master => self.announce_anew(false, now),
+            Input::AnnounceAgain if self.state == State::Master && !self.superseded => self.announce_anew(false, now),
             Input::AnnounceAgain => {}
             Input::Shutdown => self.on_shutdown(now),
         }
@@ -197,6 +203,7 @@ impl Router {
         while let Some(timer) = self.timers.take_due(now) {
             match timer {
                 Timer::Advert => self.advertise(now),
+                Timer::Down if self.state == State::Master => self.take_back(now),
                 Timer::Down => {
                     let why = match (self.released, self.preempting) {
                         (true, _) => Why::Released,
@@ -412,6 +419,11 @@ impl Router {
     /// RFC 9568 §6.4.3 (700 to 765).
     fn advert_as_master(&mut self, advert: &Advert, now: Time) {
         if self.superseded {
+            match advert.priority {
+                _ if !self.is_from_peer(advert.source) => {}
+                RELEASE => self.take_back(now),
+                _ => self.timers.set(Timer::Down, now + self.down_interval()),
+            }
             return;
         }
         if advert.priority == RELEASE {
@@ -460,13 +472,22 @@ impl Router {
         }
         self.remember(advert, now);
         self.learned = advert.interval;
+        // A peer that was started anew took it in a lower term: it may have heard of ours, and stepped down again.
+        self.resigned = self.is_from_peer(advert.source);
         self.step_down(true, Why::TakenOver { by: advert.source }, now);
     }
 
     /// An advert of the peer while we are active: its heartbeat says in which term. Only when none comes for a down
     /// interval, priorities decide.
     fn leave_to_terms(&mut self, now: Time) -> bool {
-        self.peer(now).is_some() || now - *self.contest.get_or_insert(now) < self.down_interval()
+        if self.peer(now).is_some() {
+            return true;
+        }
+        // One that got through long ago has begun nothing.
+        let going_on = self.contest.filter(|(_, last)| now - *last < self.down_interval());
+        let since = going_on.map_or(now, |(since, _)| since);
+        self.contest = Some((since, now));
+        now - since < self.down_interval()
     }
 
     fn remember(&mut self, advert: &Advert, now: Time) {
@@ -538,11 +559,13 @@ impl Router {
         self.announce_when_present = true;
         self.announcements.clear();
         self.rival = None;
-        self.term += 1;
+        self.term = self.term.saturating_add(1);
         self.held = self.term;
         self.renewed = now;
         self.resigned = false;
+        self.withdrawing = false;
         self.contest = None;
+        self.unheeded = None;
         self.deaf_since = None;
         self.advertise(now);
         self.emit(Output::Hold);
@@ -600,7 +623,7 @@ impl Router {
                     self.announce_when_present = true;
                     self.emit(Output::Hold);
                 }
-                if !self.offering {
+                if !self.offering && !self.superseded {
                     self.advertise(now);
                 }
             }
@@ -673,13 +696,16 @@ impl Router {
 
     fn on_vip(&mut self, applied: Applied, now: Time) {
         if self.state != State::Master {
+            if applied == Applied::Absent && std::mem::take(&mut self.withdrawing) {
+                self.resigned = true;
+            }
             return;
         }
         match applied {
             Applied::Present => {
                 self.renewed = now;
                 self.timers.set(Timer::Lease, now + LEASE);
-                if std::mem::take(&mut self.announce_when_present) {
+                if std::mem::take(&mut self.announce_when_present) && !self.superseded {
                     self.announce_anew(self.why == Why::Silence, now);
                 }
             }

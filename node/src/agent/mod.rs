@@ -361,6 +361,9 @@ impl Agent {
     fn wait_for_first_client(&mut self, vip: &str) {
         let address = self.cluster.vips.iter().find(|configured| configured.name == vip).map(|vip| vip.address);
         if let Some(address) = address.map(IpAddr::from) {
+            if let Some((_, before, _)) = self.first.take() {
+                self.supervisor.forget_first_connection(before);
+            }
             self.supervisor.watch_first_connection(address);
             self.first = Some((vip.to_owned(), address, Instant::now() + FIRST_CLIENT));
         }
@@ -545,6 +548,10 @@ impl Agent {
         systemd::stopping(left + Duration::from_secs(5));
         let Agent { vrrp, supervisor, guard, events, .. } = self;
         let _ = tokio::task::spawn_blocking(move || vrrp.join()).await;
+        // What was not over by now, is: nobody would end it later.
+        if let Err(error) = handoff::release().await {
+            tracing::warn!("what a hand-off left behind: {}", chain(&error));
+        }
         guard.dismiss().await;
         let stopped = supervisor.stop(left).await;
         let text = "the agent stopped".to_owned();

@@ -53,7 +53,7 @@ pub(super) struct Peering {
     /// The process that we last talked to.
     instance: Option<u64>,
     heard: bool,
-    configured: Option<Vec<Vip>>,
+    configured: Option<(Vec<Vip>, Option<Duration>)>,
     facts: BTreeMap<String, Facts>,
 }
 
@@ -216,13 +216,13 @@ impl Agent {
     /// The election's picture has changed.
     pub(super) fn feed_peering(&mut self, snapshot: &Snapshot) {
         let now = self.time();
-        let vips = self.handoff_vips(snapshot);
-        let timeout = self.cluster.handoff_timeout;
+        let wanted = (self.handoff_vips(snapshot), self.cluster.handoff_timeout);
         let Some(peering) = &mut self.peering else { return };
-        if peering.configured.as_ref() != Some(&vips) {
+        if peering.configured.as_ref() != Some(&wanted) {
             peering.timelines.configure(snapshot.routers.iter().map(|router| router.config.name.as_str()));
-            peering.handoff.handle(Input::Configure { vips: vips.clone(), timeout }, now);
-            peering.configured = Some(vips);
+            let (vips, timeout) = wanted.clone();
+            peering.handoff.handle(Input::Configure { vips, timeout }, now);
+            peering.configured = Some(wanted);
             peering.facts.clear();
         }
         for router in &snapshot.routers {
@@ -384,6 +384,9 @@ impl Agent {
 
     /// Once a second: does the policy want a VIP at the other node?
     pub(super) fn look_at_plans(&mut self) {
+        if self.leaving.is_some() {
+            return;
+        }
         let (now, snapshot) = (self.time(), self.vrrp.snapshot());
         for router in &snapshot.routers {
             let name = &router.config.name;
@@ -391,7 +394,6 @@ impl Agent {
             let Some(peering) = &mut self.peering else { return };
             let input = match peering.planned.look(name, &view, now) {
                 None => continue,
-                Some(Move::Give) if self.leaving.is_some() => continue,
                 Some(Move::Give) => Input::Begin { vip: name.clone(), reason: format!("{} is fitter", peering.name) },
                 Some(Move::Ask) => Input::Ask { vip: name.clone(), reason: format!("{} is preferred", self.node.name) },
             };

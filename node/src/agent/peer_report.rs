@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use sync::counters::REASONS;
 use vrrp::event::State;
 use vrrp::heartbeat::Fitness;
 use vrrp::io::snapshot::{PathSnapshot, RouterSnapshot, Snapshot};
@@ -95,9 +96,8 @@ impl Agent {
             });
         };
         let status = channel.status().borrow().clone();
-        refused.extend(
-            status.counters.named().filter(|(_, count)| *count > 0).map(|(why, count)| (why.to_owned(), count)),
-        );
+        let reasons = REASONS.into_iter().map(|reason| (reason.name().to_owned(), status.counters.refused(reason)));
+        refused.extend(reasons.filter(|(_, count)| *count > 0));
         Some(Sync {
             state: if status.connected { SyncState::Connected } else { SyncState::Disconnected },
             peer: peering.name.clone(),

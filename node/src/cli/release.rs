@@ -1,4 +1,4 @@
-//! `lbnode release`: takes away the VIPs that an agent left behind. systemd runs it after every end of the agent.
+//! `lbnode release`: takes away the VIPs and the hand-offs that an agent left behind. systemd runs it after every end of the agent.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use vrrp::io::address;
 use super::{Exit, Json, complain, complain_text, print, print_json};
 use crate::config::{self, NodeConfig};
 use crate::control::{Request, Response, call};
+use crate::handoff;
 use crate::store::{Found, Store};
 
 /// How long an agent may take to say that it runs.
@@ -43,28 +44,41 @@ pub(super) fn release(config: &Path, json: Json) -> Exit {
             return Exit::Degraded;
         }
     };
-    match runtime.block_on(address::release(&routers)) {
-        Ok(released) => {
-            if json.json {
-                print_json(&json!({ "released": released }));
-            } else if released.is_empty() {
-                print("no VIP was left behind");
-            } else {
-                let released: Vec<String> = released.iter().map(ToString::to_string).collect();
-                print(format_args!("released {}", released.join(", ")));
-            }
-            Exit::Fine
+    let addresses = runtime.block_on(address::release(&routers));
+    // One that failed is no reason to leave the other.
+    let handoffs = runtime.block_on(handoff::release());
+    let (released, handoffs) = match (addresses, handoffs) {
+        (Ok(released), Ok(handoffs)) => (released, handoffs),
+        (Err(error), _) => return refused(&error),
+        (_, Err(error)) => return refused(&error),
+    };
+    if json.json {
+        let handoffs = json!({ "tables": handoffs.tables, "routes": handoffs.routes });
+        print_json(&json!({ "released": released, "handoffs": handoffs }));
+    } else {
+        if released.is_empty() {
+            print("no VIP was left behind");
+        } else {
+            let released: Vec<String> = released.iter().map(ToString::to_string).collect();
+            print(format_args!("released {}", released.join(", ")));
         }
-        Err(error) => {
-            complain(&error);
-            match crate::privileges::missing() {
-                Some(missing) => {
-                    complain_text(missing);
-                    Exit::NotPermitted
-                }
-                None => Exit::Degraded,
-            }
+        if handoffs != handoff::Released::default() {
+            let routes = handoffs.routes.iter().map(|vip| format!("route for {vip}"));
+            let all: Vec<String> = handoffs.tables.iter().map(|table| format!("table {table}")).chain(routes).collect();
+            print(format_args!("ended hand-offs: {}", all.join(", ")));
         }
+    }
+    Exit::Fine
+}
+
+fn refused(error: &dyn std::error::Error) -> Exit {
+    complain(error);
+    match crate::privileges::missing() {
+        Some(missing) => {
+            complain_text(missing);
+            Exit::NotPermitted
+        }
+        None => Exit::Degraded,
     }
 }
 

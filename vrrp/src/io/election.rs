@@ -288,6 +288,7 @@ impl Election {
                 if slot.wish.held || applied == Applied::Absent {
                     slot.router.handle(Input::Vip(applied), now);
                 }
+                self.news |= applied == Applied::Absent;
             }
             Report::Leftovers(addresses) => {
                 self.leftovers += addresses.len() as u64;

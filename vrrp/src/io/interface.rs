@@ -20,8 +20,9 @@ pub(super) const DEAF_LIMIT: Duration = Duration::from_secs(30);
 const PROBE: Duration = Duration::from_millis(200);
 /// After which a socket that could not be opened is tried again.
 const REOPEN: Duration = Duration::from_secs(1);
-/// For how long a host counts as heard; a doubted segment is asked five times in it.
-const SEEN: Duration = Duration::from_secs(1);
+/// For how long a host counts as heard while a segment is doubted, and how often it is asked then.
+const SEEN: Duration = Duration::from_millis(500);
+const ASK: Duration = Duration::from_millis(100);
 /// Hosts that are remembered; beyond, the ones heard longest ago are forgotten.
 const HOSTS: usize = 256;
 /// At most so many packets are read before deadlines are looked at again.
@@ -124,7 +125,7 @@ impl Interface {
             self.doubt = Some((since, next));
             return;
         }
-        self.doubt = Some((since, now + PROBE));
+        self.doubt = Some((since, now + ASK));
         let Some(arp) = self.ports.as_ref().and_then(|ports| ports.arp.as_ref()) else { return };
         for target in targets.chain(gateways(name)) {
             // A link that does not take it is as silent as one that does not answer.
