@@ -62,7 +62,7 @@ struct Path {
     received: u64,
     send_errors: u64,
     refused: BTreeMap<&'static str, u64>,
-    /// Kinds of bad datagrams that were logged since the last good one.
+    /// Kinds of bad datagrams, and of failures, that were logged since the last good datagram.
     logged: Vec<&'static str>,
 }
 
@@ -98,7 +98,10 @@ impl Pair {
             match socket(path.local) {
                 Ok(socket) => path.socket = Some(socket),
                 Err(error) => {
-                    tracing::warn!(local = %path.local, %error, "cannot open the socket for heartbeats");
+                    if !path.logged.contains(&"socket") {
+                        path.logged.push("socket");
+                        tracing::warn!(local = %path.local, %error, "cannot open the socket for heartbeats; it is tried again");
+                    }
                     path.reopen = Some(now + REOPEN);
                 }
             }

@@ -216,6 +216,26 @@ fn who_yields_when_isolated_holds_nothing_without_the_peer_and_the_gateway() {
     until("and with it, again", LIMIT, || a.has_vip());
 }
 
+/// The gateway came late, and has said nothing by itself.
+#[test]
+fn who_yields_when_isolated_keeps_the_vip_when_only_the_peer_is_gone() {
+    let Some(lab) = namespaces() else { return };
+    let [high, low] = drivers(&lab, FAST, [no_hooks(), no_hooks()]);
+    let mut wire = Wire::open(&lab[1]);
+    lab[1].ip("addr add 192.0.2.254/24 dev lan");
+    lab[0].ip("route add default via 192.0.2.254");
+    tell(&high, Command::YieldIsolated(true));
+    let asks = |frame: &Vec<u8>| frame[12..14] == [8, 6] && frame.get(38..42) == Some(&[192, 0, 2, 254]);
+    until("the gateway is asked", LIMIT, || wire.listen(FAST).iter().any(asks));
+    hear_more(&high, 3);
+    filter(&lab[1], "meta l4proto { 112, udp }");
+    until("the peer is silent", LIMIT, || !router(&high).expect("a router").peer_fresh);
+    until("for long", LIMIT, || router(&high).expect("a router").peer.is_some_and(|(_, ago)| ago > FAST * 20));
+    assert_eq!((state(&high), takeovers(&high)), (State::Master, 1));
+    assert!(lab[0].has_vip());
+    drop(low);
+}
+
 #[test]
 fn who_is_alone_and_was_not_told_to_yield_serves() {
     let Some([a, b]) = namespaces() else { return };
