@@ -189,7 +189,8 @@ impl Agent {
     fn deadline(&self) -> Instant {
         let handoff = self.peering.as_ref().and_then(|peering| peering.handoff.poll_timeout());
         let handoff = handoff.map(|at| self.started + Duration::from_micros(at.0));
-        handoff.into_iter().chain(self.leaving_deadline()).min().unwrap_or_else(|| Instant::now() + TICK)
+        let post = self.peering.as_ref().and_then(Peering::post_again);
+        handoff.into_iter().chain(post).chain(self.leaving_deadline()).min().unwrap_or_else(|| Instant::now() + TICK)
     }
 
     /// A signal asks for the end. The first time VIPs and their connections have time to go; `true`: end at once.
