@@ -1,5 +1,7 @@
-//! `lbnode release`: takes away the VIPs that an agent left behind. systemd runs it after every end of the agent.
+//! `lbnode release`: takes away the VIPs that an agent left behind, and what its hand-offs left in the kernel. systemd
+//! runs it after every end of the agent.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,12 +12,13 @@ use vrrp::io::address;
 use super::{Exit, Json, complain, complain_text, print, print_json};
 use crate::config::{self, NodeConfig};
 use crate::control::{Request, Response, call};
+use crate::handoff::{self, Released};
 use crate::store::{Found, Store};
 
 /// How long an agent may take to say that it runs.
 const ALIVE: Duration = Duration::from_secs(2);
 
-/// Removes what is tagged as ours on any interface, and what the files name as a VIP.
+/// Removes what is tagged as ours on any interface, what the files name as a VIP, and every table and route of a hand-off.
 pub(super) fn release(config: &Path, json: Json) -> Exit {
     let node = match config.exists().then(|| config::load_node(config)) {
         Some(Ok(node)) => Some(node),
@@ -43,20 +46,21 @@ pub(super) fn release(config: &Path, json: Json) -> Exit {
             return Exit::Degraded;
         }
     };
-    match runtime.block_on(address::release(&routers)) {
-        Ok(released) => {
+    let addresses = runtime.block_on(address::release(&routers));
+    // Also when an address could not go: what mutes this node must not stay for that.
+    let left = runtime.block_on(handoff::release());
+    match (addresses, left) {
+        (Ok(addresses), Ok(left)) => {
             if json.json {
-                print_json(&json!({ "released": released }));
-            } else if released.is_empty() {
-                print("no VIP was left behind");
+                print_json(&json!({ "released": addresses, "tables": left.tables, "routes": left.routes }));
             } else {
-                let released: Vec<String> = released.iter().map(ToString::to_string).collect();
-                print(format_args!("released {}", released.join(", ")));
+                print(words(&addresses, &left));
             }
             Exit::Fine
         }
-        Err(error) => {
-            complain(&error);
+        (addresses, left) => {
+            addresses.inspect_err(|error| complain(error)).ok();
+            left.inspect_err(|error| complain(error)).ok();
             match crate::privileges::missing() {
                 Some(missing) => {
                     complain_text(missing);
@@ -66,6 +70,13 @@ pub(super) fn release(config: &Path, json: Json) -> Exit {
             }
         }
     }
+}
+
+fn words(addresses: &[Ipv4Addr], left: &Released) -> String {
+    let mut found: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    found.extend(left.tables.iter().map(|name| format!("table {name}")));
+    found.extend(left.routes.iter().map(|vip| format!("the route of {vip}")));
+    if found.is_empty() { "no VIP was left behind".into() } else { format!("released {}", found.join(", ")) }
 }
 
 /// The routers of the revision that was applied last, else of the bootstrap file; none if neither can be read.
