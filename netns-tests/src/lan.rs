@@ -12,7 +12,7 @@ use rtnetlink::packet_core::DefaultNla;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{BridgePortState, LinkAttribute, LinkProtoInfoBridge};
-use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth};
+use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::netns::{Netns, NetnsError, link_index};
 
@@ -174,7 +174,28 @@ impl Port {
         self.rule(Direction::Inbound, &format!("ether saddr {mac} drop"))
     }
 
-    /// Takes away what [`Port::cut`], [`Port::loss`], [`Port::filter`] and [`Port::ignore`] put there.
+    /// Drops UDP and TCP from and to one port, in both directions.
+    pub fn close(&self, number: u16) -> Result<(), RuleError> {
+        let rule = format!(
+            "meta l4proto {{ tcp, udp }} th dport {number} drop; meta l4proto {{ tcp, udp }} th sport {number} drop"
+        );
+        self.rule(Direction::Outbound, &rule)?;
+        self.rule(Direction::Inbound, &rule)
+    }
+
+    /// Drops TCP from and to one port, in both directions.
+    pub fn close_tcp(&self, number: u16) -> Result<(), RuleError> {
+        let rule = format!("tcp dport {number} drop; tcp sport {number} drop");
+        self.rule(Direction::Outbound, &rule)?;
+        self.rule(Direction::Inbound, &rule)
+    }
+
+    /// Source guard: IPv4 packets of the host pass only with this source address.
+    pub fn guard_source(&self, address: Ipv4Addr) -> Result<(), RuleError> {
+        self.rule(Direction::Outbound, &format!("ip saddr != {address} drop"))
+    }
+
+    /// Takes away what the other methods by packet rules put there.
     pub fn heal(&self) -> Result<(), RuleError> {
         let table = self.table();
         self.nft(format!("table netdev {table} {{}}\ndelete table netdev {table}\n"))
@@ -198,22 +219,27 @@ impl Port {
     }
 
     fn nft(&self, rules: String) -> Result<(), RuleError> {
-        self.switch.run(move || {
-            let mut nft = Command::new("nft")
-                .args(["-f", "-"])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped())
-                .spawn()
-                .map_err(RuleError::Run)?;
-            nft.stdin.take().expect("it was asked for").write_all(rules.as_bytes()).map_err(RuleError::Run)?;
-            let output = nft.wait_with_output().map_err(RuleError::Run)?;
-            if output.status.success() {
-                return Ok(());
-            }
-            Err(RuleError::Refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
-        })
+        nft(&self.switch, rules)
     }
+}
+
+/// Has the `nft` program do what these rules say, inside `netns`.
+pub fn nft(netns: &Netns, rules: String) -> Result<(), RuleError> {
+    netns.run(move || {
+        let mut nft = Command::new("nft")
+            .args(["-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(RuleError::Run)?;
+        nft.stdin.take().expect("it was asked for").write_all(rules.as_bytes()).map_err(RuleError::Run)?;
+        let output = nft.wait_with_output().map_err(RuleError::Run)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(RuleError::Refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    })
 }
 
 /// Whether the faults by packet rules can be made here.
@@ -248,6 +274,14 @@ pub fn carrier(host: &Netns) -> Result<bool, NetnsError> {
         let mut links = handle.link().get().match_name(INTERFACE.to_owned()).execute();
         let link = links.try_next().await?.ok_or(rtnetlink::Error::RequestFailed)?;
         Ok(link.attributes.contains(&LinkAttribute::Carrier(1)))
+    })
+}
+
+/// Gives `host` a gateway.
+pub fn default_route(host: &Netns, gateway: Ipv4Addr) -> Result<(), NetnsError> {
+    host.netlink("add a default route", move |handle| async move {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
+        handle.route().add(route).execute().await
     })
 }
 

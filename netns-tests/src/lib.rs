@@ -22,6 +22,7 @@ pub mod load;
 pub mod netns;
 pub mod pair;
 pub mod process;
+pub mod residue;
 pub mod server;
 pub mod site;
 pub mod sniffer;

@@ -213,6 +213,40 @@ impl Node {
         }
     }
 
+    /// `lbnode failover`, asked once: what became of the VIP, as the agent says it.
+    pub fn ask_failover(&self, to: Option<&str>, force: bool) -> Result<Value, CallError> {
+        let request = json!({"request": "failover", "vip": null, "to": to, "force": force});
+        let mut answer = self.call_within(&request, FAILOVER_LIMIT)?;
+        match answer["vips"].get_mut(0) {
+            Some(vip) => Ok(vip.take()),
+            None => Err(CallError::Nonsense { socket: self.socket(), answer: answer.to_string() }),
+        }
+    }
+
+    /// `lbnode maintenance`, answered when the VIPs have gone.
+    pub fn maintenance(&self, on: bool) -> Result<Value, CallError> {
+        self.call_within(&json!({"request": "maintenance", "on": on}), FAILOVER_LIMIT)
+    }
+
+    /// `lbnode events --json` of this node: all that it has in memory, the oldest first.
+    pub fn events(&self) -> Result<Vec<Value>, CallError> {
+        let socket = self.socket();
+        let failed = |source| CallError::Io { socket: socket.clone(), source };
+        let lines = open(&socket, &json!({"request": "events"}), CALL_LIMIT).map_err(failed)?.lines();
+        let mut events = Vec::new();
+        for line in lines {
+            let line = line.map_err(failed)?;
+            let mut told: Value = serde_json::from_str(&line)
+                .map_err(|_| CallError::Nonsense { socket: socket.clone(), answer: line.clone() })?;
+            match told["response"].as_str() {
+                Some("event") => events.push(told["event"].take()),
+                Some("events_end") => return Ok(events),
+                _ => return Err(CallError::Nonsense { socket: socket.clone(), answer: line }),
+            }
+        }
+        Err(failed(io::ErrorKind::UnexpectedEof.into()))
+    }
+
     /// `lbnode status --json` of this node.
     pub fn status(&self) -> Result<Status, CallError> {
         let mut answer = self.call(&json!({"request": "status"}))?;
@@ -254,6 +288,22 @@ impl Status {
         self.own()["proxy"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw)
     }
 
+    /// Whether there is a session with the peer.
+    pub fn connected(&self) -> bool {
+        self.0["sync"]["state"] == "connected"
+    }
+
+    /// What works for now and would not bear a further fault, as one text; empty: nothing of the kind.
+    pub fn degraded(&self) -> String {
+        let words = self.0["degraded"].as_array().map(Vec::as_slice).unwrap_or_default();
+        words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Connections that a hand-off left at the old node; `None`: no hand-off is under way.
+    pub fn connections_left(&self) -> Option<u64> {
+        self.0["handoff"][0]["connections_left"].as_u64()
+    }
+
     /// A counter of the VIP's router.
     pub fn counter(&self, name: &str) -> u64 {
         self.0["vips"][0]["counters"][name].as_u64().unwrap_or_default()
@@ -263,11 +313,14 @@ impl Status {
     pub fn words(&self) -> String {
         let own = self.own();
         format!(
-            "router {}, fit {}, reasons {}, proxy {}",
+            "router {}, fit {}, reasons {}, proxy {}, sync {}, hand-off {}, degraded {:?}",
             self.router(),
             own["fit"],
             own["reasons"],
-            own["proxy"]["state"]
+            own["proxy"]["state"],
+            self.0["sync"]["state"],
+            self.0["handoff"],
+            self.degraded()
         )
     }
 }
@@ -345,6 +398,11 @@ impl Pair {
         lan::addresses(&self.site.nodes[index].netns).is_ok_and(|addresses| addresses.contains(&VIP))
     }
 
+    /// `lbnode pair` on both nodes, for those that do not know each other (any more).
+    pub fn introduce(&self) -> Result<(), PairError> {
+        introduce(&self.settings.binary, &self.nodes)
+    }
+
     /// Waits until one node is active, the other one stands by and is fit, and a client is answered.
     /// Returns the active one.
     pub fn settled(&mut self, within: Duration) -> Result<usize, WaitError> {
@@ -402,13 +460,18 @@ pub fn control_socket(folder: &Path) -> PathBuf {
 }
 
 fn exchange(socket: &Path, request: &Value, limit: Duration) -> io::Result<String> {
+    let mut line = String::new();
+    open(socket, request, limit)?.read_line(&mut line)?;
+    Ok(line)
+}
+
+/// Says it; what comes back is to be read.
+fn open(socket: &Path, request: &Value, limit: Duration) -> io::Result<BufReader<io::Take<UnixStream>>> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;
     stream.write_all(format!("{request}\n").as_bytes())?;
-    let mut line = String::new();
-    BufReader::new(stream.take(LINE_BYTES)).read_line(&mut line)?;
-    Ok(line)
+    Ok(BufReader::new(stream.take(LINE_BYTES)))
 }
 
 /// `lbnode pair` on both nodes, as an operator would: each learns the other's certificate.

@@ -5,7 +5,10 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use netns_lab::load::{Load, Spec};
 use netns_lab::pair::{Pair, Settings};
+use netns_lab::residue::Residue;
+use netns_lab::wait::wait_until;
 use nix::unistd::geteuid;
 
 /// Generous: a debug build on two busy cores, and longer than the 30 s after which a node takes a LAN where nobody
@@ -53,6 +56,63 @@ impl Drop for Folder {
             println!("{} could not be removed: {error}", self.0.display());
         }
     }
+}
+
+/// What most tests of hand-offs carry: three hundred connections, and a transfer each way that lasts.
+pub(crate) const SMALL: Spec = Spec {
+    idle: 240,
+    busy: 60,
+    transfer: 10_000_000,
+    stretch: Duration::from_secs(20),
+    limit: Duration::from_secs(120),
+};
+
+/// Connections through the VIP, all of them open when it returns.
+pub(crate) fn load(pair: &Pair, spec: Spec) -> Load {
+    let load = Load::start(&pair.site.client.netns, pair.site.stream_service(), spec).or_fail("start the load");
+    wait_until("the load to work", LIMIT, || load.ready()).or_fail("open the connections");
+    load
+}
+
+/// Ends a load that must have lost nothing.
+#[track_caller]
+pub(crate) fn assert_whole(load: Load, transfers: usize) {
+    let recording = load.finish().or_fail("finish the load");
+    let losses: Vec<_> = recording.losses.iter().take(3).collect();
+    let found = (recording.losses.len(), recording.transfers.len());
+    assert_eq!(found, (0, transfers), "lost, transferred; the first losses: {losses:?}");
+}
+
+/// Waits until no hand-off has anything in the kernels of either node.
+pub(crate) fn nothing_left(pair: &Pair) {
+    for node in &pair.site.nodes {
+        wait_until(&format!("nothing of a hand-off to be left at {}", node.netns.name()), LIMIT, || match Residue::of(
+            &node.netns,
+        )
+        .or_fail("look for residue")
+        {
+            residue if residue.is_none() => Ok(()),
+            residue => Err(format!("{residue:?}")),
+        })
+        .or_fail("clear up");
+    }
+}
+
+/// Writes something else into a generated file.
+pub(crate) fn edit(path: &Path, from: &str, to: &str) {
+    let text = std::fs::read_to_string(path).or_fail("read a generated file");
+    assert!(text.contains(from), "{} has no {from:?}", path.display());
+    std::fs::write(path, text.replace(from, to)).or_fail("write a generated file");
+}
+
+/// The generated cluster file of a node.
+pub(crate) fn cluster_file(pair: &Pair, index: usize) -> PathBuf {
+    pair.nodes[index].folder.join("cluster.toml")
+}
+
+/// Whether tests that take minutes shall run.
+pub(crate) fn long() -> bool {
+    std::env::var_os("LBNODE_LONG").is_some()
 }
 
 /// `lbnode`, as it was built: `LBNODE_BIN`, or where cargo puts it beside this test.

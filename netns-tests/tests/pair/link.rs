@@ -82,7 +82,7 @@ fn a_link_that_comes_up_deaf_counts_only_once_something_was_heard_through_it() {
 #[test]
 fn after_a_cut_between_the_nodes_one_remains_announces_again_and_the_dual_active_time_is_told() {
     let Some(folder) = Folder::new("split") else { return };
-    let mut pair = folder.pair(|_| {});
+    let mut pair = folder.pair(|settings| settings.sync = false);
     let active = pair.settled(LIMIT).or_fail("settle");
     // Deaf, not down: both believe that the other one died.
     for node in &pair.site.nodes {

@@ -495,6 +495,7 @@ impl Agent {
                 self.retain_plans(&names);
                 self.tell_vrrp(Command::Configure(routers));
                 self.tell_vrrp(self.isolation());
+                self.tell_report();
                 if let Err(error) = crate::listeners::keep_in_fd_store(&self.listeners.current()) {
                     tracing::warn!(%error, "systemd did not take the listening sockets");
                 }

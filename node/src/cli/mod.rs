@@ -140,7 +140,7 @@ Example:
   lbnode pair join a:3f1c…                 on the other one; it prints what to run on the first"
     )]
     Pair(pair::PairCommand),
-    /// Remove VIPs that an agent left behind
+    /// Remove VIPs that an agent left behind, and what its hand-offs did
     #[command(after_help = "Example:\n  lbnode release --config /etc/lbnode/node.toml")]
     Release {
         /// The node file; it may be missing

@@ -1,5 +1,7 @@
-//! `lbnode release`: takes away the VIPs and the hand-offs that an agent left behind. systemd runs it after every end of the agent.
+//! `lbnode release`: takes away the VIPs that an agent left behind, and what its hand-offs left in the kernel. systemd
+//! runs it after every end of the agent.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,13 +12,13 @@ use vrrp::io::address;
 use super::{Exit, Json, complain, complain_text, print, print_json};
 use crate::config::{self, NodeConfig};
 use crate::control::{Request, Response, call};
-use crate::handoff;
+use crate::handoff::{self, Released};
 use crate::store::{Found, Store};
 
 /// How long an agent may take to say that it runs.
 const ALIVE: Duration = Duration::from_secs(2);
 
-/// Removes what is tagged as ours on any interface, and what the files name as a VIP.
+/// Removes what is tagged as ours on any interface, what the files name as a VIP, and every table and route of a hand-off.
 pub(super) fn release(config: &Path, json: Json) -> Exit {
     let node = match config.exists().then(|| config::load_node(config)) {
         Some(Ok(node)) => Some(node),
@@ -45,41 +47,36 @@ pub(super) fn release(config: &Path, json: Json) -> Exit {
         }
     };
     let addresses = runtime.block_on(address::release(&routers));
-    // One that failed is no reason to leave the other.
-    let handoffs = runtime.block_on(handoff::release());
-    let (released, handoffs) = match (addresses, handoffs) {
-        (Ok(released), Ok(handoffs)) => (released, handoffs),
-        (Err(error), _) => return refused(&error),
-        (_, Err(error)) => return refused(&error),
-    };
-    if json.json {
-        let handoffs = json!({ "tables": handoffs.tables, "routes": handoffs.routes });
-        print_json(&json!({ "released": released, "handoffs": handoffs }));
-    } else {
-        if released.is_empty() {
-            print("no VIP was left behind");
-        } else {
-            let released: Vec<String> = released.iter().map(ToString::to_string).collect();
-            print(format_args!("released {}", released.join(", ")));
+    // Also when an address could not go: what mutes this node must not stay for that.
+    let left = runtime.block_on(handoff::release());
+    match (addresses, left) {
+        (Ok(addresses), Ok(left)) => {
+            if json.json {
+                print_json(&json!({ "released": addresses, "tables": left.tables, "routes": left.routes }));
+            } else {
+                print(words(&addresses, &left));
+            }
+            Exit::Fine
         }
-        if handoffs != handoff::Released::default() {
-            let routes = handoffs.routes.iter().map(|vip| format!("route for {vip}"));
-            let all: Vec<String> = handoffs.tables.iter().map(|table| format!("table {table}")).chain(routes).collect();
-            print(format_args!("ended hand-offs: {}", all.join(", ")));
+        (addresses, left) => {
+            addresses.inspect_err(|error| complain(error)).ok();
+            left.inspect_err(|error| complain(error)).ok();
+            match crate::privileges::missing() {
+                Some(missing) => {
+                    complain_text(missing);
+                    Exit::NotPermitted
+                }
+                None => Exit::Degraded,
+            }
         }
     }
-    Exit::Fine
 }
 
-fn refused(error: &dyn std::error::Error) -> Exit {
-    complain(error);
-    match crate::privileges::missing() {
-        Some(missing) => {
-            complain_text(missing);
-            Exit::NotPermitted
-        }
-        None => Exit::Degraded,
-    }
+fn words(addresses: &[Ipv4Addr], left: &Released) -> String {
+    let mut found: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    found.extend(left.tables.iter().map(|name| format!("table {name}")));
+    found.extend(left.routes.iter().map(|vip| format!("the route of {vip}")));
+    if found.is_empty() { "no VIP was left behind".into() } else { format!("released {}", found.join(", ")) }
 }
 
 /// The routers of the revision that was applied last, else of the bootstrap file; none if neither can be read.
