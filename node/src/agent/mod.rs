@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use vrrp::event::{Fault, Note, State};
+use vrrp::event::{Fault, Note, State, Why};
 use vrrp::io::driver::{Command, Driver, NotTaken};
 use vrrp::io::snapshot::{Event, EventKind, Step};
 
@@ -272,7 +272,8 @@ impl Agent {
                     self.lost(&vip);
                 }
                 if to == State::Master {
-                    self.took_over(&vip, words, instant);
+                    let kind = if why == Why::HandedOver { Kind::Handoff } else { Kind::Failover };
+                    self.took_over(kind, &vip, words, instant);
                 } else {
                     let text = format!("{}: {from} → {to}", self.node.name);
                     let draft = Draft { kind: Kind::Transition, vip: Some(vip), text, why: words, ..Draft::default() };
@@ -346,16 +347,15 @@ impl Agent {
     }
 
     /// This node has just taken a VIP.
-    fn took_over(&mut self, vip: &str, why: String, at: Instant) {
+    fn took_over(&mut self, kind: Kind, vip: &str, why: String, at: Instant) {
         let snapshot = self.vrrp.snapshot();
         let term = snapshot.routers.iter().find(|router| router.config.name == vip).map_or(0, |router| router.term);
-        match &mut self.peering {
-            Some(peering) => peering.timelines.took(vip, why, term, at, &self.events),
-            None => {
-                let text = format!("{} took {vip} over", self.node.name);
-                let draft = Draft { kind: Kind::Failover, vip: Some(vip.to_owned()), text, why, ..Draft::default() };
-                self.events.record(draft);
-            }
+        let text = format!("{} took {vip} over", self.node.name);
+        let term_known = (term > 0).then_some(term);
+        let draft = Draft { kind, vip: Some(vip.to_owned()), text, why, term: term_known, ..Draft::default() };
+        let id = self.events.record(draft);
+        if let Some(peering) = &mut self.peering {
+            peering.timelines.took(vip, id, term, at, &self.events);
         }
     }
 

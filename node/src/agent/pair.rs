@@ -331,9 +331,12 @@ impl Agent {
             Output::Moved { vip, direction, flows, took, .. } => {
                 let to = self.taker(direction);
                 tracing::info!(vip, to, flows, took_ms = took.as_millis(), "hand-off: the VIP has moved");
-                let text =
-                    format!("{vip} was handed over to {to}; {flows} connections stay where they are until they end");
-                self.events.record(Draft { kind: Kind::Handoff, vip: Some(vip.clone()), text, ..Draft::default() });
+                // The taker has the event of its takeover, with the timeline.
+                if direction == Direction::ToPeer {
+                    let text = format!("{vip} was handed over to {to}; {flows} connections stay here until they end");
+                    let draft = Draft { kind: Kind::Handoff, vip: Some(vip.clone()), text, ..Draft::default() };
+                    self.events.record(draft);
+                }
                 self.moved(&vip, Ok(took));
             }
             Output::Finished { vip, flows, reset, lasted, why, direction, .. } => {

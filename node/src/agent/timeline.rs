@@ -1,6 +1,6 @@
 //! The events of VIPs that moved: what both nodes did, on one clock, in one record.
 //!
-//! The node that takes a VIP writes the event; its own steps amend it as they come, and so do the peer's, which travel
+//! The node that takes a VIP has an event of it; its own steps amend it as they come, and so do the peer's, which travel
 //! over the sync channel and may come first, late (the channel was down) or never.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -9,7 +9,7 @@ use std::time::Instant;
 use sync::clock_at;
 use vrrp::io::snapshot::Step;
 
-use crate::events::{Draft, Kind, Stamp, Store, What, timeline};
+use crate::events::{Stamp, Store, What, timeline};
 use crate::peer::{Did, StepTold};
 
 /// Steps of each VIP that are remembered until an event wants them, and steps that wait for the peer.
@@ -83,19 +83,10 @@ impl Timelines {
         vip.amend(&self.node, events);
     }
 
-    /// This node took a VIP; writes the event.
-    pub(super) fn took(&mut self, name: &str, why: String, term: u64, at: Instant, events: &Store) {
+    /// This node took a VIP, as the event `id` says.
+    pub(super) fn took(&mut self, name: &str, id: u64, term: u64, at: Instant, events: &Store) {
         let vip = self.vips.entry(name.to_owned()).or_default();
-        let text = format!("{} took {name} over", self.node);
-        let draft = Draft {
-            kind: Kind::Failover,
-            vip: Some(name.to_owned()),
-            text,
-            why,
-            term: Some(term),
-            timeline: Vec::new(),
-        };
-        vip.event = Some(Takeover { id: events.record(draft), term, at: signed(clock_at(at)) });
+        vip.event = Some(Takeover { id, term, at: signed(clock_at(at)) });
         vip.amend(&self.node, events);
     }
 
