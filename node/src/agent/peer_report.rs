@@ -137,6 +137,9 @@ impl Agent {
         let Some(peering) = &self.peering else { return Vec::new() };
         let peer = &peering.name;
         let mut found = Vec::new();
+        if !has_nft() {
+            found.push("nft is not installed (package nftables): planned switchovers cut connections".into());
+        }
         match &peering.channel {
             None => found.push(format!(
                 "there is no sync channel to {peer}: {}",
@@ -201,6 +204,12 @@ impl Agent {
             _ => None,
         }
     }
+}
+
+/// Hand-offs run it; it may be installed while the agent runs.
+fn has_nft() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join("nft").is_file())
 }
 
 impl super::pair::Peering {
