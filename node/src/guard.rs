@@ -261,7 +261,7 @@ impl Ready {
 
     fn release(&self, runtime: &tokio::runtime::Runtime) -> io::Result<()> {
         if self.held.is_empty() {
-            return Ok(());
+            return end_hand_offs(runtime);
         }
         for LastWords { local, remote, datagrams } in &self.words {
             let fresh;
@@ -296,8 +296,17 @@ impl Ready {
         let configs: Vec<RouterConfig> = self.held.iter().map(|held| held.config.clone()).collect();
         let released = runtime.block_on(address::release(&configs)).map_err(io::Error::other)?;
         eprintln!("lbnode guard: the agent died; released {released:?}");
-        Ok(())
+        end_hand_offs(runtime)
     }
+}
+
+/// A hand-off needs an agent at both ends.
+fn end_hand_offs(runtime: &tokio::runtime::Runtime) -> io::Result<()> {
+    let released = runtime.block_on(crate::handoff::release()).map_err(io::Error::other)?;
+    if released != crate::handoff::Released::default() {
+        eprintln!("lbnode guard: the agent died; ended its hand-offs: {released:?}");
+    }
+    Ok(())
 }
 
 /// Sends from an address, whether it is there at the moment or not.

@@ -154,6 +154,12 @@ impl Run {
                 let progress: Vec<_> = agent.machine.progress().collect();
                 return Err(format!("node {number} is not idle in the end: {progress:?}"));
             }
+            if agent.election.yielding {
+                return Err(format!("node {number} still yields in the end"));
+            }
+            if node.kernel.address != node.is_active() {
+                return Err(format!("node {number} has the address without being active in the end"));
+            }
             if node.kernel.has_residue() {
                 return Err(format!("node {number} has something left in the end: {:?}", node.kernel));
             }

@@ -13,8 +13,11 @@
 //!
 //! An active router whose proxy core cannot serve *offers* the VIP (docs/adr/0002): one advert of priority 0, the
 //! addresses kept, silence. If another router is heard, it took over; if not, this one goes on. If the other node of the
-//! pair is known to be fit, nothing is offered: it resigns. What terms and heartbeats decide is in [`peer`].
+//! pair is known to be fit, nothing is offered: it resigns. What terms and heartbeats decide is in [`peer`],
+//! what adverts decide in [`adverts`].
 
+mod addresses;
+mod adverts;
 mod peer;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -23,7 +26,7 @@ use std::time::Duration;
 
 use crate::announcements::Announcements;
 use crate::config::RouterConfig;
-use crate::event::{Advert, Applied, Fault, Input, Note, OWNER, Output, RELEASE, State, Why};
+use crate::event::{Fault, Input, Note, Output, RELEASE, State, Why};
 use crate::heartbeat::{Claim, Lan, Term};
 use crate::timers::{Timer, Timers};
 use crate::types::{Interval, Time};
@@ -89,8 +92,12 @@ pub struct Router {
     peer: Option<Known>,
     /// The VIP was given up for the peer to take, and it has not yet.
     resigned: bool,
-    /// Active: since when the peer is heard by adverts alone, and claims to be active too.
-    contest: Option<Time>,
+    /// The VIP will be given up for the peer as soon as the addresses are gone.
+    withdrawing: bool,
+    /// Active: since when the peer is heard by adverts alone, and claims to be active too; and when the last one came.
+    contest: Option<(Time, Time)>,
+    /// Active: since when the peer holds the VIP in a lower term, as if it did not hear our heartbeats.
+    unheeded: Option<Time>,
     /// Active: a hand-off to the peer is under way.
     yielding: bool,
     /// Active, yielding: the peer has taken over.
@@ -143,6 +150,8 @@ impl Router {
             peer: None,
             resigned: false,
             contest: None,
+            unheeded: None,
+            withdrawing: false,
             yielding: false,
             superseded: false,
             deaf_since: None,
@@ -184,7 +193,7 @@ impl Router {
                 self.resign(Why::Asked, now);
             }
             Input::Resign => {}
-            Input::AnnounceAgain if self.state == State::Master => self.announce_anew(false, now),
+            Input::AnnounceAgain if self.state == State::Master && !self.superseded => self.announce_anew(false, now),
             Input::AnnounceAgain => {}
             Input::Shutdown => self.on_shutdown(now),
         }
@@ -197,6 +206,7 @@ impl Router {
         while let Some(timer) = self.timers.take_due(now) {
             match timer {
                 Timer::Advert => self.advertise(now),
+                Timer::Down if self.state == State::Master => self.take_back(now),
                 Timer::Down => {
                     let why = match (self.released, self.preempting) {
                         (true, _) => Why::Released,
@@ -358,155 +368,6 @@ impl Router {
         }
     }
 
-    // === adverts ===
-
-    fn on_advert(&mut self, advert: Advert, now: Time) {
-        if self.source == Some(Some(advert.source)) {
-            if self.noted.own_address.is_none_or(|at| now - at > NOTE_AGAIN) {
-                self.noted.own_address = Some(now);
-                self.note(Note::OwnAddress);
-            }
-            return;
-        }
-        self.note_oddities(&advert, now);
-        match self.state {
-            State::Init => {}
-            State::Fault => self.remember(&advert, now),
-            State::Backup => self.advert_as_backup(&advert, now),
-            State::Master if self.offering => self.advert_while_offering(&advert, now),
-            State::Master => self.advert_as_master(&advert, now),
-        }
-    }
-
-    /// RFC 9568 §6.4.2 (430 to 460).
-    fn advert_as_backup(&mut self, advert: &Advert, now: Time) {
-        if advert.priority == RELEASE && self.is_from_peer(advert.source) {
-            // There is nobody else to leave the skew time to.
-            self.become_master(Why::Released, now);
-            return;
-        }
-        if advert.priority == RELEASE {
-            self.released = true;
-            let skewed = now + self.skew();
-            let earlier = self.timers.get(Timer::Down).map_or(skewed, |down| down.min(skewed));
-            self.timers.set(Timer::Down, earlier);
-            return;
-        }
-        let outranks = advert.priority >= self.priority();
-        if !outranks && self.may_preempt {
-            // Discarded: the running deadline stays untouched, and ends in our takeover.
-            self.preempting = true;
-            self.remember(advert, now);
-            return;
-        }
-        if outranks {
-            self.arm_preemption(now);
-        }
-        self.released = false;
-        self.preempting = false;
-        self.remember(advert, now);
-        self.learned = advert.interval;
-        self.timers.set(Timer::Down, now + self.down_interval());
-    }
-
-    /// RFC 9568 §6.4.3 (700 to 765).
-    fn advert_as_master(&mut self, advert: &Advert, now: Time) {
-        if self.superseded {
-            return;
-        }
-        if advert.priority == RELEASE {
-            self.advertise(now);
-            return;
-        }
-        self.remember(advert, now);
-        if self.is_from_peer(advert.source) && self.leave_to_terms(now) {
-            return;
-        }
-        let ours = self.source.flatten().map(u32::from);
-        let outranked = advert.priority > self.priority()
-            || (advert.priority == self.priority() && Some(u32::from(advert.source)) > ours);
-        if outranked {
-            // Where nobody preempts, a higher priority beside us can only mean that both were active all along.
-            if self.why == Why::Silence && self.config.preempt.is_none() {
-                let length = Some(now - self.since);
-                self.note(Note::DualActive { other: advert.source, length });
-            }
-            // Our last word, which the other one outranks and so answers: with an advert, and by announcing the addresses
-            // again. It may not have heard of us yet, and the switches still believe that we have them.
-            self.emit(Output::Advert { priority: self.priority() });
-            self.learned = advert.interval;
-            let why = Why::Outranked { by: advert.source, priority: advert.priority };
-            // An active router whose offer nobody took may not wait as a backup: it could not serve.
-            self.step_down(true, why, now);
-            return;
-        }
-        // RFC 9568 §6.4.3 (755): tell it, and the switches, at once.
-        self.advertise(now);
-        let known = self.rival.is_some_and(|(rival, at)| rival == advert.source && now - at < NOTE_AGAIN);
-        self.rival = Some((advert.source, now));
-        // The last word of the one that we just preempted is no second active router.
-        let preempted = self.why == Why::Preempted && now - self.since < self.down_interval();
-        if known || preempted {
-            self.announce_limited(now);
-        } else {
-            self.note(Note::DualActive { other: advert.source, length: None });
-            self.announce_anew(false, now);
-        }
-    }
-
-    fn advert_while_offering(&mut self, advert: &Advert, now: Time) {
-        if advert.priority == RELEASE {
-            return;
-        }
-        self.remember(advert, now);
-        self.learned = advert.interval;
-        self.step_down(true, Why::TakenOver { by: advert.source }, now);
-    }
-
-    /// An advert of the peer while we are active: its heartbeat says in which term. Only when none comes for a down
-    /// interval, priorities decide.
-    fn leave_to_terms(&mut self, now: Time) -> bool {
-        self.peer(now).is_some() || now - *self.contest.get_or_insert(now) < self.down_interval()
-    }
-
-    fn remember(&mut self, advert: &Advert, now: Time) {
-        let Advert { source, priority, interval, .. } = *advert;
-        self.heard = (priority != RELEASE).then_some(Heard { source, priority, interval, at: now });
-    }
-
-    fn note_oddities(&mut self, advert: &Advert, now: Time) {
-        let source = advert.source;
-        if let Some(other) = self.heard
-            && other.source != source
-            && advert.priority != RELEASE
-            && now - other.at < self.down_interval()
-            && self.noted.duplicate.is_none_or(|at| now - at > NOTE_AGAIN)
-        {
-            self.noted.duplicate = Some(now);
-            self.note(Note::DuplicateVrid { source, other: other.source });
-        }
-        if advert.priority == OWNER
-            && self.noted.owner.is_none_or(|(owner, at)| owner != source || now - at > NOTE_AGAIN)
-        {
-            self.noted.owner = Some((source, now));
-            self.note(Note::Owner(source));
-        }
-        if advert.interval != self.config.advert_interval {
-            let seen = Some((source, advert.interval));
-            if self.noted.interval != seen {
-                self.noted.interval = seen;
-                self.note(Note::IntervalLearned { source, interval: advert.interval });
-            }
-        }
-        if advert.addresses != self.config.addresses {
-            let seen = Some((source, advert.addresses.clone()));
-            if self.noted.addresses != seen {
-                self.noted.addresses = seen;
-                self.note(Note::AddressListMismatch(source));
-            }
-        }
-    }
-
     // === states ===
 
     fn become_backup(&mut self, why: Why, now: Time) {
@@ -538,11 +399,13 @@ impl Router {
         self.announce_when_present = true;
         self.announcements.clear();
         self.rival = None;
-        self.term += 1;
+        self.term = self.term.saturating_add(1);
         self.held = self.term;
         self.renewed = now;
         self.resigned = false;
         self.contest = None;
+        self.unheeded = None;
+        self.withdrawing = false;
         self.deaf_since = None;
         self.advertise(now);
         self.emit(Output::Hold);
@@ -600,7 +463,7 @@ impl Router {
                     self.announce_when_present = true;
                     self.emit(Output::Hold);
                 }
-                if !self.offering {
+                if !self.offering && !self.superseded {
                     self.advertise(now);
                 }
             }
@@ -667,61 +530,6 @@ impl Router {
         }
         let pause = (self.config.advert_interval.duration() * 10).max(Duration::from_secs(1));
         self.timers.set(Timer::OfferAgain, now + pause);
-    }
-
-    // === addresses ===
-
-    fn on_vip(&mut self, applied: Applied, now: Time) {
-        if self.state != State::Master {
-            return;
-        }
-        match applied {
-            Applied::Present => {
-                self.renewed = now;
-                self.timers.set(Timer::Lease, now + LEASE);
-                if std::mem::take(&mut self.announce_when_present) {
-                    self.announce_anew(self.why == Why::Silence, now);
-                }
-            }
-            Applied::Absent => {}
-            Applied::Removed => {
-                self.announce_when_present = true;
-                self.note(Note::VipRemoved);
-            }
-        }
-    }
-
-    fn on_claimed(&mut self, address: Ipv4Addr, mac: [u8; 6], now: Time) {
-        if self.state != State::Master || self.superseded {
-            return;
-        }
-        if self.noted.claimed.is_none_or(|(noted, at)| noted != mac || now - at > NOTE_AGAIN) {
-            self.noted.claimed = Some((mac, now));
-            self.note(Note::Claimed { address, mac });
-        }
-        self.announce_limited(now);
-    }
-
-    fn announce_anew(&mut self, insist: bool, now: Time) {
-        self.announcements.plan(insist, now);
-        self.announce_due(now);
-    }
-
-    fn announce_due(&mut self, now: Time) {
-        if self.announcements.take_due(now) {
-            self.emit(Output::Announce);
-        }
-        match self.announcements.next() {
-            Some(at) => self.timers.set(Timer::Announce, at),
-            None => self.timers.stop(Timer::Announce),
-        }
-    }
-
-    /// One announcement outside the plan, unless one was just made.
-    fn announce_limited(&mut self, now: Time) {
-        if self.announcements.take_answer(now) {
-            self.emit(Output::Announce);
-        }
     }
 
     fn advertise(&mut self, now: Time) {

@@ -4,8 +4,9 @@
 //!   "lb" · version · key id (4) · sequence (8) · bincode of the heartbeat · HMAC-SHA256 over all before it (32)
 //! ```
 //! The same bytes go over every path. The first copy counts; each path's own newest copy shows that the path is alive.
-//! Sequences only grow, so a recorded datagram is refused wherever it is played again.
+//! Sequences only grow, so a recorded datagram is refused on the path that it came over, and on another one is no news.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bincode::config::{BigEndian, Configuration, Limit, Varint};
@@ -51,6 +52,8 @@ impl std::fmt::Debug for Keys {
 struct Heartbeat {
     /// The highest sequence that we accepted: the sender need not repeat what came before it.
     ack: u64,
+    /// Which one of those that were sent together; the first is 0.
+    part: u16,
     claims: Vec<Claim>,
 }
 
@@ -93,6 +96,9 @@ struct Window {
     keys: Keys,
     /// The highest sequence accepted from each path.
     newest: Vec<u64>,
+    /// The first sequence of the newest heartbeat, and which of its parts have come over any path.
+    beat: u64,
+    parts: BTreeSet<u16>,
     /// Good until then; `None`: the newest keys.
     until: Option<Time>,
 }
@@ -100,6 +106,15 @@ struct Window {
 impl Window {
     fn highest(&self) -> u64 {
         self.newest.iter().copied().max().unwrap_or_default()
+    }
+
+    /// Notes that this part came; whether it is the first copy, and belongs to the newest heartbeat.
+    fn is_news(&mut self, beat: u64, part: u16) -> bool {
+        if beat > self.beat {
+            self.beat = beat;
+            self.parts.clear();
+        }
+        beat == self.beat && self.parts.insert(part)
     }
 }
 
@@ -120,14 +135,19 @@ impl Peer {
         Peer { paths, windows: Vec::new(), sequence: 0, acknowledged: 0 }
     }
 
-    /// A new session has made new keys.
+    /// A new session has made new keys. Those that are known already keep what is known of them.
     pub fn rekey(&mut self, keys: Keys, now: Time) {
-        self.windows.retain(|window| window.keys.id != keys.id);
+        let window = match self.windows.iter().position(|window| window.keys == keys) {
+            Some(0) => return,
+            Some(old) => Window { until: None, ..self.windows.remove(old) },
+            None => Window { keys, newest: vec![0; self.paths], beat: 0, parts: BTreeSet::new(), until: None },
+        };
+        self.windows.retain(|other| other.keys.id != window.keys.id);
         self.windows.truncate(1);
         for old in &mut self.windows {
             old.until = Some(now + OLD_KEYS);
         }
-        self.windows.insert(0, Window { keys, newest: vec![0; self.paths], until: None });
+        self.windows.insert(0, window);
     }
 
     /// The name of the keys to sign with; `None`: there are none yet.
@@ -166,7 +186,8 @@ impl Peer {
         let nothing: [&[Claim]; 1] = [&[]];
         let chunks: Vec<&[Claim]> =
             if claims.is_empty() { nothing.to_vec() } else { claims.chunks(MAX_CLAIMS).collect() };
-        (first..).zip(chunks).map(|(sequence, claims)| seal(&window.keys, sequence, ack, claims)).collect()
+        let seal = |(part, claims)| seal(&window.keys, first, part, ack, claims);
+        (0..=u16::MAX).zip(chunks).map(seal).collect()
     }
 
     /// Reads one datagram that came over a path. `Ok(None)`: good, and the same came over another path before.
@@ -194,8 +215,9 @@ impl Peer {
         if used != body.len() {
             return Err(Refused::Malformed);
         }
-        let news = sequence > window.highest();
+        let beat = sequence.checked_sub(heartbeat.part.into()).ok_or(Refused::Malformed)?;
         window.newest[path] = sequence;
+        let news = window.is_news(beat, heartbeat.part);
         // Under old keys only what is still on its way: the newest keys know better.
         let current = position == 0 || self.windows[0].highest() == 0;
         if !news || !current {
@@ -206,12 +228,12 @@ impl Peer {
     }
 }
 
-fn seal(keys: &Keys, sequence: u64, ack: u64, claims: &[Claim]) -> Vec<u8> {
+fn seal(keys: &Keys, first: u64, part: u16, ack: u64, claims: &[Claim]) -> Vec<u8> {
     let mut datagram = Vec::with_capacity(256);
     datagram.extend_from_slice(&MAGIC);
     datagram.extend_from_slice(&keys.id.to_be_bytes());
-    datagram.extend_from_slice(&sequence.to_be_bytes());
-    let heartbeat = Heartbeat { ack, claims: claims.to_vec() };
+    datagram.extend_from_slice(&(first + u64::from(part)).to_be_bytes());
+    let heartbeat = Heartbeat { ack, part, claims: claims.to_vec() };
     let body = bincode::serde::encode_to_vec(&heartbeat, CODEC).expect("numbers and addresses always encode");
     datagram.extend_from_slice(&body);
     let tag = mac(&keys.send, &datagram).finalize().into_bytes();

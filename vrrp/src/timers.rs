@@ -12,6 +12,7 @@ pub(crate) enum Timer {
     /// Active: the next advert is due (Adver_Timer, RFC 9568 §6.2).
     Advert,
     /// Backup: the active router is gone when this fires (Active_Down_Timer, RFC 9568 §6.2).
+    /// Active, in a hand-off: so is the one that has taken over.
     Down,
     /// Backup: fit for long enough to preempt.
     Preempt,

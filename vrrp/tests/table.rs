@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use vrrp::config::{Checksum, RouterConfig, Transport};
 use vrrp::event::{Advert, Applied, Fault, Input, Output, State};
+use vrrp::heartbeat::{Claim, Fitness, Lan, Standing, Term};
 use vrrp::machine::Router;
 use vrrp::types::{Interval, Time};
 
@@ -15,33 +16,45 @@ const US: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 5);
 const LOWER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 4);
 const HIGHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 6);
 
+const HELD: Standing = Standing::Held { renewed: 10, age: 20 };
+
 /// Rows: input. Columns: a router before its start, a backup, an active one, one that offers (it cannot serve), one
-/// in fault for maintenance, one in fault because it cannot serve.
+/// in a hand-off before and after the peer took over, one in fault for maintenance, one in fault because it cannot serve.
 const TABLE: &str = "
-input                  | init     | backup       | master        | offering      | fault by operator | not serving
-advert 0               | init: ·  | backup: ·    | master: A     | offering: ·   | fault: ·  | fault: ·
-advert lower           | init: ·  | backup: ·    | master: A N G | fault: T      | fault: ·  | fault: ·
-advert equal, address lower  | init: · | backup: · | master: A N G | fault: T     | fault: ·  | fault: ·
-advert equal, address higher | init: · | backup: · | backup: N A T | fault: T     | fault: ·  | fault: ·
-advert higher          | init: ·  | backup: ·    | backup: N A T | fault: T      | fault: ·  | fault: ·
-advert 255             | init: N  | backup: N    | backup: N N A T | fault: N T    | fault: N  | fault: N
-advert from ourselves  | init: ·  | backup: N    | master: N     | offering: N   | fault: N  | fault: N
-link down              | init: ·  | fault: ·     | fault: A0 R   | fault: A0 R   | fault: ·  | fault: ·
-link up                | init: ·  | backup: ·    | master: ·     | offering: ·   | fault: ·  | fault: ·
-maintenance            | init: ·  | fault: ·     | fault: A0 R   | fault: A0 R   | fault: ·  | fault: ·
-maintenance over       | init: ·  | backup: ·    | master: ·     | offering: ·   | backup: · | fault: ·
-serving                | init: ·  | backup: ·    | master: ·     | offering: ·   | fault: ·  | backup: ·
-not serving            | init: ·  | fault: ·     | offering: A0  | offering: ·   | fault: ·  | fault: ·
-source                 | init: ·  | backup: ·    | master: ·     | offering: ·   | fault: ·  | fault: ·
-no source              | init: ·  | fault: ·     | fault: A0 R   | fault: A0 R   | fault: ·  | fault: ·
-VIP present            | init: ·  | backup: ·    | master: ·     | offering: ·   | fault: ·  | fault: ·
-VIP absent             | init: ·  | backup: ·    | master: ·     | offering: ·   | fault: ·  | fault: ·
-VIP removed            | init: ·  | backup: ·    | master: N     | offering: N   | fault: ·  | fault: ·
-VIP claimed            | init: ·  | backup: ·    | master: N G   | offering: N G | fault: ·  | fault: ·
-configure              | init: ·  | backup: ·    | master: A     | offering: ·   | fault: ·  | fault: ·
-configure, other VIP   | init: ·  | backup: ·    | master: H A   | offering: H   | fault: ·  | fault: ·
-shutdown               | init: ·  | init: ·      | init: A0 R    | init: A0 R    | init: ·   | init: ·
-next timeout           | init: ·  | master: A H  | master: G     | offering: G   | fault: ·  | fault: ·
+input                        | init    | backup      | master          | offering      | yielding        | superseded      | fault by operator | not serving
+advert 0                     | init: · | backup: ·   | master: A       | offering: ·   | master: A       | master: A G     | fault: ·          | fault: ·
+advert lower                 | init: · | backup: ·   | master: A N G   | fault: T      | master: A N G   | superseded: ·   | fault: ·          | fault: ·
+advert equal, address lower  | init: · | backup: ·   | master: A N G   | fault: T      | master: A N G   | superseded: ·   | fault: ·          | fault: ·
+advert equal, address higher | init: · | backup: ·   | backup: N A T   | fault: T      | backup: N A T   | superseded: ·   | fault: ·          | fault: ·
+advert higher                | init: · | backup: ·   | backup: N A T   | fault: T      | backup: N A T   | superseded: ·   | fault: ·          | fault: ·
+advert 255                   | init: N | backup: N   | backup: N N A T | fault: N T    | backup: N N A T | superseded: N   | fault: N          | fault: N
+advert from ourselves        | init: · | backup: N   | master: N       | offering: N   | master: N       | superseded: N   | fault: N          | fault: N
+link down                    | init: · | fault: ·    | fault: A0 R     | fault: A0 R   | fault: A0 R     | fault: A0 T     | fault: ·          | fault: ·
+link up                      | init: · | backup: ·   | master: ·       | offering: ·   | master: ·       | superseded: ·   | fault: ·          | fault: ·
+maintenance                  | init: · | fault: ·    | fault: A0 R     | fault: A0 R   | fault: A0 R     | fault: A0 T     | fault: ·          | fault: ·
+maintenance over             | init: · | backup: ·   | master: ·       | offering: ·   | master: ·       | superseded: ·   | backup: ·         | fault: ·
+serving                      | init: · | backup: ·   | master: ·       | offering: ·   | master: ·       | superseded: ·   | fault: ·          | backup: ·
+not serving                  | init: · | fault: ·    | offering: A0    | offering: ·   | offering: A0    | superseded: ·   | fault: ·          | fault: ·
+source                       | init: · | backup: ·   | master: ·       | offering: ·   | master: ·       | superseded: ·   | fault: ·          | fault: ·
+no source                    | init: · | fault: ·    | fault: A0 R     | fault: A0 R   | fault: A0 R     | fault: A0 T     | fault: ·          | fault: ·
+VIP present                  | init: · | backup: ·   | master: ·       | offering: ·   | master: ·       | superseded: ·   | fault: ·          | fault: ·
+VIP absent                   | init: · | backup: ·   | master: ·       | offering: ·   | master: ·       | superseded: ·   | fault: ·          | fault: ·
+VIP removed                  | init: · | backup: ·   | master: N       | offering: N   | master: N       | superseded: N   | fault: ·          | fault: ·
+VIP claimed                  | init: · | backup: ·   | master: N G     | offering: N G | master: N G     | superseded: ·   | fault: ·          | fault: ·
+configure                    | init: · | backup: ·   | master: A       | offering: ·   | master: A       | superseded: ·   | fault: ·          | fault: ·
+configure, other VIP         | init: · | backup: ·   | master: H A     | offering: H   | master: H A     | superseded: H   | fault: ·          | fault: ·
+shutdown                     | init: · | init: ·     | init: A0 R      | init: A0 R    | init: A0 R      | init: A0 T      | init: ·           | init: ·
+peer holds, lower term       | init: · | backup: ·   | master: N G     | offering: N G | master: N G     | master: A G N G | fault: ·          | fault: ·
+peer holds, higher term      | init: · | backup: ·   | backup: N T     | fault: N T    | superseded: ·   | superseded: ·   | fault: ·          | fault: ·
+peer free and fit            | init: · | backup: ·   | master: ·       | fault: A0 T   | master: ·       | master: A G     | fault: ·          | fault: ·
+peer free and unfit          | init: · | backup: ·   | master: ·       | offering: ·   | master: ·       | master: A G     | fault: ·          | fault: ·
+peer resigned                | init: · | master: A H | master: ·       | offering: ·   | master: ·       | master: A G     | fault: ·          | fault: ·
+yield                        | init: · | backup: ·   | master: ·       | offering: ·   | master: ·       | superseded: ·   | fault: ·          | fault: ·
+yield no more                | init: · | backup: ·   | master: ·       | offering: ·   | master: ·       | backup: T       | fault: ·          | fault: ·
+take over                    | init: · | master: A H | master: ·       | offering: ·   | master: ·       | superseded: ·   | fault: ·          | fault: ·
+let go                       | init: · | backup: ·   | master: ·       | offering: ·   | backup: R       | backup: R       | fault: ·          | fault: ·
+announce again               | init: · | backup: ·   | master: G       | offering: G   | master: G       | superseded: ·   | fault: ·          | fault: ·
+next timeout                 | init: · | master: A H | master: G       | offering: G   | master: G       | fault: A0 T     | fault: ·          | fault: ·
 ";
 
 #[test]
@@ -62,7 +75,7 @@ fn every_state_and_every_input() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(seen, 23 * 6, "no cell is missing");
+    assert_eq!(seen, 33 * 8, "no cell is missing");
 }
 
 fn cells(row: &str) -> impl Iterator<Item = &str> {
@@ -80,9 +93,10 @@ fn react(column: &str, input: &str) -> String {
         input => router.handle(named(input), now),
     }
     let outputs: Vec<&str> = std::iter::from_fn(|| router.poll_output()).filter_map(symbol).collect();
-    let state = match (router.state(), router.offering()) {
-        (State::Master, true) => "offering".to_owned(),
-        (state, _) => state.to_string(),
+    let state = match router.state() {
+        State::Master if router.offering() => "offering".to_owned(),
+        State::Master if router.superseded() => "superseded".to_owned(),
+        state => state.to_string(),
     };
     format!("{state}: {}", if outputs.is_empty() { "·".to_owned() } else { outputs.join(" ") })
 }
@@ -112,7 +126,7 @@ fn router(column: &str) -> (Router, Time) {
     match column {
         "init" | "backup" | "not serving" => {}
         "fault by operator" => router.handle(Input::Fault(Fault::Maintenance, true), now),
-        "master" | "offering" => {
+        "master" | "offering" | "yielding" | "superseded" => {
             now = router.poll_timeout().expect("a backup waits");
             router.handle_timeout(now);
             router.handle(Input::Vip(Applied::Present), now);
@@ -129,6 +143,12 @@ fn router(column: &str) -> (Router, Time) {
             router.handle(Input::Vip(Applied::Present), now);
             if column == "offering" {
                 router.handle(Input::Serving(false), now);
+            }
+            if ["yielding", "superseded"].contains(&column) {
+                router.handle(Input::Yield(true), now);
+            }
+            if column == "superseded" {
+                router.handle(named("peer holds, higher term"), now);
             }
             // Claims are answered and rivals noted at a distance from the last announcement.
             now = router.since() + Duration::from_millis(899);
@@ -164,9 +184,28 @@ fn named(input: &str) -> Input {
         "configure, other VIP" => {
             Input::Configure(RouterConfig { addresses: vec![Ipv4Addr::new(192, 0, 2, 101)], ..config() })
         }
+        "peer holds, lower term" => peer(0, HELD, Fitness::Fit),
+        "peer holds, higher term" => peer(9, HELD, Fitness::Fit),
+        "peer free and fit" => peer(1, Standing::Free, Fitness::Fit),
+        "peer free and unfit" => peer(1, Standing::Free, Fitness::Cannot),
+        "peer resigned" => peer(9, Standing::Resigned, Fitness::Cannot),
+        "yield" => Input::Yield(true),
+        "yield no more" => Input::Yield(false),
+        "take over" => Input::TakeOver,
+        "let go" => Input::LetGo,
+        "announce again" => Input::AnnounceAgain,
         "shutdown" => Input::Shutdown,
         other => panic!("no such input: {other}"),
     }
+}
+
+/// What the node at the higher address says.
+fn peer(term: Term, standing: Standing, fitness: Fitness) -> Input {
+    let RouterConfig { addresses, vrid, .. } = config();
+    let (address, source) = (addresses[0], Some(HIGHER));
+    let priority = 100;
+    let lan = Lan::Gateway;
+    Input::Peer(Claim { address, vrid: vrid.get(), term, standing, fitness, priority, source, hears: true, lan })
 }
 
 fn advert(source: Ipv4Addr, priority: u8) -> Input {

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use vrrp::event::{Fault, Note, State};
+use vrrp::event::{Fault, Note, State, Why};
 use vrrp::io::driver::{Command, Driver, NotTaken};
 use vrrp::io::snapshot::{Event, EventKind, Step};
 
@@ -189,7 +189,8 @@ impl Agent {
     fn deadline(&self) -> Instant {
         let handoff = self.peering.as_ref().and_then(|peering| peering.handoff.poll_timeout());
         let handoff = handoff.map(|at| self.started + Duration::from_micros(at.0));
-        handoff.into_iter().chain(self.leaving_deadline()).min().unwrap_or_else(|| Instant::now() + TICK)
+        let post = self.peering.as_ref().and_then(Peering::post_again);
+        handoff.into_iter().chain(post).chain(self.leaving_deadline()).min().unwrap_or_else(|| Instant::now() + TICK)
     }
 
     /// A signal asks for the end. The first time VIPs and their connections have time to go; `true`: end at once.
@@ -271,7 +272,8 @@ impl Agent {
                     self.lost(&vip);
                 }
                 if to == State::Master {
-                    self.took_over(&vip, words, instant);
+                    let kind = if why == Why::HandedOver { Kind::Handoff } else { Kind::Failover };
+                    self.took_over(kind, &vip, words, instant);
                 } else {
                     let text = format!("{}: {from} → {to}", self.node.name);
                     let draft = Draft { kind: Kind::Transition, vip: Some(vip), text, why: words, ..Draft::default() };
@@ -345,22 +347,24 @@ impl Agent {
     }
 
     /// This node has just taken a VIP.
-    fn took_over(&mut self, vip: &str, why: String, at: Instant) {
+    fn took_over(&mut self, kind: Kind, vip: &str, why: String, at: Instant) {
         let snapshot = self.vrrp.snapshot();
         let term = snapshot.routers.iter().find(|router| router.config.name == vip).map_or(0, |router| router.term);
-        match &mut self.peering {
-            Some(peering) => peering.timelines.took(vip, why, term, at, &self.events),
-            None => {
-                let text = format!("{} took {vip} over", self.node.name);
-                let draft = Draft { kind: Kind::Failover, vip: Some(vip.to_owned()), text, why, ..Draft::default() };
-                self.events.record(draft);
-            }
+        let text = format!("{} took {vip} over", self.node.name);
+        let term_known = (term > 0).then_some(term);
+        let draft = Draft { kind, vip: Some(vip.to_owned()), text, why, term: term_known, ..Draft::default() };
+        let id = self.events.record(draft);
+        if let Some(peering) = &mut self.peering {
+            peering.timelines.took(vip, id, term, at, &self.events);
         }
     }
 
     fn wait_for_first_client(&mut self, vip: &str) {
         let address = self.cluster.vips.iter().find(|configured| configured.name == vip).map(|vip| vip.address);
         if let Some(address) = address.map(IpAddr::from) {
+            if let Some((_, before, _)) = self.first.take() {
+                self.supervisor.forget_first_connection(before);
+            }
             self.supervisor.watch_first_connection(address);
             self.first = Some((vip.to_owned(), address, Instant::now() + FIRST_CLIENT));
         }
@@ -546,6 +550,10 @@ impl Agent {
         systemd::stopping(left + Duration::from_secs(5));
         let Agent { vrrp, supervisor, guard, events, .. } = self;
         let _ = tokio::task::spawn_blocking(move || vrrp.join()).await;
+        // What was not over by now, is: nobody would end it later.
+        if let Err(error) = handoff::release().await {
+            tracing::warn!("what a hand-off left behind: {}", chain(&error));
+        }
         guard.dismiss().await;
         let stopped = supervisor.stop(left).await;
         let text = "the agent stopped".to_owned();

@@ -3,13 +3,13 @@
 //! The hand-off's machine, the kernel, the election and the channel meet here: each turn of the agent's loop feeds what
 //! happened and carries out what follows, in order. Nothing waits: jobs are tasks of [`super::work`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sync::pairing::Pairing;
-use sync::{Channel, Settings};
+use sync::{Channel, NotSent, Settings, WhyNot};
 use tokio::sync::mpsc;
 use vrrp::event::State;
 use vrrp::heartbeat::Fitness;
@@ -23,7 +23,7 @@ use crate::config::{self, OnIsolation};
 use crate::events::{Draft, Kind};
 use crate::failover::planned::{Move, Planned, View};
 use crate::handoff::machine::{Direction, Facts, HandOff, Input, Order, Output};
-use crate::handoff::message::Id;
+use crate::handoff::message::{Id, Message as HandOffMessage};
 use crate::handoff::{Kernel, Neighbour, Vip};
 use crate::peer::{Did, Message, Report};
 use crate::status::Role;
@@ -34,6 +34,8 @@ use super::work;
 
 /// The peer's heartbeats are gone when none came for so long: a pause of its processors must not end connections.
 const LOST: Duration = Duration::from_secs(1);
+/// How soon the channel is asked again whether it has room.
+const POST_AGAIN: Duration = Duration::from_millis(2);
 /// A report is about as old as a tick, and is believed a little longer.
 const REPORT: Duration = Duration::from_secs(4);
 
@@ -47,13 +49,16 @@ pub(super) struct Peering {
     /// What the peer does, and since when it is seen to.
     pub(super) role: Option<(Role, Instant)>,
     pub(super) handoff: HandOff,
+    /// What the hand-off says, in order: a dump is more than the channel's queue holds at once. Its length is bounded by
+    /// the largest dump ([`crate::handoff::message::FLOWS_MAX`]) and what ends a session empties it.
+    outbox: VecDeque<HandOffMessage>,
     kernel: Option<Arc<Kernel>>,
     pub(super) timelines: Timelines,
     planned: Planned,
     /// The process that we last talked to.
     instance: Option<u64>,
     heard: bool,
-    configured: Option<Vec<Vip>>,
+    configured: Option<(Vec<Vip>, Option<Duration>)>,
     facts: BTreeMap<String, Facts>,
 }
 
@@ -76,6 +81,7 @@ impl Peering {
             handoff: HandOff::new(std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), node)),
             kernel: kernel.ok().map(Arc::new),
             timelines: Timelines::new(node, peer),
+            outbox: VecDeque::new(),
             planned: Planned::default(),
             instance: None,
             heard: false,
@@ -87,6 +93,29 @@ impl Peering {
     /// What the peer last said of itself, if it is not too old.
     pub(super) fn fresh_report(&self) -> Option<&Report> {
         self.report.as_ref().filter(|(_, at)| at.elapsed() < REPORT).map(|(report, _)| report)
+    }
+
+    /// Gives the channel what it has room for.
+    pub(super) fn post(&mut self) {
+        let Some(channel) = &self.channel else { return self.outbox.clear() };
+        while let Some(message) = self.outbox.pop_front() {
+            match channel.send(Message::HandOff(message)) {
+                Ok(()) => {}
+                Err(NotSent { message: Message::HandOff(message), why: WhyNot::Full }) => {
+                    self.outbox.push_front(message);
+                    return;
+                }
+                Err(lost) => {
+                    tracing::warn!(%lost, "hand-off");
+                    return self.outbox.clear();
+                }
+            }
+        }
+    }
+
+    /// When the channel may have room again, if something waits for that.
+    pub(super) fn post_again(&self) -> Option<Instant> {
+        (!self.outbox.is_empty()).then(|| Instant::now() + POST_AGAIN)
     }
 
     fn connected(&self) -> bool {
@@ -157,6 +186,7 @@ impl Agent {
                 tracing::warn!(why, "the sync channel is down");
                 let text = format!("the sync channel to {} is down", peering.name);
                 self.events.record(Draft { kind: Kind::Sync, text, why, ..Draft::default() });
+                peering.outbox.clear();
                 peering.handoff.handle(Input::Disconnected, now);
             }
             sync::Event::Message(Message::Report(report)) => {
@@ -216,13 +246,13 @@ impl Agent {
     /// The election's picture has changed.
     pub(super) fn feed_peering(&mut self, snapshot: &Snapshot) {
         let now = self.time();
-        let vips = self.handoff_vips(snapshot);
-        let timeout = self.cluster.handoff_timeout;
+        let wanted = (self.handoff_vips(snapshot), self.cluster.handoff_timeout);
         let Some(peering) = &mut self.peering else { return };
-        if peering.configured.as_ref() != Some(&vips) {
+        if peering.configured.as_ref() != Some(&wanted) {
             peering.timelines.configure(snapshot.routers.iter().map(|router| router.config.name.as_str()));
-            peering.handoff.handle(Input::Configure { vips: vips.clone(), timeout }, now);
-            peering.configured = Some(vips);
+            let (vips, timeout) = wanted.clone();
+            peering.handoff.handle(Input::Configure { vips, timeout }, now);
+            peering.configured = Some(wanted);
             peering.facts.clear();
         }
         for router in &snapshot.routers {
@@ -261,6 +291,9 @@ impl Agent {
     /// What the policy wants moved, and what a deadline or the last inputs lead to.
     pub(super) fn drive_handoff(&mut self) {
         let now = self.time();
+        if let Some(peering) = &mut self.peering {
+            peering.post();
+        }
         if let Some(peering) = &mut self.peering
             && peering.handoff.poll_timeout().is_some_and(|at| at <= now)
         {
@@ -275,11 +308,8 @@ impl Agent {
         let Some(peering) = &mut self.peering else { return };
         match output {
             Output::Send(message) => {
-                if let Some(channel) = &peering.channel
-                    && let Err(lost) = channel.send(Message::HandOff(message))
-                {
-                    tracing::warn!(%lost, "hand-off");
-                }
+                peering.outbox.push_back(message);
+                peering.post();
             }
             Output::Run { vip, number, job } => {
                 let kernel = peering.kernel.clone();
@@ -301,9 +331,12 @@ impl Agent {
             Output::Moved { vip, direction, flows, took, .. } => {
                 let to = self.taker(direction);
                 tracing::info!(vip, to, flows, took_ms = took.as_millis(), "hand-off: the VIP has moved");
-                let text =
-                    format!("{vip} was handed over to {to}; {flows} connections stay where they are until they end");
-                self.events.record(Draft { kind: Kind::Handoff, vip: Some(vip.clone()), text, ..Draft::default() });
+                // The taker has the event of its takeover, with the timeline.
+                if direction == Direction::ToPeer {
+                    let text = format!("{vip} was handed over to {to}; {flows} connections stay here until they end");
+                    let draft = Draft { kind: Kind::Handoff, vip: Some(vip.clone()), text, ..Draft::default() };
+                    self.events.record(draft);
+                }
                 self.moved(&vip, Ok(took));
             }
             Output::Finished { vip, flows, reset, lasted, why, direction, .. } => {
@@ -384,6 +417,9 @@ impl Agent {
 
     /// Once a second: does the policy want a VIP at the other node?
     pub(super) fn look_at_plans(&mut self) {
+        if self.leaving.is_some() {
+            return;
+        }
         let (now, snapshot) = (self.time(), self.vrrp.snapshot());
         for router in &snapshot.routers {
             let name = &router.config.name;
@@ -391,7 +427,6 @@ impl Agent {
             let Some(peering) = &mut self.peering else { return };
             let input = match peering.planned.look(name, &view, now) {
                 None => continue,
-                Some(Move::Give) if self.leaving.is_some() => continue,
                 Some(Move::Give) => Input::Begin { vip: name.clone(), reason: format!("{} is fitter", peering.name) },
                 Some(Move::Ask) => Input::Ask { vip: name.clone(), reason: format!("{} is preferred", self.node.name) },
             };

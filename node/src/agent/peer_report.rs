@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use sync::counters::REASONS;
 use vrrp::event::State;
 use vrrp::heartbeat::Fitness;
 use vrrp::io::snapshot::{PathSnapshot, RouterSnapshot, Snapshot};
@@ -95,9 +96,8 @@ impl Agent {
             });
         };
         let status = channel.status().borrow().clone();
-        refused.extend(
-            status.counters.named().filter(|(_, count)| *count > 0).map(|(why, count)| (why.to_owned(), count)),
-        );
+        let reasons = REASONS.into_iter().map(|reason| (reason.name().to_owned(), status.counters.refused(reason)));
+        refused.extend(reasons.filter(|(_, count)| *count > 0));
         Some(Sync {
             state: if status.connected { SyncState::Connected } else { SyncState::Disconnected },
             peer: peering.name.clone(),
@@ -137,6 +137,9 @@ impl Agent {
         let Some(peering) = &self.peering else { return Vec::new() };
         let peer = &peering.name;
         let mut found = Vec::new();
+        if !has_nft() {
+            found.push("nft is not installed (package nftables): planned switchovers cut connections".into());
+        }
         match &peering.channel {
             None => found.push(format!(
                 "there is no sync channel to {peer}: {}",
@@ -201,6 +204,12 @@ impl Agent {
             _ => None,
         }
     }
+}
+
+/// Hand-offs run it; it may be installed while the agent runs.
+fn has_nft() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join("nft").is_file())
 }
 
 impl super::pair::Peering {

@@ -1,6 +1,6 @@
 //! The events of VIPs that moved: what both nodes did, on one clock, in one record.
 //!
-//! The node that takes a VIP writes the event; its own steps amend it as they come, and so do the peer's, which travel
+//! The node that takes a VIP has an event of it; its own steps amend it as they come, and so do the peer's, which travel
 //! over the sync channel and may come first, late (the channel was down) or never.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -9,13 +9,13 @@ use std::time::Instant;
 use sync::clock_at;
 use vrrp::io::snapshot::Step;
 
-use crate::events::{Draft, Kind, Stamp, Store, What, timeline};
+use crate::events::{Stamp, Store, What, timeline};
 use crate::peer::{Did, StepTold};
 
 /// Steps of each VIP that are remembered until an event wants them, and steps that wait for the peer.
 const KEPT: usize = 32;
-/// A step belongs to the takeover that follows it within this time, in microseconds.
-const TOGETHER: i64 = 10_000_000;
+/// A step without a term of its own belongs to the takeover that it comes after within this time, in microseconds.
+const TOGETHER: i64 = 60_000_000;
 
 /// What is known of the steps.
 pub(super) struct Timelines {
@@ -28,10 +28,18 @@ pub(super) struct Timelines {
 
 #[derive(Default)]
 struct Vip {
-    /// Steps of both nodes, by this node's clock; the oldest first.
-    steps: VecDeque<Stamp>,
-    /// The newest takeover by this node: its event, and when it was.
-    event: Option<(u64, i64)>,
+    /// Steps of both nodes, with the term of each, by this node's clock; the oldest first.
+    steps: VecDeque<(Stamp, Option<u64>)>,
+    /// The newest takeover by this node.
+    event: Option<Takeover>,
+}
+
+#[derive(Clone, Copy)]
+struct Takeover {
+    /// Number of its event.
+    id: u64,
+    term: u64,
+    at: i64,
 }
 
 impl Timelines {
@@ -48,13 +56,13 @@ impl Timelines {
         }
         self.untold.push_back(StepTold { vip: vip.to_owned(), what: did, term, at: clock });
         let stamp = Stamp { what: what(did), node: self.node.clone(), at_us: signed(clock) };
-        self.take(vip, stamp, events);
+        self.take(vip, stamp, Some(term), events);
     }
 
     /// What the first client's arrival adds.
     pub(super) fn first_connection(&mut self, vip: &str, at: Instant, events: &Store) {
         let stamp = Stamp { what: What::FirstConnection, node: self.node.clone(), at_us: signed(clock_at(at)) };
-        self.take(vip, stamp, events);
+        self.take(vip, stamp, None, events);
     }
 
     /// Something that the peer did; `offset` is its clock minus ours.
@@ -62,33 +70,24 @@ impl Timelines {
         let at_us = signed(told.at).saturating_sub(offset);
         let stamp = Stamp { what: what(told.what), node: self.peer.clone(), at_us };
         if self.vips.contains_key(&told.vip) {
-            self.take(&told.vip, stamp, events);
+            self.take(&told.vip, stamp, Some(told.term), events);
         }
     }
 
-    fn take(&mut self, name: &str, stamp: Stamp, events: &Store) {
+    fn take(&mut self, name: &str, stamp: Stamp, term: Option<u64>, events: &Store) {
         let vip = self.vips.entry(name.to_owned()).or_default();
         if vip.steps.len() == KEPT {
             vip.steps.pop_front();
         }
-        vip.steps.push_back(stamp);
-        vip.amend(events);
+        vip.steps.push_back((stamp, term));
+        vip.amend(&self.node, events);
     }
 
-    /// This node took a VIP; writes the event.
-    pub(super) fn took(&mut self, name: &str, why: String, term: u64, at: Instant, events: &Store) {
+    /// This node took a VIP, as the event `id` says.
+    pub(super) fn took(&mut self, name: &str, id: u64, term: u64, at: Instant, events: &Store) {
         let vip = self.vips.entry(name.to_owned()).or_default();
-        let text = format!("{} took {name} over", self.node);
-        let draft = Draft {
-            kind: Kind::Failover,
-            vip: Some(name.to_owned()),
-            text,
-            why,
-            term: Some(term),
-            timeline: Vec::new(),
-        };
-        vip.event = Some((events.record(draft), signed(clock_at(at))));
-        vip.amend(events);
+        vip.event = Some(Takeover { id, term, at: signed(clock_at(at)) });
+        vip.amend(&self.node, events);
     }
 
     /// The next step that the peer was not told.
@@ -109,19 +108,23 @@ impl Timelines {
 }
 
 impl Vip {
-    fn amend(&self, events: &Store) {
-        let Some((id, at)) = self.event else { return };
-        let belongs = |stamp: &&Stamp| (stamp.at_us - at).abs() <= TOGETHER;
-        // Of a step that was taken twice in that time, the one nearest to the takeover.
-        let mut stamps: Vec<Stamp> = self.steps.iter().filter(belongs).cloned().collect();
-        stamps.sort_by_key(|stamp| (stamp.at_us - at).abs());
-        let mut seen = Vec::new();
-        stamps.retain(|stamp| {
-            let new = !seen.contains(&(stamp.what, stamp.node.clone()));
-            seen.push((stamp.what, stamp.node.clone()));
-            new
-        });
-        events.amend(id, |event| event.timeline = timeline(stamps));
+    fn amend(&self, taker: &str, events: &Store) {
+        let Some(takeover) = self.event else { return };
+        let belongs = |(stamp, term): &&(Stamp, Option<u64>)| takeover.has(stamp, *term, taker);
+        let stamps: Vec<Stamp> = self.steps.iter().filter(belongs).map(|(stamp, _)| stamp.clone()).collect();
+        events.amend(takeover.id, |event| event.timeline = timeline(stamps));
+    }
+}
+
+impl Takeover {
+    /// Whether a step is part of it: the taker's in its term; the other node's giving up, in the term before or, if it had
+    /// heard of the new one, in this.
+    fn has(&self, stamp: &Stamp, term: Option<u64>, taker: &str) -> bool {
+        let Some(term) = term else { return (0..TOGETHER).contains(&(stamp.at_us - self.at)) };
+        match stamp.what {
+            What::TookOver | What::Added | What::Announced => stamp.node == taker && term == self.term,
+            _ => stamp.node != taker && (term == self.term || term + 1 == self.term),
+        }
     }
 }
 
@@ -138,4 +141,28 @@ fn what(did: Did) -> What {
 
 fn signed(clock: u64) -> i64 {
     i64::try_from(clock).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: i64 = 1_000_000_000;
+
+    fn has(what: What, node: &str, term: Option<u64>, at_us: i64) -> bool {
+        Takeover { id: 1, term: 7, at: AT }.has(&Stamp { what, node: node.into(), at_us }, term, "lb-b")
+    }
+
+    #[test]
+    fn a_takeover_is_told_with_its_own_steps_and_no_others() {
+        assert!(has(What::Detected, "lb-a", Some(6), AT - 500));
+        assert!(has(What::Resigned, "lb-a", Some(6), AT - 400));
+        assert!(has(What::Removed, "lb-a", Some(7), AT + 900), "it had heard of the new term by then");
+        assert!(has(What::TookOver, "lb-b", Some(7), AT));
+        assert!(has(What::FirstConnection, "lb-b", None, AT + 3000));
+        assert!(!has(What::TookOver, "lb-a", Some(6), AT - 1000), "how the other one once came to it");
+        assert!(!has(What::Removed, "lb-b", Some(5), AT - 5000), "how this node once lost it");
+        assert!(!has(What::Added, "lb-b", Some(5), AT - 9000));
+        assert!(!has(What::FirstConnection, "lb-b", None, AT - 1));
+    }
 }

@@ -143,7 +143,7 @@ impl Default for ProxyConfig {
 /// Reads a node file; relative paths start at `base`.
 pub(super) fn read(root: Section<'_>, base: &Path) -> Option<NodeConfig> {
     let path = |value: Value<'_>| value.string().map(|text| base.join(text));
-    let name = root.required("name", Value::string);
+    let name = root.required("name", sync::node_name);
     let state_dir = root.optional("state_dir", path);
     let runtime_dir = root.optional("runtime_dir", path);
     let bootstrap = root.required("bootstrap", path);

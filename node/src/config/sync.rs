@@ -51,8 +51,18 @@ pub(super) fn read(section: Section<'_>, own_name: Option<&str>) -> Option<SyncC
     Some(SyncConfig { listen: bare(listen?), peer: PeerConfig { name, addresses: bare(addresses) } })
 }
 
-fn peer_name(value: Value<'_>, own_name: Option<&str>) -> Option<String> {
+/// What a node may be called: it is said on the channel, and written in invitations.
+pub(super) fn node_name(value: Value<'_>) -> Option<String> {
     let name = value.clone().string()?;
+    if let Err(error) = ::sync::pairing::check_name(&name) {
+        value.report(error.to_string());
+        return None;
+    }
+    Some(name)
+}
+
+fn peer_name(value: Value<'_>, own_name: Option<&str>) -> Option<String> {
+    let name = node_name(value.clone())?;
     if own_name == Some(&name) {
         value.report(format!("`{name}` is this node's own name; expected the `name` of the other node's file"));
     }

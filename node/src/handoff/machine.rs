@@ -14,7 +14,7 @@
 //! one that brings the VIP back. At most one of the two is anywhere else than in `Serving`.
 //!
 //! Whatever a peer says is answered or counted, never believed: it may be confused, older, or another process than
-//! before. Its memory is bounded by [`FLOWS_MAX`] connections for each VIP that it offers.
+//! before. Its memory is bounded by [`super::message::FLOWS_MAX`] connections for each VIP that it offers.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -140,7 +140,7 @@ pub enum Order {
     Yield(bool),
     /// Become active, with a higher term.
     TakeOver,
-    /// Give the address up, without a priority 0: the peer has it.
+    /// Give the address up, without a priority 0: the peer has it. Nothing is yielded any more.
     LetGo,
     /// Announce the address once more.
     AnnounceAgain,

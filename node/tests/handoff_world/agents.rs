@@ -9,7 +9,7 @@ use node::handoff::message::Message;
 
 use super::election::{Election, HEARTBEAT, Heartbeat, Wish};
 use super::kernel::Kernel;
-use super::{ANNOUNCE, Agent, DELAY, Event, KERNEL, LATE, WEB, World, vip};
+use super::{ANNOUNCE, Agent, Event, KERNEL, LATE, WEB, World, vip};
 
 impl World {
     pub(super) fn start(&mut self, node: usize) {
@@ -39,14 +39,15 @@ impl World {
         self.schedule(soon, Event::Connect);
     }
 
-    /// The process is gone; the guard removes the address, and resets its connections.
+    /// The process is gone; the guard removes the address and whatever hand-offs left (a route alone would go on
+    /// answering for the VIP), and resets its connections.
     pub(super) fn kill(&mut self, node: usize) {
         let it = &mut self.nodes[node];
         if it.agent.take().is_none() {
             return;
         }
         it.life += 1;
-        it.kernel.address = false;
+        it.kernel = Kernel::default();
         it.session = None;
         it.wants_address = false;
         self.lose_flows_of(node);
@@ -104,7 +105,7 @@ impl World {
         self.sessions += 1;
         self.session = Some(self.sessions);
         for node in 0..2 {
-            let soon = self.rng.within(DELAY);
+            let soon = self.rng.within(self.delay);
             self.nodes[node].last = self.now + soon;
             self.schedule(soon, Event::Session { node, session: self.session });
         }
@@ -137,7 +138,7 @@ impl World {
     pub(super) fn post(&mut self, from: usize, message: Message) {
         let Some(session) = self.nodes[from].session else { return };
         let to = 1 - from;
-        let at = (self.now + self.rng.within(DELAY)).max(self.nodes[to].last);
+        let at = (self.now + self.rng.within(self.delay)).max(self.nodes[to].last);
         self.nodes[to].last = at;
         self.mails += 1;
         self.mail.insert(self.mails, message);
@@ -164,7 +165,7 @@ impl World {
         let Some(agent) = &self.nodes[node].agent else { return };
         let heartbeat = agent.election.heartbeat();
         if !self.cut {
-            let soon = self.rng.within(DELAY);
+            let soon = self.rng.within(self.delay);
             self.schedule(soon, Event::Heartbeat { to: 1 - node, heartbeat });
         }
     }

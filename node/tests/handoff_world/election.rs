@@ -82,7 +82,8 @@ impl Election {
             self.facts.announced = false;
             return (!self.yielding).then_some(Wish::Lose);
         }
-        None
+        // Both were active apart: the one that remains tells the switches.
+        self.facts.master.then_some(Wish::Announce)
     }
 
     pub(crate) fn tick(&mut self, now: Time) -> Option<Wish> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use node::handoff::job::{Job, Outcome, ProbeTarget};
 use node::handoff::machine::Input;
 
-use super::{ANNOUNCE, AWAIT_PROBE, DELAY, Event, Running, WEB, World};
+use super::{ANNOUNCE, AWAIT_PROBE, Event, Running, WEB, World};
 
 impl World {
     pub(super) fn begin_job(&mut self, node: usize, number: u64, job: Job) {
@@ -44,7 +44,7 @@ impl World {
         self.nodes[node].kernel.apply(&job, nonce, own);
         match job {
             Job::Probe { target, .. } if !self.filter && !self.cut => {
-                let soon = self.rng.within(DELAY);
+                let soon = self.rng.within(self.delay);
                 self.schedule(soon, Event::Probe { to: 1 - node, nonce: target.nonce });
             }
             Job::RemoveLeaver => {

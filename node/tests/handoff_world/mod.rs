@@ -25,10 +25,9 @@ use kernel::{Kernel, mac};
 
 /// The VIP's name.
 pub(crate) const WEB: &str = "web";
-const CLIENTS: usize = 6;
+const CLIENTS: usize = 16;
 /// The most connections at a time: each one's way is looked at after every event.
 const CONNECTIONS: usize = 20;
-const DELAY: Duration = Duration::from_millis(2);
 const KERNEL: Duration = Duration::from_millis(2);
 /// The longest that an announcement needs. A message and a job together need longer.
 const ANNOUNCE: Duration = Duration::from_micros(200);
@@ -89,7 +88,7 @@ pub(crate) enum Disturbance {
     Filter(bool),
     /// Whether the core can serve.
     Fit(usize, bool),
-    /// The agent dies; its guard removes the address.
+    /// The agent dies; its guard clears up.
     KillAgent(usize),
     /// The machine dies.
     KillMachine(usize),
@@ -196,6 +195,8 @@ pub(crate) struct World {
     filter: bool,
     jobs_fail: u64,
     slow: Duration,
+    /// The longest that a message travels.
+    delay: Duration,
     events: BinaryHeap<Reverse<(Time, u64, Event)>>,
     scheduled: u64,
 }
@@ -217,9 +218,12 @@ fn address(node: usize) -> IpAddr {
 impl World {
     /// Two machines that are off.
     pub(crate) fn new(seed: u64, calm: bool, traced: bool) -> World {
+        let mut rng = Rng(seed);
+        let delay = rng.pick(&[300, 2_000, 12_000]);
         World {
             now: Time(1_000_000),
-            rng: Rng(seed),
+            rng,
+            delay: Duration::from_micros(delay),
             nodes: [Node::default(), Node::default()],
             calm,
             timeout: None,

@@ -102,7 +102,7 @@ pub struct Status {
     pub path: Option<SocketAddr>,
     /// There and back: the shortest of the last 16 pings.
     pub rtt: Option<Duration>,
-    /// [`super::clock`] of the peer minus ours, in microseconds, of the same ping.
+    /// [`super::clock()`] of the peer minus ours, in microseconds, of the same ping.
     pub clock_offset: Option<i64>,
     /// What was counted.
     pub counters: Counters,

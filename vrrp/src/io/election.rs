@@ -16,12 +16,11 @@ use super::interface::Interface;
 use super::links::Table;
 use super::pair::{Pair, PairSettings};
 use super::realtime::Realtime;
-use super::snapshot::{Event, EventKind, Held, RouterCounters, RouterSnapshot, Snapshot, Step};
-use crate::config::{Checksum, RouterConfig};
-use crate::event::{Advert, Applied, Fault, Input, Note, Output, RELEASE, State};
-use crate::heartbeat::{Claim, Fitness, Standing};
-use crate::machine::Router;
-use crate::packet::{self, DecodeError};
+use super::slot::{Mail, Slot, key, read};
+use super::snapshot::{Event, EventKind, Held, Snapshot, Step};
+use crate::config::RouterConfig;
+use crate::event::{Applied, Fault, Input, Note, Output, State};
+use crate::heartbeat::Claim;
 use crate::types::Time;
 
 /// How often a picture is published when no state changes.
@@ -51,6 +50,8 @@ pub(super) struct Election {
     on_held: OnHeld,
     origin: Instant,
     slots: Vec<Slot>,
+    /// Every router's addresses.
+    vips: BTreeSet<Ipv4Addr>,
     interfaces: BTreeMap<String, Interface>,
     /// Raised by command, for every router.
     faults: BTreeSet<Fault>,
@@ -61,8 +62,7 @@ pub(super) struct Election {
     /// A wish changed since the last beat.
     wish_changed: bool,
     beat: Option<Instant>,
-    /// What the guard was told: the routers, and what its last words say under which keys.
-    told_held: (Vec<Held>, Vec<Claim>, Option<u32>),
+    told_held: ToldHeld,
     published: Option<Instant>,
     urgent: bool,
     realtime: Option<Realtime>,
@@ -70,23 +70,8 @@ pub(super) struct Election {
     events_lost: u64,
 }
 
-/// One router with what the shell knows about it.
-struct Slot {
-    key: Key,
-    config: Arc<RouterConfig>,
-    router: Router,
-    told: BTreeSet<Fault>,
-    source: Option<Option<Ipv4Addr>>,
-    wish: Wish,
-    /// The last wish that the applier answered.
-    answered: Option<u64>,
-    counters: RouterCounters,
-    dual_active: Option<(Ipv4Addr, Option<Duration>)>,
-    send_failed: bool,
-    /// The addresses have been there since the takeover, and have been announced.
-    added: bool,
-    announced: bool,
-}
+/// What the guard was told: the routers with the sources of their adverts, and what its last words say under which keys.
+type ToldHeld = (Vec<(Arc<RouterConfig>, Ipv4Addr)>, Vec<Claim>, Option<u32>);
 
 enum Woken {
     Ready,
@@ -112,6 +97,7 @@ impl Election {
             on_held,
             origin,
             slots: Vec::new(),
+            vips: BTreeSet::new(),
             interfaces: BTreeMap::new(),
             faults: BTreeSet::new(),
             serving: None,
@@ -119,7 +105,7 @@ impl Election {
             links_known: false,
             wish_changed: false,
             beat: None,
-            told_held: (Vec::new(), Vec::new(), None),
+            told_held: ToldHeld::default(),
             published: None,
             urgent: false,
             realtime: None,
@@ -172,7 +158,6 @@ impl Election {
             self.read_sockets();
             self.hear_peer();
             self.look_after_links();
-            self.tell_links();
             let now = self.now();
             for slot in &mut self.slots {
                 slot.router.handle_timeout(now);
@@ -252,6 +237,7 @@ impl Election {
         }
         let order = |slot: &Slot| keys.iter().position(|key| *key == slot.key);
         self.slots.sort_by_key(order);
+        self.vips = self.slots.iter().flat_map(|slot| slot.config.addresses.iter().copied()).collect();
         let used: BTreeSet<&str> = self.slots.iter().map(|slot| slot.config.interface.as_str()).collect();
         self.interfaces.retain(|name, _| used.contains(name.as_str()));
         for name in used {
@@ -288,6 +274,7 @@ impl Election {
                 if slot.wish.held || applied == Applied::Absent {
                     slot.router.handle(Input::Vip(applied), now);
                 }
+                self.news |= applied == Applied::Absent;
             }
             Report::Leftovers(addresses) => {
                 self.leftovers += addresses.len() as u64;
@@ -382,64 +369,41 @@ impl Election {
     }
 
     /// The addresses of both nodes on their segments: who is heard there beside them shows that a segment lives.
-    fn pair_addresses(&self) -> BTreeSet<Ipv4Addr> {
-        let time = self.now();
-        let peers = self.slots.iter().filter_map(|slot| slot.router.peer(time)?.source);
-        self.slots.iter().flat_map(|slot| slot.config.addresses.iter().copied()).chain(peers).collect()
+    fn pair_addresses(&self, now: Time) -> BTreeSet<Ipv4Addr> {
+        let peers = self.slots.iter().filter_map(|slot| slot.router.peer(now)?.source);
+        self.vips.iter().copied().chain(peers).collect()
     }
 
+    /// Takes in what became of the interfaces, asks those that are silent or doubted, and tells every router what
+    /// changed about its link, its source and the node.
     fn look_after_links(&mut self) {
         if !self.links_known {
             return;
         }
         let (time, now) = (self.now(), Instant::now());
-        let pair = self.pair_addresses();
+        let pair = self.pair_addresses(time);
+        let yields = self.pair.is_some() && self.yield_isolated;
         for (name, interface) in &mut self.interfaces {
             interface.update(name, self.table.named(name), now);
             let vips = self.slots.iter().filter(|slot| slot.config.interface == *name);
             let targets = vips.flat_map(|slot| slot.config.addresses.iter()).chain(&self.hints).copied();
             interface.probe(name, targets, now);
             let mut routers = self.slots.iter().filter(|slot| slot.config.interface == *name);
-            let yields = self.yield_isolated;
             let doubted = self.pair.is_some() && routers.any(|slot| slot.doubts_segment(yields, time));
             let others = self.hints.iter().copied().filter(|hint| !pair.contains(hint));
             interface.doubt(name, doubted, others, now);
+            interface.confirm(name, yields, now);
         }
-    }
-
-    /// Tells every router what changed about its link, its source and the node.
-    fn tell_links(&mut self) {
-        if !self.links_known {
-            return;
-        }
-        let now = self.now();
-        let pair = self.pair_addresses();
-        let vips: BTreeSet<Ipv4Addr> =
-            self.slots.iter().flat_map(|slot| slot.config.addresses.iter().copied()).collect();
         for slot in &mut self.slots {
             let Some(interface) = self.interfaces.get(&slot.config.interface) else { continue };
-            let primary = interface.link.as_ref().and_then(|link| link.primary(&vips));
+            let primary = interface.link.as_ref().and_then(|link| link.primary(&self.vips));
             let source = slot.config.source.or(primary);
-            let name = &slot.config.interface;
-            let alone = self.pair.is_some() && self.yield_isolated && slot.router.peer(now).is_none();
-            let isolated = alone && !slot.router.hears(now) && !interface.has_gateway(name, &pair, Instant::now());
+            let alone = yields && slot.router.peer(time).is_none() && !slot.router.hears(time);
+            let isolated = alone && !interface.has_gateway(&pair, now);
             let own = [(Fault::NoSourceAddress, source.is_none()), (Fault::Isolated, isolated)];
-            let link = interface.faults().chain(own);
-            let mut faults: BTreeSet<Fault> = link.filter(|(_, raised)| *raised).map(|(fault, _)| fault).collect();
-            slot.router.handle(Input::Lan(interface.lan(name, &pair, Instant::now())), now);
-            faults.extend(&self.faults);
-            // Raised before cleared, and all before the source: a router must not be fit in between.
-            for &fault in faults.difference(&slot.told) {
-                slot.router.handle(Input::Fault(fault, true), now);
-            }
-            for &fault in slot.told.difference(&faults) {
-                slot.router.handle(Input::Fault(fault, false), now);
-            }
-            slot.told = faults;
-            if slot.source != Some(source) {
-                slot.router.handle(Input::Source(source), now);
-                slot.source = Some(source);
-            }
+            let raised = interface.faults().chain(own).filter(|(_, raised)| *raised).map(|(fault, _)| fault);
+            let faults = raised.chain(self.faults.iter().copied()).collect();
+            slot.tell(faults, source, interface.lan(&pair, now), time);
         }
     }
 
@@ -511,29 +475,20 @@ impl Election {
     }
 
     fn tell_held(&mut self) {
-        let held = |slot: &Slot| {
-            let source = slot.source.flatten()?;
-            slot.wish.held.then(|| Held { config: slot.config.as_ref().clone(), source })
-        };
-        let held: Vec<Held> = self.slots.iter().filter_map(held).collect();
-        let last = if self.pair.is_some() { self.last_claims() } else { Vec::new() };
-        let told = (held, last, self.pair.as_ref().and_then(Pair::key_id));
+        let held = || self.slots.iter().filter(|slot| slot.wish.held);
+        let routers = held().filter_map(|slot| Some((Arc::clone(&slot.config), slot.source.flatten()?))).collect();
+        let last = if self.pair.is_some() { held().map(Slot::last_claim).collect() } else { Vec::new() };
+        let told = (routers, last, self.pair.as_ref().and_then(Pair::key_id));
         if told != self.told_held {
+            let routers: Vec<Held> = told
+                .0
+                .iter()
+                .map(|(config, source)| Held { config: config.as_ref().clone(), source: *source })
+                .collect();
             let words = self.pair.as_ref().map(|pair| pair.last_words(&told.1)).unwrap_or_default();
-            (self.on_held)(&told.0, &words);
+            (self.on_held)(&routers, &words);
             self.told_held = told;
         }
-    }
-
-    /// What the peer shall believe of us when this process is dead: every VIP is there to be taken.
-    fn last_claims(&self) -> Vec<Claim> {
-        let held = self.slots.iter().filter(|slot| slot.wish.held);
-        // Without times: the words change only with what they say.
-        let last = |slot: &Slot| {
-            let claim = slot.router.claim(Time(0));
-            Claim { standing: Standing::Resigned, fitness: Fitness::Cannot, hears: true, ..claim }
-        };
-        held.map(last).collect()
     }
 
     fn publish(&mut self) {
@@ -574,149 +529,6 @@ impl Election {
     }
 }
 
-impl Slot {
-    fn new(key: Key, config: RouterConfig, now: Time) -> Slot {
-        let router = Router::new(config.clone(), now);
-        let config = Arc::new(config);
-        Slot {
-            wish: Wish { order: 0, config: Arc::clone(&config), held: false, taken: false },
-            key,
-            config,
-            router,
-            told: BTreeSet::new(),
-            source: None,
-            answered: None,
-            counters: RouterCounters::default(),
-            dual_active: None,
-            send_failed: false,
-            added: false,
-            announced: false,
-        }
-    }
-
-    /// What a transition means for the way of the VIP.
-    fn moved(&mut self, from: State, to: State) -> Option<Step> {
-        match (from, to) {
-            (_, State::Master) => {
-                self.added = false;
-                self.announced = false;
-                Some(Step::TookOver)
-            }
-            (State::Master, _) => Some(Step::Resigned),
-            _ => None,
-        }
-    }
-
-    /// What an answer of the applier means for it.
-    fn reached(&mut self, applied: Applied) -> Option<Step> {
-        match applied {
-            Applied::Present if self.wish.held && !std::mem::replace(&mut self.added, true) => Some(Step::Added),
-            Applied::Absent if !self.wish.held && std::mem::take(&mut self.added) => Some(Step::Removed),
-            _ => None,
-        }
-    }
-
-    /// Whether this router has a reason to ask if its segment is dead: one of the nodes does not hear the other's
-    /// adverts while its heartbeats arrive, or nothing is heard of the peer at all and a node alone may have to yield.
-    fn doubts_segment(&self, yields: bool, now: Time) -> bool {
-        match self.router.peer(now) {
-            Some(peer) if self.router.state() == State::Master => !peer.hears,
-            Some(peer) => self.router.state() == State::Backup && peer.standing.is_held() && !self.router.hears(now),
-            None => yields,
-        }
-    }
-
-    fn wish(&mut self, held: bool, taken: bool) {
-        self.wish = Wish { order: self.wish.order + 1, config: Arc::clone(&self.config), held, taken };
-    }
-
-    fn advertise(&mut self, interface: Option<&Interface>, priority: u8) {
-        let (Some(interface), Some(source)) = (interface, self.source.flatten()) else {
-            self.counters.send_errors += 1;
-            return;
-        };
-        for destination in packet::destinations(&self.config) {
-            let message = packet::encode(&self.config, priority, source, destination);
-            match interface.send(&message, source, destination) {
-                Ok(()) => {
-                    self.counters.adverts_sent += 1;
-                    self.counters.priority_zero_sent += u64::from(priority == RELEASE);
-                    self.send_failed = false;
-                }
-                Err(error) => {
-                    self.counters.send_errors += 1;
-                    if !std::mem::replace(&mut self.send_failed, true) {
-                        tracing::warn!(router = %self.config.name, %source, %destination, %error, "cannot send an advert");
-                    }
-                }
-            }
-        }
-    }
-
-    fn announce(&mut self, interface: Option<&Interface>) {
-        for &address in &self.config.addresses {
-            match interface.map(|interface| interface.announce(address)) {
-                Some(Ok(sent)) => self.counters.announcements += u64::from(sent),
-                Some(Err(error)) => tracing::debug!(router = %self.config.name, %address, %error, "cannot announce"),
-                None => {}
-            }
-        }
-    }
-
-    fn snapshot(&self, mac: Option<[u8; 6]>, now: Time) -> RouterSnapshot {
-        RouterSnapshot {
-            config: self.config.as_ref().clone(),
-            state: self.router.state(),
-            why: self.router.why().clone(),
-            age: now.since(self.router.since()),
-            heard: self.router.heard().map(|heard| (heard.source, heard.priority, now.since(heard.at))),
-            faults: self.router.faults().clone(),
-            serving: self.router.serving(),
-            offering: self.router.offering(),
-            source: self.source.flatten(),
-            mac,
-            term: self.router.term(),
-            peer: self.router.last_claim(now),
-            peer_fresh: self.router.peer(now).is_some(),
-            hears: self.router.hears(now),
-            lan: self.router.lan(),
-            superseded: self.router.superseded(),
-            present: self.added,
-            announced: self.wish.held && self.added && self.announced,
-            counters: self.counters.clone(),
-            dual_active: self.dual_active,
-        }
-    }
-}
-
-/// Adverts that wait for their routers: the newest of each sender, for what lay in the socket while we slept is history.
-#[derive(Default)]
-struct Mail(Vec<(usize, Advert)>);
-
-impl Mail {
-    fn put(&mut self, index: usize, advert: Advert) {
-        self.0.retain(|(i, waiting)| *i != index || waiting.source != advert.source);
-        self.0.push((index, advert));
-    }
-}
-
-/// All receive checks; counts what belongs to the router.
-fn read(packet: &[u8], interface: &str, slots: &mut [Slot]) -> Result<(usize, Advert), DecodeError> {
-    let received = packet::decode(packet)?;
-    let ours = |slot: &Slot| slot.config.interface == interface && slot.config.vrid.get() == received.vrid;
-    let index = slots.iter().position(ours).ok_or(DecodeError::UnknownVrid(received.vrid))?;
-    let slot = &mut slots[index];
-    let (advert, checksum): (Advert, Checksum) = received.check(&slot.config)?;
-    slot.counters.adverts_received += 1;
-    slot.counters.priority_zero_received += u64::from(advert.priority == RELEASE);
-    slot.counters.other_checksum += u64::from(checksum != slot.config.checksum);
-    Ok((index, advert))
-}
-
-fn key(config: &RouterConfig) -> Key {
-    (config.interface.clone(), config.vrid.get())
-}
-
 /// An error with its causes, on one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -726,31 +538,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::Interval;
-
-    fn advert(source: u8, priority: u8) -> Advert {
-        let interval = Interval::from_centiseconds(10).expect("in range");
-        Advert { source: Ipv4Addr::new(192, 0, 2, source), priority, interval, addresses: Vec::new() }
-    }
-
-    fn fed(adverts: &[(u8, u8)]) -> Vec<(u8, u8)> {
-        let mut mail = Mail::default();
-        for &(source, priority) in adverts {
-            mail.put(0, advert(source, priority));
-        }
-        mail.0.iter().map(|(_, advert)| (advert.source.octets()[3], advert.priority)).collect()
-    }
-
-    /// Also where the older one is a release: who advertises after it has taken it back.
-    #[test]
-    fn after_a_stall_only_the_newest_advert_of_a_sender_counts() {
-        assert_eq!(fed(&[(1, 100), (2, 50), (1, 110), (1, 120)]), [(2, 50), (1, 120)]);
-        assert_eq!(fed(&[(1, 100), (1, 0)]), [(1, 0)]);
-        assert_eq!(fed(&[(1, 0), (1, 100), (1, 90)]), [(1, 90)]);
-    }
 }

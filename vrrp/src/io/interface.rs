@@ -20,8 +20,11 @@ pub(super) const DEAF_LIMIT: Duration = Duration::from_secs(30);
 const PROBE: Duration = Duration::from_millis(200);
 /// After which a socket that could not be opened is tried again.
 const REOPEN: Duration = Duration::from_secs(1);
-/// For how long a host counts as heard; a doubted segment is asked five times in it.
-const SEEN: Duration = Duration::from_secs(1);
+/// For how long a host counts as heard while a segment is doubted, and how often it is asked then.
+const SEEN: Duration = Duration::from_millis(500);
+const ASK: Duration = Duration::from_millis(100);
+/// How often the gateways of an interface are read at most, and an unknown one is asked.
+const READ: Duration = Duration::from_secs(1);
 /// Hosts that are remembered; beyond, the ones heard longest ago are forgotten.
 const HOSTS: usize = 256;
 /// At most so many packets are read before deadlines are looked at again.
@@ -42,7 +45,12 @@ pub(super) struct Interface {
     doubt: Option<(Instant, Instant)>,
     /// The gateway was heard since the carrier came.
     confirmed: bool,
-    /// Kinds of bad packets that were logged since the last valid one.
+    /// When it is asked next, where somebody wants to know.
+    confirm: Option<Instant>,
+    /// The default gateways over it, and when they were read.
+    gateways: Vec<Ipv4Addr>,
+    read: Option<Instant>,
+    /// Kinds of bad packets, and of failures, that were logged since the last valid packet.
     logged: BTreeSet<&'static str>,
 }
 
@@ -60,7 +68,9 @@ impl Interface {
         let replaced = self.link.as_ref().map(identity) != link.map(identity);
         let carrier = |link: &Link| link.running.then_some(link.losses);
         let came = replaced || self.link.as_ref().and_then(carrier) != link.and_then(carrier);
-        self.link = link.cloned();
+        if self.link.as_ref() != link {
+            self.link = link.cloned();
+        }
         if replaced {
             self.ports = None;
             self.reopen = None;
@@ -68,6 +78,7 @@ impl Interface {
         if came {
             self.seen.clear();
             self.confirmed = false;
+            self.read = None;
             let waits = self.link.as_ref().is_some_and(|link| link.running && link.mac.is_some());
             self.unheard = waits.then_some((now, now));
         }
@@ -89,7 +100,9 @@ impl Interface {
         match opened() {
             Ok(ports) => self.ports = Some(ports),
             Err(error) => {
-                tracing::warn!(interface = name, %error, "cannot open the sockets of the interface");
+                if self.logged.insert("sockets") {
+                    tracing::warn!(interface = name, %error, "cannot open the sockets of the interface; it is tried again");
+                }
                 self.reopen = Some(now + REOPEN);
             }
         }
@@ -110,7 +123,7 @@ impl Interface {
     /// When something is to be done here.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let asking = self.unheard.into_iter().chain(self.doubt).map(|(_, next)| next);
-        asking.chain(self.reopen).min()
+        asking.chain(self.confirm).chain(self.reopen).min()
     }
 
     /// Somebody has a reason to believe that this segment is dead, or nobody has any more. A doubted one is asked.
@@ -124,16 +137,41 @@ impl Interface {
             self.doubt = Some((since, next));
             return;
         }
-        self.doubt = Some((since, now + PROBE));
+        self.doubt = Some((since, now + ASK));
+        self.ask(name, targets, now);
+    }
+
+    /// Asks the gateway until it was heard, while somebody wants to know (`on`): a router that is left alone one day
+    /// must not begin to ask then.
+    pub(super) fn confirm(&mut self, name: &str, on: bool, now: Instant) {
+        if !on || self.confirmed || self.link.is_none() {
+            self.confirm = None;
+        } else if self.confirm.is_none_or(|next| next <= now) {
+            self.confirm = Some(now + READ);
+            self.ask(name, std::iter::empty(), now);
+        }
+    }
+
+    /// Asks these and the gateways for a sign.
+    fn ask(&mut self, name: &str, targets: impl Iterator<Item = Ipv4Addr>, now: Instant) {
+        self.read_gateways(name, now);
         let Some(arp) = self.ports.as_ref().and_then(|ports| ports.arp.as_ref()) else { return };
-        for target in targets.chain(gateways(name)) {
+        for target in targets.chain(self.gateways.iter().copied()) {
             // A link that does not take it is as silent as one that does not answer.
             let _ = arp.probe(target);
         }
     }
 
+    /// Reads anew which gateways there are, unless that was done a moment ago.
+    fn read_gateways(&mut self, name: &str, now: Instant) {
+        if self.read.is_none_or(|at| now >= at + READ) {
+            self.read = Some(now);
+            self.gateways = gateways(name);
+        }
+    }
+
     /// What is seen of the segment apart from `pair`: the addresses of both nodes. Whole until it was doubted for a while.
-    pub(super) fn lan(&self, name: &str, pair: &BTreeSet<Ipv4Addr>, now: Instant) -> Lan {
+    pub(super) fn lan(&self, pair: &BTreeSet<Ipv4Addr>, now: Instant) -> Lan {
         if !self.link.as_ref().is_some_and(|link| link.running) {
             return Lan::Down;
         }
@@ -141,7 +179,7 @@ impl Interface {
             return Lan::Gateway;
         }
         let lately = |address: &Ipv4Addr| self.seen.get(address).is_some_and(|at| now - *at <= SEEN);
-        if gateways(name).iter().any(lately) {
+        if self.gateways.iter().any(lately) {
             Lan::Gateway
         } else if self.seen.keys().any(|address| !pair.contains(address) && lately(address)) {
             Lan::Hosts
@@ -151,8 +189,8 @@ impl Interface {
     }
 
     /// The gateway was heard, once at least and lately where there is doubt.
-    pub(super) fn has_gateway(&self, name: &str, pair: &BTreeSet<Ipv4Addr>, now: Instant) -> bool {
-        self.confirmed && self.lan(name, pair, now) == Lan::Gateway
+    pub(super) fn has_gateway(&self, pair: &BTreeSet<Ipv4Addr>, now: Instant) -> bool {
+        self.confirmed && self.lan(pair, now) == Lan::Gateway
     }
 
     fn saw(&mut self, name: &str, address: Ipv4Addr, now: Instant) {
@@ -162,7 +200,8 @@ impl Interface {
         }
         self.seen.insert(address, now);
         if !self.confirmed {
-            self.confirmed = gateways(name).contains(&address);
+            self.read_gateways(name, now);
+            self.confirmed = self.gateways.contains(&address);
         }
     }
 
@@ -178,11 +217,7 @@ impl Interface {
             self.unheard = None;
         } else if next <= now {
             self.unheard = Some((since, now + PROBE));
-            let Some(arp) = self.ports.as_ref().and_then(|ports| ports.arp.as_ref()) else { return };
-            for target in targets.chain(gateways(name)) {
-                // A link that does not take it is as silent as one that does not answer.
-                let _ = arp.probe(target);
-            }
+            self.ask(name, targets, now);
         }
     }
 

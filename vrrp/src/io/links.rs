@@ -47,8 +47,10 @@ impl Link {
     /// The address to send adverts from: the first one that is no VIP.
     pub fn primary(&self, vips: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
         let candidate = |a: &&Address| !a.ours && !vips.contains(&a.address) && !a.address.is_loopback();
-        let usable: Vec<&Address> = self.addresses.iter().filter(candidate).collect();
-        usable.iter().find(|a| !a.secondary).or(usable.first()).map(|a| a.address)
+        let mut usable = self.addresses.iter().filter(candidate);
+        let first = usable.next()?;
+        let primary = if first.secondary { usable.find(|a| !a.secondary) } else { None };
+        Some(primary.unwrap_or(first).address)
     }
 }
 

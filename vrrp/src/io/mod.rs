@@ -18,5 +18,6 @@ mod kernel;
 pub mod links;
 pub mod pair;
 pub mod realtime;
+mod slot;
 pub mod snapshot;
 pub mod socket;

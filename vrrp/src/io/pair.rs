@@ -16,13 +16,15 @@ use tokio::io::unix::AsyncFd;
 use super::kernel;
 use super::snapshot::{LastWords, PathSnapshot};
 use crate::heartbeat::Claim;
-use crate::peer::{Keys, MAX_DATAGRAM, Peer};
+use crate::peer::{Keys, MAX_DATAGRAM, Peer, Refused};
 use crate::types::Time;
 
 /// How often news are repeated until they are acknowledged.
 const REPEAT: Duration = Duration::from_millis(5);
 /// How often at most: then the peer is not there, and the advert interval is enough.
 const REPEATS: u32 = 40;
+/// For how long the peer may sign with keys that have not come here yet.
+const KEYS: Duration = Duration::from_secs(2);
 /// After which a socket that could not be opened is tried again.
 const REOPEN: Duration = Duration::from_secs(1);
 /// At most so many datagrams of one path are read before deadlines are looked at again.
@@ -42,6 +44,8 @@ pub struct PairSettings {
 pub(super) struct Pair {
     peer: Peer,
     paths: Vec<Path>,
+    /// When the newest keys came.
+    rekeyed: Option<Instant>,
     /// When the last heartbeat was sent.
     told: Option<Instant>,
     /// The sequence that the peer has to acknowledge, and how often it was repeated.
@@ -58,7 +62,7 @@ struct Path {
     received: u64,
     send_errors: u64,
     refused: BTreeMap<&'static str, u64>,
-    /// Kinds of bad datagrams that were logged since the last good one.
+    /// Kinds of bad datagrams, and of failures, that were logged since the last good datagram.
     logged: Vec<&'static str>,
 }
 
@@ -76,11 +80,12 @@ impl Pair {
             logged: Vec::new(),
         };
         let paths: Vec<Path> = settings.paths.iter().map(path).collect();
-        Pair { peer: Peer::new(paths.len()), paths, told: None, news: None }
+        Pair { peer: Peer::new(paths.len()), paths, rekeyed: None, told: None, news: None }
     }
 
     pub(super) fn rekey(&mut self, keys: Keys, now: Time) {
         self.peer.rekey(keys, now);
+        self.rekeyed = Some(Instant::now());
         self.told = None;
     }
 
@@ -93,7 +98,10 @@ impl Pair {
             match socket(path.local) {
                 Ok(socket) => path.socket = Some(socket),
                 Err(error) => {
-                    tracing::warn!(local = %path.local, %error, "cannot open the socket for heartbeats");
+                    if !path.logged.contains(&"socket") {
+                        path.logged.push("socket");
+                        tracing::warn!(local = %path.local, %error, "cannot open the socket for heartbeats; it is tried again");
+                    }
                     path.reopen = Some(now + REOPEN);
                 }
             }
@@ -138,6 +146,8 @@ impl Pair {
                             newest.push(claim);
                         }
                     }
+                    // One node has the keys of a new session a moment before the other.
+                    Err(Refused::UnknownKey(_)) if self.rekeyed.is_none_or(|at| now - at < KEYS) => {}
                     Err(error) => path.refuse(error.name(), &error),
                 }
             }

@@ -14,7 +14,7 @@ use crate::types::Time;
 /// How long a hand-off may keep the VIP at its old holder after the new one took it.
 const YIELD: Duration = Duration::from_secs(3);
 /// For how long the peer has to see more of the segment, beside a lost advert: both have probed it by then.
-const DEAF: Duration = Duration::from_millis(1500);
+const DEAF: Duration = Duration::from_millis(700);
 
 impl Router {
     /// What the heartbeats say about this VIP; `None`: it was never told where its adverts come from.
@@ -90,6 +90,11 @@ impl Router {
     pub(super) fn on_peer(&mut self, claim: Claim, now: Time) {
         let known = self.term;
         self.term = known.max(claim.term);
+        if self.peer(now).is_none() {
+            // What it was like before it fell silent is no beginning.
+            self.deaf_since = None;
+            self.unheeded = None;
+        }
         self.peer = Some(Known { claim, at: now });
         self.contest = None;
         if claim.standing.is_held() && claim.term >= known {
@@ -126,13 +131,15 @@ impl Router {
             }
             return;
         }
+        if self.superseded {
+            self.take_back(now);
+            return;
+        }
+        self.unheeded = None;
         if claim.term > self.held {
             // The peer knows of a later holder, which is gone: whoever holds it now is the latest.
-            self.term = claim.term + 1;
+            self.term = claim.term.saturating_add(1);
             self.held = self.term;
-        }
-        if self.superseded {
-            return;
         }
         if claim.fitness == Fitness::Cannot {
             self.deaf_since = None;
@@ -141,30 +148,48 @@ impl Router {
         } else if claim.hears || claim.lan <= self.lan {
             self.deaf_since = None;
         } else if now - *self.deaf_since.get_or_insert(now) > DEAF + self.down_interval() {
-            self.resign(Why::SeesLess { lan: self.lan, peer: claim.lan }, now);
+            self.withdraw(Why::SeesLess { lan: self.lan, peer: claim.lan }, now);
         }
+    }
+
+    /// Gives the VIP up where nothing hurries: the peer hears of it when the addresses are gone, so that there are never two.
+    fn withdraw(&mut self, why: Why, now: Time) {
+        self.step_down(true, why, now);
+        self.withdrawing = true;
     }
 
     /// The peer holds the VIP in a higher term.
     fn lose(&mut self, claim: Claim, now: Time) {
         if self.yielding {
             self.superseded = true;
-            self.timers.stop(Timer::Advert);
+            self.offering = false;
             self.announcements.clear();
-            self.timers.stop(Timer::Announce);
+            // What is left is the lease and the end of the hand-off.
+            for speaking in [Timer::Advert, Timer::Offer, Timer::OfferAgain, Timer::Announce] {
+                self.timers.stop(speaking);
+            }
+            self.timers.set(Timer::Down, now + self.down_interval());
             return;
         }
-        if let (Standing::Held { age, .. }, Some(source)) = (claim.standing, claim.source) {
-            let length = Duration::from_millis(age.into()).min(now - self.since);
-            self.note(Note::DualActive { other: source, length: Some(length) });
-        }
+        self.note_dual_active(claim, now);
         self.step_down(true, Why::Superseded { term: claim.term }, now);
     }
 
     /// The peer holds the VIP in a lower term, and hears of ours by our heartbeats: it will step down.
     fn win(&mut self, claim: Claim, now: Time) {
+        if self.superseded {
+            // It has forgotten the term in which it took over: it was started anew.
+            self.take_back(now);
+        }
         let Some(source) = claim.source else { return };
         if self.why == Why::HandedOver && now - self.since < YIELD {
+            return;
+        }
+        // Unless it hears none of them. Then it decides by our adverts and by priority, once our last heartbeat is old and
+        // no other one has come, or at the end of a hand-off; so do we, or both would stay for ever.
+        let unheeded = now - *self.unheeded.get_or_insert(now) > YIELD + self.down_interval() * 2;
+        if unheeded && (claim.priority, claim.source) > (self.priority(), self.source.flatten()) {
+            self.step_down(true, Why::Outranked { by: source, priority: claim.priority }, now);
             return;
         }
         let known = self.rival.is_some_and(|(rival, at)| rival == source && now - at < super::NOTE_AGAIN);
@@ -172,8 +197,16 @@ impl Router {
         if known {
             self.announce_limited(now);
         } else {
-            self.note(Note::DualActive { other: source, length: Some(now - self.since) });
+            self.note_dual_active(claim, now);
             self.announce_anew(false, now);
+        }
+    }
+
+    /// Both have held the VIP since the later one of them took it.
+    fn note_dual_active(&mut self, claim: Claim, now: Time) {
+        if let (Standing::Held { age, .. }, Some(other)) = (claim.standing, claim.source) {
+            let length = Duration::from_millis(age.into()).min(now - self.since);
+            self.note(Note::DualActive { other, length: Some(length) });
         }
     }
 
@@ -216,11 +249,26 @@ impl Router {
         }
     }
 
+    /// Yielding: the peer that has taken over is gone again, and the addresses are still here.
+    pub(super) fn take_back(&mut self, now: Time) {
+        self.superseded = false;
+        self.yielding = false;
+        self.timers.stop(Timer::Down);
+        self.timers.stop(Timer::Yield);
+        self.term = self.term.saturating_add(1);
+        self.held = self.term;
+        self.advertise(now);
+        self.announce_anew(false, now);
+        if self.serving == Some(false) {
+            self.cannot_serve(now);
+        }
+    }
+
     /// The new holder has announced the addresses, and nothing of ours answers for them any more.
     pub(super) fn on_let_go(&mut self, now: Time) {
         if self.state == State::Master && self.yielding {
             // Its heartbeat may not have come yet.
-            self.term = self.term.max(self.held + 1);
+            self.term = self.term.max(self.held.saturating_add(1));
             self.step_down(false, Why::HandedOver, now);
         }
     }

@@ -39,6 +39,11 @@ impl Namespace {
         })
     }
 
+    /// Names the namespace to other programs.
+    pub(crate) fn file(&self) -> &File {
+        &self.0
+    }
+
     pub(crate) fn ip(&self, arguments: &str) -> String {
         self.program("ip", &arguments.split(' ').collect::<Vec<_>>())
     }

@@ -5,8 +5,11 @@
 #![cfg(feature = "io")]
 
 mod adverts;
+mod handoff;
+mod heartbeats;
 mod lab;
 mod leases;
 mod pair;
+mod paired;
 mod settings;
 mod wire;

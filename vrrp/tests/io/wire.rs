@@ -19,6 +19,7 @@ use crate::lab::Namespace;
 const ETHERNET: usize = 14;
 const IP: usize = 20;
 const ARP: usize = 28;
+const UDP: usize = 8;
 
 /// The hardware address of a host that is not there.
 pub(crate) const STRANGER: [u8; 6] = [2, 0, 0, 0, 0, 0x99];
@@ -55,6 +56,19 @@ impl Wire {
             }
         }
         frames
+    }
+
+    /// What the UDP datagrams of the time that comes hold, those from this address to this port.
+    pub(crate) fn datagrams(&mut self, source: Ipv4Addr, port: u16, length: Duration) -> Vec<Vec<u8>> {
+        let content = |frame: &Vec<u8>| {
+            let udp = frame.get(ETHERNET + IP..)?;
+            let wanted = frame[23] == IpNextHeaderProtocols::Udp.0
+                && frame[26..30] == source.octets()
+                && udp.get(2..4)? == port.to_be_bytes();
+            let end = usize::from(u16::from_be_bytes(udp.get(4..6)?.try_into().ok()?));
+            if wanted { udp.get(UDP..end).map(<[u8]>::to_vec) } else { None }
+        };
+        self.listen(length).iter().filter_map(content).collect()
     }
 
     /// Says by a gratuitous ARP that `mac` has `address`.

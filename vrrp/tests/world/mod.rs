@@ -396,6 +396,9 @@ impl World {
             Event::Told { node, life, applied } => {
                 if self.nodes[node].life == life {
                     self.feed(node, Input::Vip(APPLIED[usize::from(applied)]));
+                    if applied == ABSENT {
+                        self.tell_peer(node);
+                    }
                 }
             }
             Event::Apply { node, wish } => self.apply(node, wish),

@@ -15,7 +15,7 @@ use super::{ANSWER, Direction, Facts, Node, Output, Progress};
 const REMOVE_AGAIN: Duration = Duration::from_millis(500);
 /// After so many failures it is said, and tried less often.
 const REMOVALS: u8 = 10;
-const REMOVE_SELDOM: Duration = Duration::from_secs(5);
+const REMOVE_SELDOM: Duration = Duration::from_secs(2);
 
 /// Which of a node's two sets of rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
