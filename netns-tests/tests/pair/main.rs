@@ -6,7 +6,9 @@
 mod agent;
 mod config;
 mod core;
+mod dying;
 mod election;
+mod events;
 mod fixture;
 mod handoff;
 mod lab;
@@ -15,5 +17,7 @@ mod load;
 mod preemption;
 mod refusals;
 mod scenario;
+mod split;
+mod sync;
 mod vip;
 mod wire;

@@ -38,7 +38,7 @@ fn the_preferred_node_takes_the_vip_back_after_its_delay_without_a_lost_connecti
     assert_eq!(pair.settled(LIMIT).or_fail("settle"), 0);
     let why = pair.nodes[0].status().or_fail("status").0["vips"][0]["why"].to_string();
     assert!(why.contains("handed over"), "{why}");
-    assert_whole(connections, 2);
+    assert_whole(&pair, connections, 2);
     nothing_left(&pair);
 }
 
@@ -61,7 +61,7 @@ fn the_preferred_node_waits_until_it_runs_what_its_peer_runs() {
     apply_another(&pair, 0);
     pair.node_until(0, "active", LIMIT, |status| status.active()).or_fail("take it back");
     assert_eq!(pair.settled(LIMIT).or_fail("settle"), 0);
-    assert_whole(connections, 2);
+    assert_whole(&pair, connections, 2);
     nothing_left(&pair);
 }
 

@@ -113,7 +113,7 @@ fn a_switch_that_drops_what_is_passed_on_is_found_before_anything_moves() {
     nothing_left(&pair);
     pair.site.nodes[1 - active].port.heal().or_fail("take the guard away");
     pair.nodes[active].failover(LIMIT).or_fail("hand over");
-    assert_whole(connections, 2);
+    assert_whole(&pair, connections, 2);
     nothing_left(&pair);
 }
 
