@@ -64,7 +64,11 @@ fn failovers_there_and_back_and_over_again_lose_no_connection_whoever_is_asked()
             .iter()
             .filter(|event| event["text"].as_str().is_some_and(|text| text.contains("was handed over")))
             .count();
-        assert_eq!(moved, 4, "{} tells of each of them", NAMES[index]);
+        let took = told(&pair, index, "handoff")
+            .iter()
+            .filter(|event| event["text"].as_str().is_some_and(|text| text.contains("took")))
+            .count();
+        assert_eq!((moved, took), (2, 2), "{} tells of what it gave and of what it took", NAMES[index]);
     }
 }
 

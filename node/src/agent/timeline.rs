@@ -22,8 +22,11 @@ pub(super) struct Timelines {
     node: String,
     peer: String,
     vips: BTreeMap<String, Vip>,
-    /// Steps of ours that the peer was not told.
-    untold: VecDeque<StepTold>,
+    /// The last steps of ours, and how many of them the peer was told in this session.
+    own: VecDeque<StepTold>,
+    told: usize,
+    /// The last steps of the peer: a new session tells them again, for what the one before carried may be lost.
+    heard: VecDeque<StepTold>,
 }
 
 #[derive(Default)]
@@ -45,18 +48,21 @@ struct Takeover {
 impl Timelines {
     pub(super) fn new(node: &str, peer: &str) -> Timelines {
         let (node, peer) = (node.to_owned(), peer.to_owned());
-        Timelines { node, peer, vips: BTreeMap::new(), untold: VecDeque::new() }
+        Timelines { node, peer, vips: BTreeMap::new(), own: VecDeque::new(), told: 0, heard: VecDeque::new() }
     }
 
     /// Something that this node did; [`Timelines::next_untold`] has it for the peer.
     pub(super) fn own(&mut self, vip: &str, did: Did, term: u64, at: Instant, events: &Store) {
         let clock = clock_at(at);
-        if self.untold.len() == KEPT {
-            self.untold.pop_front();
+        if self.own.len() == KEPT {
+            self.own.pop_front();
+            self.told = self.told.saturating_sub(1);
         }
-        self.untold.push_back(StepTold { vip: vip.to_owned(), what: did, term, at: clock });
-        let stamp = Stamp { what: what(did), node: self.node.clone(), at_us: signed(clock) };
-        self.take(vip, stamp, Some(term), events);
+        self.own.push_back(StepTold { vip: vip.to_owned(), what: did, term, at: clock });
+        if let Some(what) = what(did) {
+            let stamp = Stamp { what, node: self.node.clone(), at_us: signed(clock) };
+            self.take(vip, stamp, Some(term), events);
+        }
     }
 
     /// What the first client's arrival adds.
@@ -68,7 +74,8 @@ impl Timelines {
     /// Something that the peer did; `offset` is its clock minus ours.
     pub(super) fn peer(&mut self, told: &StepTold, offset: i64, events: &Store) {
         let at_us = signed(told.at).saturating_sub(offset);
-        let stamp = Stamp { what: what(told.what), node: self.peer.clone(), at_us };
+        let Some(what) = what(told.what) else { return };
+        let stamp = Stamp { what, node: self.peer.clone(), at_us };
         if self.vips.contains_key(&told.vip) {
             self.take(&told.vip, stamp, Some(told.term), events);
         }
@@ -90,14 +97,31 @@ impl Timelines {
         vip.amend(&self.node, events);
     }
 
-    /// The next step that the peer was not told.
-    pub(super) fn next_untold(&mut self) -> Option<StepTold> {
-        self.untold.pop_front()
+    /// The next step that the peer was not told in this session.
+    pub(super) fn untold(&self) -> Option<&StepTold> {
+        self.own.get(self.told)
     }
 
-    /// It could not be sent: the next session has it.
-    pub(super) fn put_back(&mut self, told: StepTold) {
-        self.untold.push_front(told);
+    /// That one was sent.
+    pub(super) fn told(&mut self) {
+        self.told += 1;
+    }
+
+    /// A new session: the peer is told everything once more.
+    pub(super) fn tell_again(&mut self) {
+        self.told = 0;
+    }
+
+    /// Whether a step of the peer is news.
+    pub(super) fn is_news(&mut self, told: &StepTold) -> bool {
+        if self.heard.contains(told) {
+            return false;
+        }
+        if self.heard.len() == KEPT {
+            self.heard.pop_front();
+        }
+        self.heard.push_back(told.clone());
+        true
     }
 
     /// Only these VIPs are configured.
@@ -128,15 +152,17 @@ impl Takeover {
     }
 }
 
-fn what(did: Did) -> What {
-    match did {
+/// What a timeline calls it; `None`: it has no place in one.
+fn what(did: Did) -> Option<What> {
+    Some(match did {
         Did::Detect => What::Detected,
         Did::Step(Step::Resigned) => What::Resigned,
         Did::Step(Step::Removed) => What::Removed,
         Did::Step(Step::TookOver) => What::TookOver,
         Did::Step(Step::Added) => What::Added,
         Did::Step(Step::Announced) => What::Announced,
-    }
+        Did::DualActive { .. } => return None,
+    })
 }
 
 fn signed(clock: u64) -> i64 {
