@@ -58,4 +58,7 @@ pub enum Did {
     Detect,
     /// A step of its election.
     Step(Step),
+    /// It saw both nodes active, for so long in milliseconds, and that it ended. The other one may not have seen it: who
+    /// gives way may do so before it is heard.
+    SawTwo(u32),
 }

@@ -18,7 +18,7 @@ mod timeline;
 mod work;
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -56,6 +56,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 const LAST_CLIENTS: Duration = Duration::from_secs(1);
 /// For how long a takeover waits for its first client.
 const FIRST_CLIENT: Duration = Duration::from_secs(30);
+/// What the peer says of both nodes having been active within this time is what this node has seen itself.
+const SAME_TIME: Duration = Duration::from_secs(30);
 /// How often the slow things are looked at: servers that are down, rates, the watchdog.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -289,17 +291,36 @@ impl Agent {
             EventKind::Note(note) => {
                 bridge::log_note(&vip, &note);
                 if let Note::DualActive { other, length } = note {
-                    let length_text = length.map_or(String::new(), |length| format!(" for {} ms", length.as_millis()));
-                    let text = format!("both nodes held {vip}{length_text}; it has ended");
-                    let draft = Draft { kind: Kind::DualActive, vip: Some(vip.clone()), text, ..Draft::default() };
-                    self.events.record(draft);
-                    self.dual_active = Some(DualActive { vip, other, length, at: Instant::now() });
+                    if let Some(length) = length {
+                        let length = u32::try_from(length.as_millis()).unwrap_or(u32::MAX);
+                        self.did(&vip, Did::SawTwo(length), 0, instant);
+                    }
+                    self.both_were_active(vip, other, length);
                 }
             }
             EventKind::Leftovers(addresses) => {
                 tracing::warn!(?addresses, "addresses of an agent that was killed were taken away");
             }
             EventKind::LeaseFailed(error) => tracing::error!(vip, error, "the kernel refused an address; trying again"),
+        }
+    }
+
+    fn both_were_active(&mut self, vip: String, other: Ipv4Addr, length: Option<Duration>) {
+        let length_text = length.map_or(String::new(), |length| format!(" for {} ms", length.as_millis()));
+        let text = format!("both nodes held {vip}{length_text}; it has ended");
+        self.events.record(Draft { kind: Kind::DualActive, vip: Some(vip.clone()), text, ..Draft::default() });
+        self.dual_active = Some(DualActive { vip, other, length, at: Instant::now() });
+    }
+
+    /// The peer saw that both nodes were active. Who gave way may have done so before it was heard here.
+    fn peer_saw_two(&mut self, vip: &str, length: Duration) {
+        let known = |seen: &DualActive| seen.vip == vip && seen.at.elapsed() < SAME_TIME;
+        let snapshot = self.vrrp.snapshot();
+        let router = snapshot.routers.iter().find(|router| router.config.name == vip);
+        let other = router.and_then(|router| router.peer).and_then(|(claim, _)| claim.source);
+        if let Some(other) = other.filter(|_| !self.dual_active.as_ref().is_some_and(known)) {
+            tracing::warn!(vip, %other, milliseconds = length.as_millis(), "the peer says that both nodes were active");
+            self.both_were_active(vip.to_owned(), other, Some(length));
         }
     }
 

@@ -25,7 +25,7 @@ use crate::failover::planned::{Move, Planned, View};
 use crate::handoff::machine::{Direction, Facts, HandOff, Input, Order, Output};
 use crate::handoff::message::{Id, Message as HandOffMessage};
 use crate::handoff::{Kernel, Neighbour, Vip};
-use crate::peer::{Did, Message, Report};
+use crate::peer::{Did, Message, Report, StepTold};
 use crate::status::Role;
 
 use super::Agent;
@@ -197,6 +197,9 @@ impl Agent {
                 peering.report = Some((report, now));
             }
             sync::Event::Message(Message::HandOff(message)) => peering.handoff.handle(Input::Message(message), now),
+            sync::Event::Message(Message::Step(StepTold { vip, what: Did::SawTwo(length), .. })) => {
+                self.peer_saw_two(&vip, Duration::from_millis(length.into()));
+            }
             sync::Event::Message(Message::Step(told)) => {
                 let offset = peering.channel.as_ref().and_then(|channel| channel.status().borrow().clock_offset);
                 peering.timelines.peer(&told, offset.unwrap_or_default(), &self.events);

@@ -55,8 +55,8 @@ impl Timelines {
             self.untold.pop_front();
         }
         self.untold.push_back(StepTold { vip: vip.to_owned(), what: did, term, at: clock });
-        let stamp = Stamp { what: what(did), node: self.node.clone(), at_us: signed(clock) };
-        self.take(vip, stamp, Some(term), events);
+        let Some(what) = what(did) else { return };
+        self.take(vip, Stamp { what, node: self.node.clone(), at_us: signed(clock) }, Some(term), events);
     }
 
     /// What the first client's arrival adds.
@@ -68,7 +68,8 @@ impl Timelines {
     /// Something that the peer did; `offset` is its clock minus ours.
     pub(super) fn peer(&mut self, told: &StepTold, offset: i64, events: &Store) {
         let at_us = signed(told.at).saturating_sub(offset);
-        let stamp = Stamp { what: what(told.what), node: self.peer.clone(), at_us };
+        let Some(what) = what(told.what) else { return };
+        let stamp = Stamp { what, node: self.peer.clone(), at_us };
         if self.vips.contains_key(&told.vip) {
             self.take(&told.vip, stamp, Some(told.term), events);
         }
@@ -128,15 +129,17 @@ impl Takeover {
     }
 }
 
-fn what(did: Did) -> What {
-    match did {
+/// What a timeline calls it; `None`: it is part of none.
+fn what(did: Did) -> Option<What> {
+    Some(match did {
         Did::Detect => What::Detected,
         Did::Step(Step::Resigned) => What::Resigned,
         Did::Step(Step::Removed) => What::Removed,
         Did::Step(Step::TookOver) => What::TookOver,
         Did::Step(Step::Added) => What::Added,
         Did::Step(Step::Announced) => What::Announced,
-    }
+        Did::SawTwo(_) => return None,
+    })
 }
 
 fn signed(clock: u64) -> i64 {
