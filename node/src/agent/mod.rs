@@ -364,6 +364,7 @@ impl Agent {
         self.look_at_plans();
         self.tell_report();
         self.look_for_first_client();
+        self.place_steps();
         Ok(())
     }
 

@@ -174,6 +174,7 @@ impl Agent {
                 self.events.record(Draft { kind: Kind::Sync, text, ..Draft::default() });
                 if peering.instance.replace(instance).is_some_and(|before| before != instance) {
                     peering.handoff.handle(Input::PeerLost, now);
+                    peering.timelines.peer_restarted();
                 }
                 peering.handoff.handle(Input::Connected, now);
                 peering.heard = true;
@@ -201,9 +202,18 @@ impl Agent {
                 self.peer_saw_two(&vip, Duration::from_millis(length.into()));
             }
             sync::Event::Message(Message::Step(told)) => {
-                let offset = peering.channel.as_ref().and_then(|channel| channel.status().borrow().clock_offset);
-                peering.timelines.peer(&told, offset.unwrap_or_default(), &self.events);
+                peering.timelines.peer(told);
+                self.place_steps();
             }
+        }
+    }
+
+    /// What the peer did goes into its timeline, once the peer's clock can be read.
+    pub(super) fn place_steps(&mut self) {
+        let Some(peering) = &mut self.peering else { return };
+        let offset = peering.channel.as_ref().and_then(|channel| channel.status().borrow().clock_offset);
+        if let Some(offset) = offset {
+            peering.timelines.place(offset, &self.events);
         }
     }
 

@@ -24,6 +24,8 @@ pub(super) struct Timelines {
     vips: BTreeMap<String, Vip>,
     /// Steps of ours that the peer was not told.
     untold: VecDeque<StepTold>,
+    /// The peer's, told before its clock could be read.
+    unplaced: VecDeque<StepTold>,
 }
 
 #[derive(Default)]
@@ -45,7 +47,7 @@ struct Takeover {
 impl Timelines {
     pub(super) fn new(node: &str, peer: &str) -> Timelines {
         let (node, peer) = (node.to_owned(), peer.to_owned());
-        Timelines { node, peer, vips: BTreeMap::new(), untold: VecDeque::new() }
+        Timelines { node, peer, vips: BTreeMap::new(), untold: VecDeque::new(), unplaced: VecDeque::new() }
     }
 
     /// Something that this node did; [`Timelines::next_untold`] has it for the peer.
@@ -65,14 +67,29 @@ impl Timelines {
         self.take(vip, stamp, None, events);
     }
 
-    /// Something that the peer did; `offset` is its clock minus ours.
-    pub(super) fn peer(&mut self, told: &StepTold, offset: i64, events: &Store) {
-        let at_us = signed(told.at).saturating_sub(offset);
-        let Some(what) = what(told.what) else { return };
-        let stamp = Stamp { what, node: self.peer.clone(), at_us };
-        if self.vips.contains_key(&told.vip) {
-            self.take(&told.vip, stamp, Some(told.term), events);
+    /// Something that the peer did. It waits for [`Timelines::place`]: a session's first messages come before its first ping.
+    pub(super) fn peer(&mut self, told: StepTold) {
+        if self.unplaced.len() == KEPT {
+            self.unplaced.pop_front();
         }
+        self.unplaced.push_back(told);
+    }
+
+    /// Gives the peer's steps their place; `offset` is its clock minus ours.
+    pub(super) fn place(&mut self, offset: i64, events: &Store) {
+        while let Some(told) = self.unplaced.pop_front() {
+            let at_us = signed(told.at).saturating_sub(offset);
+            let Some(what) = what(told.what) else { continue };
+            let stamp = Stamp { what, node: self.peer.clone(), at_us };
+            if self.vips.contains_key(&told.vip) {
+                self.take(&told.vip, stamp, Some(told.term), events);
+            }
+        }
+    }
+
+    /// The peer is another process than before, with another clock.
+    pub(super) fn peer_restarted(&mut self) {
+        self.unplaced.clear();
     }
 
     fn take(&mut self, name: &str, stamp: Stamp, term: Option<u64>, events: &Store) {
