@@ -25,7 +25,7 @@ use crate::failover::planned::{Move, Planned, View};
 use crate::handoff::machine::{Direction, Facts, HandOff, Input, Order, Output};
 use crate::handoff::message::{Id, Message as HandOffMessage};
 use crate::handoff::{Kernel, Neighbour, Vip};
-use crate::peer::{Did, Message, Report};
+use crate::peer::{Did, Message, Report, StepTold};
 use crate::status::Role;
 
 use super::Agent;
@@ -176,6 +176,7 @@ impl Agent {
                 self.events.record(Draft { kind: Kind::Sync, text, ..Draft::default() });
                 if peering.instance.replace(instance).is_some_and(|before| before != instance) {
                     peering.handoff.handle(Input::PeerLost, now);
+                    peering.timelines.peer_restarted();
                 }
                 peering.handoff.handle(Input::Connected, now);
                 peering.heard = true;

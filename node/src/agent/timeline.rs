@@ -79,6 +79,24 @@ impl Timelines {
         if self.vips.contains_key(&told.vip) {
             self.take(&told.vip, stamp, Some(told.term), events);
         }
+        self.unplaced.push_back(told);
+    }
+
+    /// Gives the peer's steps their place; `offset` is its clock minus ours.
+    pub(super) fn place(&mut self, offset: i64, events: &Store) {
+        while let Some(told) = self.unplaced.pop_front() {
+            let at_us = signed(told.at).saturating_sub(offset);
+            let Some(what) = what(told.what) else { continue };
+            let stamp = Stamp { what, node: self.peer.clone(), at_us };
+            if self.vips.contains_key(&told.vip) {
+                self.take(&told.vip, stamp, Some(told.term), events);
+            }
+        }
+    }
+
+    /// The peer is another process than before, with another clock.
+    pub(super) fn peer_restarted(&mut self) {
+        self.unplaced.clear();
     }
 
     fn take(&mut self, name: &str, stamp: Stamp, term: Option<u64>, events: &Store) {
