@@ -56,8 +56,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 const LAST_CLIENTS: Duration = Duration::from_secs(1);
 /// For how long a takeover waits for its first client.
 const FIRST_CLIENT: Duration = Duration::from_secs(30);
-/// What the peer says of both nodes having been active within this time is what this node has seen itself.
-const SAME_TIME: Duration = Duration::from_secs(30);
 /// How often the slow things are looked at: servers that are down, rates, the watchdog.
 const TICK: Duration = Duration::from_secs(1);
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sync::pairing::Pairing;
-use sync::{Channel, NotSent, Settings, WhyNot, clock};
+use sync::{Channel, NotSent, Settings, WhyNot};
 use tokio::sync::mpsc;
 use vrrp::event::State;
 use vrrp::heartbeat::Fitness;
@@ -25,7 +25,7 @@ use crate::failover::planned::{Move, Planned, View};
 use crate::handoff::machine::{Direction, Facts, HandOff, Input, Order, Output};
 use crate::handoff::message::{Id, Message as HandOffMessage};
 use crate::handoff::{Kernel, Neighbour, Vip};
-use crate::peer::{Did, Message, Report, StepTold};
+use crate::peer::{Did, Message, Report};
 use crate::status::Role;
 
 use super::Agent;
@@ -201,17 +201,24 @@ impl Agent {
                 peering.report = Some((report, now));
             }
             sync::Event::Message(Message::HandOff(message)) => peering.handoff.handle(Input::Message(message), now),
-            sync::Event::Message(Message::Step(told)) if peering.timelines.is_news(&told) => {
-                let offset = peering.channel.as_ref().and_then(|channel| channel.status().borrow().clock_offset);
-                peering.timelines.peer(&told, offset.unwrap_or_default(), &self.events);
-                let age = clock().saturating_add_signed(offset.unwrap_or_default()).saturating_sub(told.at);
-                if let Did::DualActive { length } = told.what
-                    && Duration::from_micros(age) < DUAL_ACTIVE
-                {
-                    self.peer_found_dual_active(&told.vip, Duration::from_millis(length));
-                }
+            sync::Event::Message(Message::Step(told)) => {
+                peering.timelines.peer(told);
+                self.place_steps();
             }
-            sync::Event::Message(Message::Step(_)) => {}
+        }
+    }
+
+    /// What the peer did goes into its timeline, once the peer's clock can be read.
+    pub(super) fn place_steps(&mut self) {
+        let Some(peering) = &mut self.peering else { return };
+        let offset = peering.channel.as_ref().and_then(|channel| channel.status().borrow().clock_offset);
+        let Some(offset) = offset else { return };
+        for (told, age) in peering.timelines.place(offset, &self.events) {
+            if let Did::DualActive { length } = told.what
+                && age < DUAL_ACTIVE
+            {
+                self.peer_found_dual_active(&told.vip, Duration::from_millis(length));
+            }
         }
     }
 
