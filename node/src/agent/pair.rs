@@ -176,6 +176,7 @@ impl Agent {
                     peering.handoff.handle(Input::PeerLost, now);
                     peering.timelines.peer_restarted();
                 }
+                peering.timelines.tell_again();
                 peering.handoff.handle(Input::Connected, now);
                 peering.heard = true;
                 let sync::Keys { id, send, receive } = keys;
@@ -198,6 +199,7 @@ impl Agent {
                 peering.report = Some((report, now));
             }
             sync::Event::Message(Message::HandOff(message)) => peering.handoff.handle(Input::Message(message), now),
+            sync::Event::Message(Message::Step(told)) if !peering.timelines.is_new(&told) => {}
             sync::Event::Message(Message::Step(StepTold { vip, what: Did::SawTwo(length), .. })) => {
                 self.peer_saw_two(&vip, Duration::from_millis(length.into()));
             }
@@ -253,6 +255,7 @@ impl Agent {
                 peering.timelines.put_back(told);
                 break;
             }
+            peering.timelines.sent(told);
         }
     }
 

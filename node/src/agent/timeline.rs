@@ -12,7 +12,7 @@ use vrrp::io::snapshot::Step;
 use crate::events::{Stamp, Store, What, timeline};
 use crate::peer::{Did, StepTold};
 
-/// Steps of each VIP that are remembered until an event wants them, and steps that wait for the peer.
+/// Steps of each VIP that are remembered until an event wants them, steps that wait for the peer, and steps of the peer.
 const KEPT: usize = 32;
 /// A step without a term of its own belongs to the takeover that it comes after within this time, in microseconds.
 const TOGETHER: i64 = 60_000_000;
@@ -24,6 +24,10 @@ pub(super) struct Timelines {
     vips: BTreeMap<String, Vip>,
     /// Steps of ours that the peer was not told.
     untold: VecDeque<StepTold>,
+    /// The newest that it was told: they may be lost with the session that took them, and are told again in the next one.
+    told: VecDeque<StepTold>,
+    /// The peer's newest: what it tells again is known.
+    heard: VecDeque<StepTold>,
     /// The peer's, told before its clock could be read.
     unplaced: VecDeque<StepTold>,
 }
@@ -47,16 +51,14 @@ struct Takeover {
 impl Timelines {
     pub(super) fn new(node: &str, peer: &str) -> Timelines {
         let (node, peer) = (node.to_owned(), peer.to_owned());
-        Timelines { node, peer, vips: BTreeMap::new(), untold: VecDeque::new(), unplaced: VecDeque::new() }
+        let [untold, told, heard, unplaced] = Default::default();
+        Timelines { node, peer, vips: BTreeMap::new(), untold, told, heard, unplaced }
     }
 
     /// Something that this node did; [`Timelines::next_untold`] has it for the peer.
     pub(super) fn own(&mut self, vip: &str, did: Did, term: u64, at: Instant, events: &Store) {
         let clock = clock_at(at);
-        if self.untold.len() == KEPT {
-            self.untold.pop_front();
-        }
-        self.untold.push_back(StepTold { vip: vip.to_owned(), what: did, term, at: clock });
+        keep(&mut self.untold, StepTold { vip: vip.to_owned(), what: did, term, at: clock });
         let Some(what) = what(did) else { return };
         self.take(vip, Stamp { what, node: self.node.clone(), at_us: signed(clock) }, Some(term), events);
     }
@@ -69,10 +71,16 @@ impl Timelines {
 
     /// Something that the peer did. It waits for [`Timelines::place`]: a session's first messages come before its first ping.
     pub(super) fn peer(&mut self, told: StepTold) {
-        if self.unplaced.len() == KEPT {
-            self.unplaced.pop_front();
+        keep(&mut self.unplaced, told);
+    }
+
+    /// Whether the peer tells this for the first time.
+    pub(super) fn is_new(&mut self, told: &StepTold) -> bool {
+        let new = !self.heard.contains(told);
+        if new {
+            keep(&mut self.heard, told.clone());
         }
-        self.unplaced.push_back(told);
+        new
     }
 
     /// Gives the peer's steps their place; `offset` is its clock minus ours.
@@ -87,9 +95,11 @@ impl Timelines {
         }
     }
 
-    /// The peer is another process than before, with another clock.
+    /// The peer is another process than before, with another clock and nothing of its own to put our steps to.
     pub(super) fn peer_restarted(&mut self) {
         self.unplaced.clear();
+        self.heard.clear();
+        self.told.clear();
     }
 
     fn take(&mut self, name: &str, stamp: Stamp, term: Option<u64>, events: &Store) {
@@ -118,6 +128,17 @@ impl Timelines {
         self.untold.push_front(told);
     }
 
+    /// It was sent, which does not say that it arrives.
+    pub(super) fn sent(&mut self, told: StepTold) {
+        keep(&mut self.told, told);
+    }
+
+    /// A new session with the same process: whatever the last one may have lost is told again.
+    pub(super) fn tell_again(&mut self) {
+        let later = std::mem::replace(&mut self.untold, std::mem::take(&mut self.told));
+        later.into_iter().for_each(|told| keep(&mut self.untold, told));
+    }
+
     /// Only these VIPs are configured.
     pub(super) fn configure<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
         let mut before = std::mem::take(&mut self.vips);
@@ -144,6 +165,14 @@ impl Takeover {
             _ => stamp.node != taker && (term == self.term || term + 1 == self.term),
         }
     }
+}
+
+/// The oldest one makes room.
+fn keep(steps: &mut VecDeque<StepTold>, told: StepTold) {
+    if steps.len() == KEPT {
+        steps.pop_front();
+    }
+    steps.push_back(told);
 }
 
 /// What a timeline calls it; `None`: it is part of none.
@@ -184,5 +213,28 @@ mod tests {
         assert!(!has(What::Removed, "lb-b", Some(5), AT - 5000), "how this node once lost it");
         assert!(!has(What::Added, "lb-b", Some(5), AT - 9000));
         assert!(!has(What::FirstConnection, "lb-b", None, AT - 1));
+    }
+
+    #[test]
+    fn what_a_session_may_have_lost_is_told_again_in_its_order_and_taken_once() {
+        let told = |at: u64| StepTold { vip: "web".into(), what: Did::Detect, term: 1, at };
+        let mut sender = Timelines::new("a", "b");
+        sender.sent(told(1));
+        sender.sent(told(2));
+        sender.put_back(told(3));
+        sender.tell_again();
+        let again: Vec<u64> = std::iter::from_fn(|| sender.next_untold()).map(|told| told.at).collect();
+        assert_eq!(again, [1, 2, 3]);
+        let mut receiver = Timelines::new("b", "a");
+        let new = [1, 2, 1, 2, 3].map(|at| receiver.is_new(&told(at)));
+        assert_eq!(new, [true, true, false, false, true]);
+        receiver.peer_restarted();
+        assert!(receiver.is_new(&told(1)), "another process, another clock");
+
+        let limit = KEPT as u64;
+        (0..2 * limit).for_each(|at| sender.sent(told(at)));
+        sender.tell_again();
+        let kept: Vec<u64> = std::iter::from_fn(|| sender.next_untold()).map(|told| told.at).collect();
+        assert_eq!(kept, (limit..2 * limit).collect::<Vec<_>>(), "the newest");
     }
 }
