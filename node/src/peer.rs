@@ -58,7 +58,9 @@ pub enum Did {
     Detect,
     /// A step of its election.
     Step(Step),
-    /// It saw both nodes active, for so long in milliseconds, and that it ended. The other one may not have seen it: who
-    /// gives way may do so before it is heard.
-    SawTwo(u32),
+    /// It found that both nodes had held the VIP, for so many milliseconds. Who goes on holding it may never have seen it.
+    DualActive {
+        /// As far as it knows.
+        length: u64,
+    },
 }

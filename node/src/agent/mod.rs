@@ -56,8 +56,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 const LAST_CLIENTS: Duration = Duration::from_secs(1);
 /// For how long a takeover waits for its first client.
 const FIRST_CLIENT: Duration = Duration::from_secs(30);
-/// What the peer says of both nodes having been active within this time is what this node has seen itself.
-const SAME_TIME: Duration = Duration::from_secs(30);
 /// How often the slow things are looked at: servers that are down, rates, the watchdog.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -291,11 +289,9 @@ impl Agent {
             EventKind::Note(note) => {
                 bridge::log_note(&vip, &note);
                 if let Note::DualActive { other, length } = note {
-                    if let Some(length) = length {
-                        let length = u32::try_from(length.as_millis()).unwrap_or(u32::MAX);
-                        self.did(&vip, Did::SawTwo(length), 0, instant);
-                    }
-                    self.both_were_active(vip, other, length);
+                    self.were_dual_active(&vip, other, length);
+                    let length = length.map_or(0, |length| u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
+                    self.did(&vip, Did::DualActive { length }, 0, instant);
                 }
             }
             EventKind::Leftovers(addresses) => {
@@ -305,23 +301,12 @@ impl Agent {
         }
     }
 
-    fn both_were_active(&mut self, vip: String, other: Ipv4Addr, length: Option<Duration>) {
-        let length_text = length.map_or(String::new(), |length| format!(" for {} ms", length.as_millis()));
-        let text = format!("both nodes held {vip}{length_text}; it has ended");
-        self.events.record(Draft { kind: Kind::DualActive, vip: Some(vip.clone()), text, ..Draft::default() });
-        self.dual_active = Some(DualActive { vip, other, length, at: Instant::now() });
-    }
-
-    /// The peer saw that both nodes were active. Who gave way may have done so before it was heard here.
-    fn peer_saw_two(&mut self, vip: &str, length: Duration) {
-        let known = |seen: &DualActive| seen.vip == vip && seen.at.elapsed() < SAME_TIME;
-        let snapshot = self.vrrp.snapshot();
-        let router = snapshot.routers.iter().find(|router| router.config.name == vip);
-        let other = router.and_then(|router| router.peer).and_then(|(claim, _)| claim.source);
-        if let Some(other) = other.filter(|_| !self.dual_active.as_ref().is_some_and(known)) {
-            tracing::warn!(vip, %other, milliseconds = length.as_millis(), "the peer says that both nodes were active");
-            self.both_were_active(vip.to_owned(), other, Some(length));
-        }
+    /// Both nodes held this VIP, and it has ended.
+    fn were_dual_active(&mut self, vip: &str, other: Ipv4Addr, length: Option<Duration>) {
+        let for_long = length.map_or(String::new(), |length| format!(" for {} ms", length.as_millis()));
+        let text = format!("both nodes held {vip}{for_long}; it has ended");
+        self.events.record(Draft { kind: Kind::DualActive, vip: Some(vip.to_owned()), text, ..Draft::default() });
+        self.dual_active = Some(DualActive { vip: vip.to_owned(), other, length, at: Instant::now() });
     }
 
     /// Hands on what the policy concluded.

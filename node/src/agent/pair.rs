@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sync::pairing::Pairing;
-use sync::{Channel, NotSent, Settings, WhyNot};
+use sync::{Channel, NotSent, Settings, WhyNot, clock};
 use tokio::sync::mpsc;
 use vrrp::event::State;
 use vrrp::heartbeat::Fitness;
@@ -25,7 +25,7 @@ use crate::failover::planned::{Move, Planned, View};
 use crate::handoff::machine::{Direction, Facts, HandOff, Input, Order, Output};
 use crate::handoff::message::{Id, Message as HandOffMessage};
 use crate::handoff::{Kernel, Neighbour, Vip};
-use crate::peer::{Did, Message, Report, StepTold};
+use crate::peer::{Did, Message, Report};
 use crate::status::Role;
 
 use super::Agent;
@@ -34,6 +34,8 @@ use super::work;
 
 /// The peer's heartbeats are gone when none came for so long: a pause of its processors must not end connections.
 const LOST: Duration = Duration::from_secs(1);
+/// Within this time both nodes speak of the same two active nodes: a session that broke is back by then.
+const DUAL_ACTIVE: Duration = Duration::from_secs(20);
 /// How soon the channel is asked again whether it has room.
 const POST_AGAIN: Duration = Duration::from_millis(2);
 /// A report is about as old as a tick, and is believed a little longer.
@@ -176,9 +178,9 @@ impl Agent {
                     peering.handoff.handle(Input::PeerLost, now);
                     peering.timelines.peer_restarted();
                 }
-                peering.timelines.tell_again();
                 peering.handoff.handle(Input::Connected, now);
                 peering.heard = true;
+                peering.timelines.tell_again();
                 let sync::Keys { id, send, receive } = keys;
                 self.tell_vrrp(Command::Keys(Keys { id, send, receive }));
                 self.tell_report();
@@ -199,23 +201,38 @@ impl Agent {
                 peering.report = Some((report, now));
             }
             sync::Event::Message(Message::HandOff(message)) => peering.handoff.handle(Input::Message(message), now),
-            sync::Event::Message(Message::Step(told)) if !peering.timelines.is_new(&told) => {}
-            sync::Event::Message(Message::Step(StepTold { vip, what: Did::SawTwo(length), .. })) => {
-                self.peer_saw_two(&vip, Duration::from_millis(length.into()));
-            }
-            sync::Event::Message(Message::Step(told)) => {
-                peering.timelines.peer(told);
+            sync::Event::Message(Message::Step(told)) if peering.timelines.is_news(&told) => {
+                peering.timelines.wait(told);
                 self.place_steps();
+            }
+            sync::Event::Message(Message::Step(_)) => {}
+        }
+    }
+
+    /// What the peer did goes into its timeline once the peer's clock can be read.
+    pub(super) fn place_steps(&mut self) {
+        let channel = self.peering.as_ref().and_then(|peering| peering.channel.as_ref());
+        let Some(offset) = channel.and_then(|channel| channel.status().borrow().clock_offset) else { return };
+        while let Some(peering) = &mut self.peering
+            && let Some(told) = peering.timelines.unplaced()
+        {
+            peering.timelines.peer(&told, offset, &self.events);
+            let age = clock().saturating_add_signed(offset).saturating_sub(told.at);
+            if let Did::DualActive { length } = told.what
+                && Duration::from_micros(age) < DUAL_ACTIVE
+            {
+                self.peer_found_dual_active(&told.vip, Duration::from_millis(length));
             }
         }
     }
 
-    /// What the peer did goes into its timeline, once the peer's clock can be read.
-    pub(super) fn place_steps(&mut self) {
-        let Some(peering) = &mut self.peering else { return };
-        let offset = peering.channel.as_ref().and_then(|channel| channel.status().borrow().clock_offset);
-        if let Some(offset) = offset {
-            peering.timelines.place(offset, &self.events);
+    /// The peer gave a VIP up as soon as it heard of us, so that here nothing was seen of it.
+    fn peer_found_dual_active(&mut self, vip: &str, length: Duration) {
+        let known = self.dual_active.as_ref().is_some_and(|seen| seen.vip == vip && seen.at.elapsed() < DUAL_ACTIVE);
+        let snapshot = self.vrrp.snapshot();
+        let router = snapshot.routers.iter().find(|router| router.config.name == vip);
+        if let Some(other) = router.and_then(|router| router.peer?.0.source).filter(|_| !known) {
+            self.were_dual_active(vip, other, Some(length));
         }
     }
 
@@ -250,12 +267,11 @@ impl Agent {
     fn tell_steps(&mut self) {
         let Some(peering) = &mut self.peering else { return };
         let Some(channel) = &peering.channel else { return };
-        while let Some(told) = peering.timelines.next_untold() {
+        while let Some(told) = peering.timelines.untold() {
             if channel.send(Message::Step(told.clone())).is_err() {
-                peering.timelines.put_back(told);
                 break;
             }
-            peering.timelines.sent(told);
+            peering.timelines.told();
         }
     }
 

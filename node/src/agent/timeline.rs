@@ -12,7 +12,7 @@ use vrrp::io::snapshot::Step;
 use crate::events::{Stamp, Store, What, timeline};
 use crate::peer::{Did, StepTold};
 
-/// Steps of each VIP that are remembered until an event wants them, steps that wait for the peer, and steps of the peer.
+/// Steps of each VIP that are remembered until an event wants them, and steps that wait for the peer.
 const KEPT: usize = 32;
 /// A step without a term of its own belongs to the takeover that it comes after within this time, in microseconds.
 const TOGETHER: i64 = 60_000_000;
@@ -22,13 +22,12 @@ pub(super) struct Timelines {
     node: String,
     peer: String,
     vips: BTreeMap<String, Vip>,
-    /// Steps of ours that the peer was not told.
-    untold: VecDeque<StepTold>,
-    /// The newest that it was told: they may be lost with the session that took them, and are told again in the next one.
-    told: VecDeque<StepTold>,
-    /// The peer's newest: what it tells again is known.
+    /// The last steps of ours, and how many of them the peer was told in this session.
+    own: VecDeque<StepTold>,
+    told: usize,
+    /// The last steps of the peer: a new session tells them again, for what the one before carried may be lost.
     heard: VecDeque<StepTold>,
-    /// The peer's, told before its clock could be read.
+    /// Those that came before the peer's clock could be read: a session's first messages come before its first ping.
     unplaced: VecDeque<StepTold>,
 }
 
@@ -51,16 +50,22 @@ struct Takeover {
 impl Timelines {
     pub(super) fn new(node: &str, peer: &str) -> Timelines {
         let (node, peer) = (node.to_owned(), peer.to_owned());
-        let [untold, told, heard, unplaced] = Default::default();
-        Timelines { node, peer, vips: BTreeMap::new(), untold, told, heard, unplaced }
+        let [own, heard, unplaced] = Default::default();
+        Timelines { node, peer, vips: BTreeMap::new(), own, told: 0, heard, unplaced }
     }
 
-    /// Something that this node did; [`Timelines::next_untold`] has it for the peer.
+    /// Something that this node did; [`Timelines::untold`] has it for the peer.
     pub(super) fn own(&mut self, vip: &str, did: Did, term: u64, at: Instant, events: &Store) {
         let clock = clock_at(at);
-        keep(&mut self.untold, StepTold { vip: vip.to_owned(), what: did, term, at: clock });
-        let Some(what) = what(did) else { return };
-        self.take(vip, Stamp { what, node: self.node.clone(), at_us: signed(clock) }, Some(term), events);
+        if self.own.len() == KEPT {
+            self.own.pop_front();
+            self.told = self.told.saturating_sub(1);
+        }
+        self.own.push_back(StepTold { vip: vip.to_owned(), what: did, term, at: clock });
+        if let Some(what) = what(did) {
+            let stamp = Stamp { what, node: self.node.clone(), at_us: signed(clock) };
+            self.take(vip, stamp, Some(term), events);
+        }
     }
 
     /// What the first client's arrival adds.
@@ -69,37 +74,32 @@ impl Timelines {
         self.take(vip, stamp, None, events);
     }
 
-    /// Something that the peer did. It waits for [`Timelines::place`]: a session's first messages come before its first ping.
-    pub(super) fn peer(&mut self, told: StepTold) {
-        keep(&mut self.unplaced, told);
-    }
-
-    /// Whether the peer tells this for the first time.
-    pub(super) fn is_new(&mut self, told: &StepTold) -> bool {
-        let new = !self.heard.contains(told);
-        if new {
-            keep(&mut self.heard, told.clone());
-        }
-        new
-    }
-
-    /// Gives the peer's steps their place; `offset` is its clock minus ours.
-    pub(super) fn place(&mut self, offset: i64, events: &Store) {
-        while let Some(told) = self.unplaced.pop_front() {
-            let at_us = signed(told.at).saturating_sub(offset);
-            let Some(what) = what(told.what) else { continue };
-            let stamp = Stamp { what, node: self.peer.clone(), at_us };
-            if self.vips.contains_key(&told.vip) {
-                self.take(&told.vip, stamp, Some(told.term), events);
-            }
+    /// Something that the peer did; `offset` is its clock minus ours.
+    pub(super) fn peer(&mut self, told: &StepTold, offset: i64, events: &Store) {
+        let at_us = signed(told.at).saturating_sub(offset);
+        let Some(what) = what(told.what) else { return };
+        let stamp = Stamp { what, node: self.peer.clone(), at_us };
+        if self.vips.contains_key(&told.vip) {
+            self.take(&told.vip, stamp, Some(told.term), events);
         }
     }
 
-    /// The peer is another process than before, with another clock and nothing of its own to put our steps to.
+    /// A step of the peer whose time is not known yet.
+    pub(super) fn wait(&mut self, told: StepTold) {
+        if self.unplaced.len() == KEPT {
+            self.unplaced.pop_front();
+        }
+        self.unplaced.push_back(told);
+    }
+
+    /// The next one that waits.
+    pub(super) fn unplaced(&mut self) -> Option<StepTold> {
+        self.unplaced.pop_front()
+    }
+
+    /// The peer is another process than before, with another clock.
     pub(super) fn peer_restarted(&mut self) {
         self.unplaced.clear();
-        self.heard.clear();
-        self.told.clear();
     }
 
     fn take(&mut self, name: &str, stamp: Stamp, term: Option<u64>, events: &Store) {
@@ -118,25 +118,31 @@ impl Timelines {
         vip.amend(&self.node, events);
     }
 
-    /// The next step that the peer was not told.
-    pub(super) fn next_untold(&mut self) -> Option<StepTold> {
-        self.untold.pop_front()
+    /// The next step that the peer was not told in this session.
+    pub(super) fn untold(&self) -> Option<&StepTold> {
+        self.own.get(self.told)
     }
 
-    /// It could not be sent: the next session has it.
-    pub(super) fn put_back(&mut self, told: StepTold) {
-        self.untold.push_front(told);
+    /// That one was sent.
+    pub(super) fn told(&mut self) {
+        self.told += 1;
     }
 
-    /// It was sent, which does not say that it arrives.
-    pub(super) fn sent(&mut self, told: StepTold) {
-        keep(&mut self.told, told);
-    }
-
-    /// A new session with the same process: whatever the last one may have lost is told again.
+    /// A new session: the peer is told everything once more.
     pub(super) fn tell_again(&mut self) {
-        let later = std::mem::replace(&mut self.untold, std::mem::take(&mut self.told));
-        later.into_iter().for_each(|told| keep(&mut self.untold, told));
+        self.told = 0;
+    }
+
+    /// Whether a step of the peer is news.
+    pub(super) fn is_news(&mut self, told: &StepTold) -> bool {
+        if self.heard.contains(told) {
+            return false;
+        }
+        if self.heard.len() == KEPT {
+            self.heard.pop_front();
+        }
+        self.heard.push_back(told.clone());
+        true
     }
 
     /// Only these VIPs are configured.
@@ -167,15 +173,7 @@ impl Takeover {
     }
 }
 
-/// The oldest one makes room.
-fn keep(steps: &mut VecDeque<StepTold>, told: StepTold) {
-    if steps.len() == KEPT {
-        steps.pop_front();
-    }
-    steps.push_back(told);
-}
-
-/// What a timeline calls it; `None`: it is part of none.
+/// What a timeline calls it; `None`: it has no place in one.
 fn what(did: Did) -> Option<What> {
     Some(match did {
         Did::Detect => What::Detected,
@@ -184,7 +182,7 @@ fn what(did: Did) -> Option<What> {
         Did::Step(Step::TookOver) => What::TookOver,
         Did::Step(Step::Added) => What::Added,
         Did::Step(Step::Announced) => What::Announced,
-        Did::SawTwo(_) => return None,
+        Did::DualActive { .. } => return None,
     })
 }
 
@@ -213,28 +211,5 @@ mod tests {
         assert!(!has(What::Removed, "lb-b", Some(5), AT - 5000), "how this node once lost it");
         assert!(!has(What::Added, "lb-b", Some(5), AT - 9000));
         assert!(!has(What::FirstConnection, "lb-b", None, AT - 1));
-    }
-
-    #[test]
-    fn what_a_session_may_have_lost_is_told_again_in_its_order_and_taken_once() {
-        let told = |at: u64| StepTold { vip: "web".into(), what: Did::Detect, term: 1, at };
-        let mut sender = Timelines::new("a", "b");
-        sender.sent(told(1));
-        sender.sent(told(2));
-        sender.put_back(told(3));
-        sender.tell_again();
-        let again: Vec<u64> = std::iter::from_fn(|| sender.next_untold()).map(|told| told.at).collect();
-        assert_eq!(again, [1, 2, 3]);
-        let mut receiver = Timelines::new("b", "a");
-        let new = [1, 2, 1, 2, 3].map(|at| receiver.is_new(&told(at)));
-        assert_eq!(new, [true, true, false, false, true]);
-        receiver.peer_restarted();
-        assert!(receiver.is_new(&told(1)), "another process, another clock");
-
-        let limit = KEPT as u64;
-        (0..2 * limit).for_each(|at| sender.sent(told(at)));
-        sender.tell_again();
-        let kept: Vec<u64> = std::iter::from_fn(|| sender.next_untold()).map(|told| told.at).collect();
-        assert_eq!(kept, (limit..2 * limit).collect::<Vec<_>>(), "the newest");
     }
 }
