@@ -55,8 +55,9 @@ fn both_die(name: &str, sync: bool) {
             assert_ne!(holders, [true, true], "never both");
         }
         let moved = moves(&pair) - before;
-        // A death may be answered by one move while the other one was fit; a see-saw is not.
-        assert!(moved <= 4, "{moved} moves in {:?}", begin.elapsed());
+        // A death may be answered by one move while the other one was fit; a see-saw is not. A node of a pair resigns at
+        // once where VRRP alone offers first.
+        assert!(moved <= if sync { 8 } else { 4 }, "{moved} moves in {:?}", begin.elapsed());
         assert!(sync || pair.holds_vip(0) != pair.holds_vip(1), "somebody kept it");
         // Back-off included.
         pair.settled(Duration::from_secs(90)).or_fail("recover when it ends");
