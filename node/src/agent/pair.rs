@@ -22,9 +22,10 @@ use crate::causes::chain;
 use crate::config::{self, OnIsolation};
 use crate::events::{Draft, Kind};
 use crate::failover::planned::{Move, Planned, View};
+use crate::handoff::kernel::KernelError;
 use crate::handoff::machine::{Direction, Facts, HandOff, Input, Order, Output};
 use crate::handoff::message::Id;
-use crate::handoff::{Kernel, Neighbour, Vip};
+use crate::handoff::{self, Kernel, Neighbour, Released, Vip};
 use crate::peer::{Did, Message, Report};
 use crate::status::Role;
 
@@ -87,6 +88,14 @@ impl Peering {
     /// What the peer last said of itself, if it is not too old.
     pub(super) fn fresh_report(&self) -> Option<&Report> {
         self.report.as_ref().filter(|(_, at)| at.elapsed() < REPORT).map(|(report, _)| report)
+    }
+
+    /// Takes away all that hand-offs have in the kernel; while this agent lives, nobody else can.
+    pub(super) async fn end_hand_offs(&self) -> Result<Released, KernelError> {
+        match &self.kernel {
+            Some(kernel) => kernel.clear_all().await,
+            None => handoff::release().await,
+        }
     }
 
     fn connected(&self) -> bool {
