@@ -9,7 +9,6 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rtnetlink::Handle;
@@ -250,12 +249,16 @@ async fn clear(netlink: &Handle) -> Result<Released, KernelError> {
         }
         Err(source) => drop(first_error.get_or_insert(KernelError::Routes(source))),
     }
-    let results = blocking(|| Ok(tables::ours()?.into_iter().map(take_away).collect::<Vec<_>>()));
-    for result in results.await.unwrap_or_else(|error| vec![Err(error)]) {
-        match result {
-            Ok(name) => released.tables.extend(name),
-            Err(source) => drop(first_error.get_or_insert(KernelError::Tables(source))),
+    match blocking(tables::ours).await {
+        Ok(ours) => {
+            for table in ours {
+                match take_away(table).await {
+                    Ok(name) => released.tables.extend(name),
+                    Err(source) => drop(first_error.get_or_insert(KernelError::Tables(source))),
+                }
+            }
         }
+        Err(source) => drop(first_error.get_or_insert(KernelError::Tables(source))),
     }
     match first_error {
         Some(error) => Err(error),
@@ -264,15 +267,16 @@ async fn clear(netlink: &Handle) -> Result<Released, KernelError> {
 }
 
 /// Deletes a table, if it doesn't go by itself; then it was there, and its name is the result.
-fn take_away(table: Table) -> io::Result<Option<String>> {
+async fn take_away(table: Table) -> io::Result<Option<String>> {
     let since = Instant::now();
     loop {
-        match tables::delete(&table) {
+        let named = table.clone();
+        match blocking(move || tables::delete(&named)).await {
             Ok(true) => return Ok(Some(table.name)),
             Ok(false) => return Ok(None),
             Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
             // An agent that was killed a moment ago is survived by its `nft` for another one.
-            Err(_) if since.elapsed() < ENDING => thread::sleep(ENDING_POLL),
+            Err(_) if since.elapsed() < ENDING => tokio::time::sleep(ENDING_POLL).await,
             Err(error) => {
                 let why = format!("table {} belongs to a process that runs ({error})", table.name);
                 return Err(io::Error::new(error.kind(), why));

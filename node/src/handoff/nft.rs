@@ -28,6 +28,8 @@ use tokio::time::timeout;
 use super::rules::OWNER;
 use crate::causes::chain;
 
+/// How long it may take until it listens.
+const START: Duration = Duration::from_secs(2);
 /// A hundred thousand connections take half a second.
 const LIMIT: Duration = Duration::from_secs(5);
 /// What is kept of its complaint: it repeats whole lines of elements.
@@ -126,7 +128,7 @@ impl Nft {
             Some(session) => session,
             None => {
                 let starting = Session::start(Arc::clone(&self.ended));
-                timeout(LIMIT, starting).await.map_err(|_| NftError::TimedOut)??
+                timeout(START, starting).await.map_err(|_| NftError::TimedOut)??
             }
         };
         let error = match timeout(LIMIT, session.load(text)).await {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -143,15 +142,8 @@ impl Node {
 
     /// The processes that own tables here.
     pub(crate) fn owners(&self) -> Vec<Pid> {
-        let entries = std::fs::read_dir("/proc").unwrap();
-        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-        let owner = |pid: &i32| {
-            let proc = std::path::Path::new("/proc").join(pid.to_string());
-            // It may have ended by now.
-            std::fs::read(proc.join("cmdline")).is_ok_and(|words| words == b"nft\0-i\0")
-                && std::fs::metadata(proc.join("ns/net")).is_ok_and(|file| file.ino() == self.netns.inode())
-        };
-        pids.filter(owner).map(Pid::from_raw).collect()
+        let owner = |pid: &i32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words == b"nft\0-i\0");
+        self.netns.processes().into_iter().filter(owner).map(Pid::from_raw).collect()
     }
 
     fn ask(&self, ask: Ask) {
