@@ -555,10 +555,12 @@ impl Agent {
             _ => STOP_TIMEOUT,
         };
         systemd::stopping(left + Duration::from_secs(5));
-        let Agent { vrrp, supervisor, guard, events, .. } = self;
+        let Agent { vrrp, supervisor, guard, events, peering, .. } = self;
         let _ = tokio::task::spawn_blocking(move || vrrp.join()).await;
         // What was not over by now, is: nobody would end it later.
-        if let Err(error) = handoff::release().await {
+        if let Some(peering) = peering
+            && let Err(error) = peering.end_hand_offs().await
+        {
             tracing::warn!("what a hand-off left behind: {}", chain(&error));
         }
         guard.dismiss().await;

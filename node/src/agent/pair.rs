@@ -22,9 +22,10 @@ use crate::causes::chain;
 use crate::config::{self, OnIsolation};
 use crate::events::{Draft, Kind};
 use crate::failover::planned::{Move, Planned, View};
+use crate::handoff::kernel::KernelError;
 use crate::handoff::machine::{Direction, Facts, HandOff, Input, Order, Output};
 use crate::handoff::message::{Id, Message as HandOffMessage};
-use crate::handoff::{Kernel, Neighbour, Vip};
+use crate::handoff::{self, Kernel, Neighbour, Released, Vip};
 use crate::peer::{Did, Message, Report};
 use crate::status::Role;
 
@@ -118,6 +119,14 @@ impl Peering {
     /// When the channel may have room again, if something waits for that.
     pub(super) fn post_again(&self) -> Option<Instant> {
         (!self.outbox.is_empty()).then(|| Instant::now() + POST_AGAIN)
+    }
+
+    /// Takes away all that hand-offs have in the kernel; while this agent lives, nobody else can.
+    pub(super) async fn end_hand_offs(&self) -> Result<Released, KernelError> {
+        match &self.kernel {
+            Some(kernel) => kernel.clear_all().await,
+            None => handoff::release().await,
+        }
     }
 
     fn connected(&self) -> bool {
