@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sync::pairing::Pairing;
-use sync::{Channel, NotSent, Settings, WhyNot, clock};
+use sync::{Channel, NotSent, Settings, WhyNot};
 use tokio::sync::mpsc;
 use vrrp::event::State;
 use vrrp::heartbeat::Fitness;
@@ -201,25 +201,21 @@ impl Agent {
                 peering.report = Some((report, now));
             }
             sync::Event::Message(Message::HandOff(message)) => peering.handoff.handle(Input::Message(message), now),
-            sync::Event::Message(Message::Step(told)) if peering.timelines.is_news(&told) => {
-                peering.timelines.wait(told);
+            sync::Event::Message(Message::Step(told)) => {
+                peering.timelines.peer(told);
                 self.place_steps();
             }
-            sync::Event::Message(Message::Step(_)) => {}
         }
     }
 
-    /// What the peer did goes into its timeline once the peer's clock can be read.
+    /// What the peer did goes into its timeline, once the peer's clock can be read.
     pub(super) fn place_steps(&mut self) {
-        let channel = self.peering.as_ref().and_then(|peering| peering.channel.as_ref());
-        let Some(offset) = channel.and_then(|channel| channel.status().borrow().clock_offset) else { return };
-        while let Some(peering) = &mut self.peering
-            && let Some(told) = peering.timelines.unplaced()
-        {
-            peering.timelines.peer(&told, offset, &self.events);
-            let age = clock().saturating_add_signed(offset).saturating_sub(told.at);
+        let Some(peering) = &mut self.peering else { return };
+        let offset = peering.channel.as_ref().and_then(|channel| channel.status().borrow().clock_offset);
+        let Some(offset) = offset else { return };
+        for (told, age) in peering.timelines.place(offset, &self.events) {
             if let Did::DualActive { length } = told.what
-                && Duration::from_micros(age) < DUAL_ACTIVE
+                && age < DUAL_ACTIVE
             {
                 self.peer_found_dual_active(&told.vip, Duration::from_millis(length));
             }

@@ -4,9 +4,9 @@
 //! over the sync channel and may come first, late (the channel was down) or never.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use sync::clock_at;
+use sync::{clock, clock_at};
 use vrrp::io::snapshot::Step;
 
 use crate::events::{Stamp, Store, What, timeline};
@@ -27,7 +27,7 @@ pub(super) struct Timelines {
     told: usize,
     /// The last steps of the peer: a new session tells them again, for what the one before carried may be lost.
     heard: VecDeque<StepTold>,
-    /// Those that came before the peer's clock could be read: a session's first messages come before its first ping.
+    /// Of these, the ones that were told before the peer's clock could be read.
     unplaced: VecDeque<StepTold>,
 }
 
@@ -50,7 +50,7 @@ struct Takeover {
 impl Timelines {
     pub(super) fn new(node: &str, peer: &str) -> Timelines {
         let (node, peer) = (node.to_owned(), peer.to_owned());
-        let [own, heard, unplaced] = Default::default();
+        let (own, heard, unplaced) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
         Timelines { node, peer, vips: BTreeMap::new(), own, told: 0, heard, unplaced }
     }
 
@@ -74,32 +74,42 @@ impl Timelines {
         self.take(vip, stamp, None, events);
     }
 
-    /// Something that the peer did; `offset` is its clock minus ours.
-    pub(super) fn peer(&mut self, told: &StepTold, offset: i64, events: &Store) {
-        let at_us = signed(told.at).saturating_sub(offset);
-        let Some(what) = what(told.what) else { return };
-        let stamp = Stamp { what, node: self.peer.clone(), at_us };
-        if self.vips.contains_key(&told.vip) {
-            self.take(&told.vip, stamp, Some(told.term), events);
+    /// Something that the peer did. What a new session tells again is passed over. It waits for [`Timelines::place`]: a
+    /// session's first messages come before its first ping, which tells how the peer's clock differs.
+    pub(super) fn peer(&mut self, told: StepTold) {
+        if self.heard.contains(&told) {
+            return;
+        }
+        for steps in [&mut self.heard, &mut self.unplaced] {
+            if steps.len() == KEPT {
+                steps.pop_front();
+            }
+            steps.push_back(told.clone());
         }
     }
 
-    /// A step of the peer whose time is not known yet.
-    pub(super) fn wait(&mut self, told: StepTold) {
-        if self.unplaced.len() == KEPT {
-            self.unplaced.pop_front();
+    /// Gives the peer's steps their place; `offset` is its clock minus ours. Returns what has none in a timeline, with its age.
+    pub(super) fn place(&mut self, offset: i64, events: &Store) -> Vec<(StepTold, Duration)> {
+        let mut others = Vec::new();
+        while let Some(told) = self.unplaced.pop_front() {
+            let at_us = signed(told.at).saturating_sub(offset);
+            let Some(what) = what(told.what) else {
+                let age = signed(clock()).saturating_sub(at_us).max(0).unsigned_abs();
+                others.push((told, Duration::from_micros(age)));
+                continue;
+            };
+            let stamp = Stamp { what, node: self.peer.clone(), at_us };
+            if self.vips.contains_key(&told.vip) {
+                self.take(&told.vip, stamp, Some(told.term), events);
+            }
         }
-        self.unplaced.push_back(told);
-    }
-
-    /// The next one that waits.
-    pub(super) fn unplaced(&mut self) -> Option<StepTold> {
-        self.unplaced.pop_front()
+        others
     }
 
     /// The peer is another process than before, with another clock.
     pub(super) fn peer_restarted(&mut self) {
         self.unplaced.clear();
+        self.heard.clear();
     }
 
     fn take(&mut self, name: &str, stamp: Stamp, term: Option<u64>, events: &Store) {
@@ -131,18 +141,6 @@ impl Timelines {
     /// A new session: the peer is told everything once more.
     pub(super) fn tell_again(&mut self) {
         self.told = 0;
-    }
-
-    /// Whether a step of the peer is news.
-    pub(super) fn is_news(&mut self, told: &StepTold) -> bool {
-        if self.heard.contains(told) {
-            return false;
-        }
-        if self.heard.len() == KEPT {
-            self.heard.pop_front();
-        }
-        self.heard.push_back(told.clone());
-        true
     }
 
     /// Only these VIPs are configured.
