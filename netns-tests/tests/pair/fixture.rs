@@ -19,6 +19,9 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(45);
 /// How often a test is done that fails on a machine which stalls.
 const ATTEMPTS: usize = 3;
 
+/// What a node says that was denied its processor.
+const STALLED: [&str; 2] = ["this process was stalled", "a worker of the proxy core hangs"];
+
 /// A folder that is removed after a test that passed; the logs of one that failed stay.
 #[derive(Debug)]
 pub(crate) struct Folder(PathBuf);
@@ -119,8 +122,8 @@ pub(crate) fn long() -> bool {
     std::env::var_os("LBNODE_LONG").is_some()
 }
 
-/// Runs a test in a folder of its own. A node that is denied its processor for longer than a lease bears gives its VIP up by
-/// design, and its connections with it: a test that fails then blames the machine it runs on, and is done again.
+/// Runs a test in a folder of its own. A node that is denied its processor for too long gives its VIP up by design, and its
+/// connections with it: a test that fails then blames the machine it runs on, and is done again.
 pub(crate) fn attempt(name: &str, test: impl Fn(&Folder)) {
     for number in 1..=ATTEMPTS {
         let Some(folder) = Folder::new(&format!("{name}-{number}")) else { return };
@@ -141,7 +144,8 @@ pub(crate) fn attempt(name: &str, test: impl Fn(&Folder)) {
 /// What a node says of having been stalled.
 fn stall(folder: &Path) -> Option<String> {
     let logs = ["a", "b"].map(|node| std::fs::read_to_string(folder.join(node).join("agent.log")).unwrap_or_default());
-    logs.iter().flat_map(|log| log.lines()).find(|line| line.contains("this process was stalled")).map(str::to_owned)
+    let says = |line: &&str| STALLED.iter().any(|words| line.contains(words));
+    logs.iter().flat_map(|log| log.lines()).find(says).map(str::to_owned)
 }
 
 /// `lbnode`, as it was built: `LBNODE_BIN`, or where cargo puts it beside this test.

@@ -290,8 +290,9 @@ impl Agent {
                 bridge::log_note(&vip, &note);
                 if let Note::DualActive { other, length } = note {
                     self.were_dual_active(&vip, other, length);
-                    let length = length.map_or(0, |length| u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
-                    self.did(&vip, Did::DualActive { length }, 0, instant);
+                    if let Some(length) = length.map(|length| u64::try_from(length.as_millis()).unwrap_or(u64::MAX)) {
+                        self.did(&vip, Did::DualActive { length }, 0, instant);
+                    }
                 }
             }
             EventKind::Leftovers(addresses) => {
@@ -303,10 +304,10 @@ impl Agent {
 
     /// Both nodes held this VIP, and it has ended.
     fn were_dual_active(&mut self, vip: &str, other: Ipv4Addr, length: Option<Duration>) {
-        let for_long = length.map_or(String::new(), |length| format!(" for {} ms", length.as_millis()));
-        let text = format!("both nodes held {vip}{for_long}; it has ended");
-        self.events.record(Draft { kind: Kind::DualActive, vip: Some(vip.to_owned()), text, ..Draft::default() });
-        self.dual_active = Some(DualActive { vip: vip.to_owned(), other, length, at: Instant::now() });
+        let text = both_held(vip, length);
+        let event =
+            self.events.record(Draft { kind: Kind::DualActive, vip: Some(vip.to_owned()), text, ..Draft::default() });
+        self.dual_active = Some(DualActive { vip: vip.to_owned(), other, length, at: Instant::now(), event });
     }
 
     /// Hands on what the policy concluded.
@@ -570,4 +571,10 @@ impl Agent {
         let _ = tokio::task::spawn_blocking(move || events.flush(Duration::from_millis(500))).await;
         tracing::info!(sessions_reset = stopped.reset, "stopped");
     }
+}
+
+/// For how long both nodes held a VIP, in a sentence.
+fn both_held(vip: &str, length: Option<Duration>) -> String {
+    let for_long = length.map_or(String::new(), |length| format!(" for {} ms", length.as_millis()));
+    format!("both nodes held {vip}{for_long}; it has ended")
 }

@@ -231,12 +231,19 @@ impl Agent {
         }
     }
 
-    /// The peer gave a VIP up as soon as it heard of us, so that here nothing was seen of it.
+    /// The peer gave a VIP up as soon as it heard of us, so that here nothing was seen of it, or not since when.
     fn peer_found_dual_active(&mut self, vip: &str, length: Duration) {
-        let known = self.dual_active.as_ref().is_some_and(|seen| seen.vip == vip && seen.at.elapsed() < DUAL_ACTIVE);
+        let known = self.dual_active.as_mut().filter(|seen| seen.vip == vip && seen.at.elapsed() < DUAL_ACTIVE);
+        if let Some(seen) = known {
+            if seen.length.is_none() {
+                seen.length = Some(length);
+                self.events.amend(seen.event, |event| event.text = super::both_held(vip, Some(length)));
+            }
+            return;
+        }
         let snapshot = self.vrrp.snapshot();
         let router = snapshot.routers.iter().find(|router| router.config.name == vip);
-        if let Some(other) = router.and_then(|router| router.peer?.0.source).filter(|_| !known) {
+        if let Some(other) = router.and_then(|router| router.peer?.0.source) {
             self.were_dual_active(vip, other, Some(length));
         }
     }

@@ -26,6 +26,8 @@ pub(super) struct DualActive {
     pub(super) other: Ipv4Addr,
     pub(super) length: Option<Duration>,
     pub(super) at: Instant,
+    /// Number of its event.
+    pub(super) event: u64,
 }
 
 /// Sessions of each frontend at the last two readings.
