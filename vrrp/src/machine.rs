@@ -374,6 +374,9 @@ impl Router {
         self.learned = self.config.advert_interval;
         self.change(State::Backup, why, now);
         self.wait_as_backup(now);
+        if self.nobody_has_it(now) {
+            self.become_master(Why::Released, now);
+        }
     }
 
     fn wait_as_backup(&mut self, now: Time) {

@@ -82,6 +82,15 @@ impl Router {
         self.peer(now).is_some_and(|claim| claim.fitness > Fitness::Cannot && !claim.standing.is_held() && sees(claim))
     }
 
+    /// The VIP was given up, by the peer for us to take or by us for a peer that could not: it waits for whoever can serve first.
+    pub(super) fn nobody_has_it(&self, now: Time) -> bool {
+        self.peer(now).is_some_and(|claim| {
+            let left_to_us = claim.standing == Standing::Resigned && claim.term >= self.term;
+            let left_to_nobody = self.resigned && claim.fitness == Fitness::Cannot && !claim.standing.is_held();
+            left_to_us || left_to_nobody
+        })
+    }
+
     /// An advert from the address that the peer names as its own.
     pub(super) fn is_from_peer(&self, source: std::net::Ipv4Addr) -> bool {
         self.peer.is_some_and(|peer| peer.claim.source == Some(source))

@@ -182,3 +182,28 @@ fn weakened_is_told_and_moves_nothing() {
     assert_eq!(holder.claim().fitness, Fitness::Fit);
     assert_eq!(holder.router.config(), &config(100));
 }
+
+/// Both cores died within milliseconds: the holder resigned, and the peer could not take it any more.
+#[test]
+fn whose_core_is_back_first_takes_what_nobody_has_at_once() {
+    let mut resigned = holder(Claim { term: 2, ..claim() });
+    resigned.tell(Input::Serving(false));
+    resigned.hear(Claim { fitness: Fitness::Cannot, term: 2, ..claim() });
+    resigned.tell(Input::Serving(true));
+    assert_eq!((resigned.state(), resigned.claim().term), (State::Master, 3));
+
+    let mut other = Stage::backup(100);
+    other.tell(Input::Serving(false));
+    other.hear(Claim { standing: Standing::Resigned, fitness: Fitness::Cannot, term: 2, ..claim() });
+    assert_eq!(other.state(), State::Fault);
+    other.tell(Input::Serving(true));
+    assert_eq!((other.state(), other.claim().term), (State::Master, 3));
+}
+
+#[test]
+fn who_resigned_waits_for_a_peer_that_can_serve() {
+    let mut resigned = holder(Claim { term: 2, ..claim() });
+    resigned.tell(Input::Serving(false));
+    resigned.tell(Input::Serving(true));
+    assert_eq!(resigned.state(), State::Backup, "the peer may be half-way through its takeover");
+}
