@@ -15,5 +15,6 @@ mod load;
 mod preemption;
 mod refusals;
 mod scenario;
+mod tickle;
 mod vip;
 mod wire;
