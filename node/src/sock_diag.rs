@@ -248,6 +248,17 @@ mod tests {
     }
 
     #[test]
+    fn of_too_many_connections_so_many_as_wanted_are_listed() {
+        let listener = TcpListener::bind("127.0.0.79:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let _clients = [(); 3].map(|()| TcpStream::connect(to).unwrap());
+        for (most, listed, more) in [(0, 0, true), (2, 2, true), (3, 3, false), (usize::MAX, 3, false)] {
+            let found = lasting(to.ip(), most).unwrap();
+            assert_eq!((found.connections.len(), found.more), (listed, more), "{most} at most");
+        }
+    }
+
+    #[test]
     fn a_connection_that_an_ipv6_socket_accepted_from_ipv4_is_listed_as_what_it_is() {
         let listener = TcpListener::bind("[::]:0").unwrap();
         let to = (Ipv4Addr::new(127, 0, 0, 75), listener.local_addr().unwrap().port());
