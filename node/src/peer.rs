@@ -61,4 +61,9 @@ pub enum Did {
     Detect,
     /// A step of its election.
     Step(Step),
+    /// It found that both nodes had held the VIP, for so many milliseconds. Who goes on holding it may never have seen it.
+    DualActive {
+        /// As far as it knows.
+        length: u64,
+    },
 }

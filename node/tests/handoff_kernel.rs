@@ -9,8 +9,11 @@ use std::time::{Duration, Instant};
 use handoff_support::{Clients, Node, VIP};
 use netns_lab::frame::arp_of;
 use netns_lab::lan::{Direction, INTERFACE, Lan, delete_address};
+use netns_lab::netns::Netns;
 use netns_lab::sniffer::Sniffer;
 use netns_lab::wait::wait_until;
+use nix::sys::signal::{Signal, kill};
+use node::handoff::kernel::KernelError;
 use node::handoff::{Flow, Job, Outcome, Released};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -24,12 +27,16 @@ struct Site {
 
 /// Two nodes, the first one active; `None`, and said so, without root.
 fn site() -> Option<Site> {
+    site_of(Node::new)
+}
+
+fn site_of(node: fn(&Lan, u8) -> Node) -> Option<Site> {
     if !nix::unistd::geteuid().is_root() {
         println!("skipped: network namespaces need root");
         return None;
     }
     let lan = Lan::new().unwrap();
-    let (a, b, clients) = (Node::new(&lan, b'a'), Node::new(&lan, b'b'), Clients::new(&lan));
+    let (a, b, clients) = (node(&lan, b'a'), node(&lan, b'b'), Clients::new(&lan));
     a.add_address();
     a.announce();
     Some(Site { lan, a, b, clients })
@@ -115,9 +122,13 @@ fn assert_clean(node: &Node) {
 }
 
 fn released(node: &Node) -> Released {
-    node.netns.run(|| {
+    release_in(&node.netns).unwrap()
+}
+
+fn release_in(netns: &Netns) -> Result<Released, KernelError> {
+    netns.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(node::handoff::release()).unwrap()
+        runtime.block_on(node::handoff::release())
     })
 }
 
@@ -153,26 +164,18 @@ fn two_hundred_connections_survive_there_and_back_and_there_again() {
 }
 
 #[test]
-fn rules_that_are_flushed_in_the_middle_of_a_hand_off_are_put_back_and_silent_connections_outlive_it() {
+fn nobody_else_can_flush_the_rules_and_busy_connections_never_notice() {
     let Some(mut site) = site() else { return };
     site.clients.connect(100, b'a');
     ready(&site.a, &site.b);
-    let flush =
-        |site: &mut Site, node: fn(&Site) -> &Node| {
-            // What arrives before the rules are back the taker resets: no rule can help where there are none.
-            be_quiet(site);
-            let (repairs, before) = (node(site).repairs(), node(site).ruleset());
-            node(site).nft("flush ruleset");
-            let since = Instant::now();
-            wait_until("the rules", SOON, || {
-                if node(site).repairs() > repairs { Ok(()) } else { Err(node(site).ruleset()) }
-            })
-            .unwrap();
-            println!("    put back within {:?}", since.elapsed());
-            site.clients.quiet(false);
-            assert_eq!(without_mine(&node(site).ruleset()), without_mine(&before));
-            site.clients.all_live();
-        };
+    let flush = |site: &mut Site, node: fn(&Site) -> &Node| {
+        let before = node(site).ruleset();
+        assert!(before.contains("flags owner"), "{before}");
+        node(site).nft("add table inet firewall");
+        node(site).nft("flush ruleset");
+        assert_eq!(without_mine(&node(site).ruleset()), without_mine(&before));
+        site.clients.all_live();
+    };
     flush(&mut site, |site| &site.b);
     flush(&mut site, |site| &site.a);
     let old = switch(&site.a, &site.b);
@@ -182,14 +185,80 @@ fn rules_that_are_flushed_in_the_middle_of_a_hand_off_are_put_back_and_silent_co
     site.b.done(Job::Settle { old });
     flush(&mut site, |site| &site.b);
     flush(&mut site, |site| &site.a);
+    for command in ["flush table", "delete table"] {
+        let (ours, whole) = (site.b.ruleset(), format!("{command} ip lbnode-taker-51-192.0.2.100"));
+        let complaint = site.b.try_nft(whole.leak()).unwrap_err();
+        assert!(complaint.contains("not permitted"), "{complaint}");
+        assert_eq!(site.b.ruleset(), ours);
+    }
+    assert_eq!((site.a.repairs(), site.b.repairs()), (0, 0));
+    site.clients.close_all();
+    finish(&site);
+}
 
-    // Emptied, the tables are still there.
-    be_quiet(&site);
-    let repairs = site.b.repairs();
-    site.b.nft("flush table ip lbnode-taker-51-192.0.2.100");
-    wait_until("the rules", SOON, || if site.b.repairs() > repairs { Ok(()) } else { Err(site.b.ruleset()) }).unwrap();
+/// The rules go in the middle of a hand-off, again and again; `lose` takes a node's away.
+fn rules_come_back(site: &mut Site, lose: fn(&Node)) {
+    site.clients.connect(100, b'a');
+    ready(&site.a, &site.b);
+    lose_rules(site, |site| &site.b, lose);
+    lose_rules(site, |site| &site.a, lose);
+    let old = switch(&site.a, &site.b);
+    site.clients.connect(20, b'b');
+    lose_rules(site, |site| &site.b, lose);
+    site.b.announce();
+    site.b.done(Job::Settle { old });
+    lose_rules(site, |site| &site.b, lose);
+    lose_rules(site, |site| &site.a, lose);
+}
+
+fn lose_rules(site: &mut Site, node: fn(&Site) -> &Node, lose: fn(&Node)) {
+    // What arrives before the rules are back the taker resets: no rule can help where there are none.
+    be_quiet(site);
+    let (repairs, before) = (node(site).repairs(), node(site).ruleset());
+    lose(node(site));
+    let since = Instant::now();
+    wait_until("the rules", SOON, || if node(site).repairs() > repairs { Ok(()) } else { Err(node(site).ruleset()) })
+        .unwrap();
+    println!("    put back within {:?}", since.elapsed());
     site.clients.quiet(false);
+    assert_eq!(without_mine(&node(site).ruleset()), without_mine(&before));
     site.clients.all_live();
+}
+
+#[test]
+fn an_nft_that_is_killed_is_replaced_and_silent_connections_outlive_it() {
+    let Some(mut site) = site() else { return };
+    rules_come_back(&mut site, |node| match node.owners()[..] {
+        [owner] => kill(owner, Signal::SIGKILL).unwrap(),
+        ref owners => panic!("{owners:?}"),
+    });
+    site.clients.close_all();
+    finish(&site);
+}
+
+#[test]
+fn an_nft_that_hangs_is_replaced_by_the_next_job() {
+    let Some(site) = site() else { return };
+    prepare(&site.a);
+    let hung = site.a.owners();
+    kill(hung[0], Signal::SIGSTOP).unwrap();
+    site.a.done(Job::Mute);
+    let after = site.a.owners();
+    assert!(after.len() == 1 && after != hung, "{hung:?}, then {after:?}");
+    assert!(site.a.ruleset().contains("reply"), "{}", site.a.ruleset());
+    site.a.done(Job::RemoveLeaver);
+    assert_clean(&site.a);
+}
+
+#[test]
+fn rules_without_an_owner_are_put_back_when_they_are_flushed_and_silent_connections_outlive_it() {
+    let Some(mut site) = site_of(Node::without_owners) else { return };
+    rules_come_back(&mut site, |node| {
+        assert!(!node.ruleset().contains("owner") && node.owners().is_empty(), "{}", node.ruleset());
+        node.nft("flush ruleset");
+    });
+    // Emptied, the tables are still there.
+    lose_rules(&mut site, |site| &site.b, |node| drop(node.nft("flush table ip lbnode-taker-51-192.0.2.100")));
     // Other people's tables are none of our business, and ours are left alone when they change.
     let (repairs, ours) = (site.b.repairs(), site.b.ruleset());
     site.b.nft("add table inet firewall");
@@ -341,7 +410,7 @@ fn forget_client_neighbours(clients: &Clients) {
     forget(&clients.netns);
 }
 
-fn forget(netns: &netns_lab::netns::Netns) {
+fn forget(netns: &Netns) {
     use futures_util::TryStreamExt as _;
     let forgotten = netns.netlink("forget the neighbours", |handle| async move {
         let index = netns_lab::netns::link_index(&handle, INTERFACE).await?;
@@ -357,7 +426,7 @@ fn forget(netns: &netns_lab::netns::Netns) {
 
 #[test]
 fn release_takes_everything_away_and_says_what() {
-    let Some(site) = site() else { return };
+    let Some(site) = site_of(Node::without_owners) else { return };
     assert_eq!(released(&site.b), Released::default(), "there was nothing");
     ready(&site.a, &site.b);
     let of_b = released(&site.b);
@@ -368,11 +437,27 @@ fn release_takes_everything_away_and_says_what() {
     let inside = a.netns.clone();
     // Its kernel would put them back: it ends first.
     drop(a);
-    let of_a = inside.run(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(node::handoff::release()).unwrap()
-    });
+    let of_a = release_in(&inside).unwrap();
     assert_eq!((of_a.tables, of_a.routes), (vec!["lbnode-leaver-51-192.0.2.100".to_owned()], vec![VIP.into()]));
+}
+
+#[test]
+fn tables_go_with_the_agent_and_release_says_so_while_it_lives() {
+    let Some(site) = site() else { return };
+    ready(&site.a, &site.b);
+    let before = site.b.ruleset();
+    let KernelError::Tables(why) = release_in(&site.b.netns).unwrap_err() else { panic!("a table cannot go") };
+    let why = why.to_string();
+    assert!(why.contains("lbnode-taker-51-192.0.2.100 belongs to a process that runs"), "{why}");
+    assert_eq!(site.b.ruleset(), before);
+    let Site { a, b, .. } = site;
+    for (node, routes) in [(b, vec![]), (a, vec![VIP.into()])] {
+        let inside = node.netns.clone();
+        drop(node);
+        // Who comes too early waits for them.
+        assert_eq!(release_in(&inside).unwrap(), Released { tables: vec![], routes });
+        assert_eq!(release_in(&inside).unwrap(), Released::default());
+    }
 }
 
 #[test]

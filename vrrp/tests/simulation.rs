@@ -14,6 +14,8 @@ use world::{DELAY, Disturbance, KERNEL, LAPSE, LATE, World};
 const MARGIN: Duration = Duration::from_millis(25);
 /// How long a segment that is dead behind its carrier takes to be believed.
 const DEAF: Duration = Duration::from_secs(2);
+/// How long a hand-off may keep the VIP at its old holder.
+const YIELD: Duration = Duration::from_secs(3);
 /// How many seeds are run if nobody says how many: about five seconds' worth.
 const SEEDS: u64 = 400;
 
@@ -79,7 +81,9 @@ impl Watch {
         let dead = world.nodes.iter().any(|node| node.lan_dead);
         let connected = if dead { connected.max(world.path_since.unwrap_or(world.now)) } else { connected };
         let together = world.now - since.max(connected);
-        let bound = slowest_interval(world) * 6 + MARGIN;
+        // Who hears no heartbeats cannot know of a hand-off or a term: first both wait for what may explain the other.
+        let deaf = if world.deafened.is_empty() { Duration::ZERO } else { YIELD * 2 + slowest_down(world) * 3 };
+        let bound = slowest_interval(world) * 6 + deaf + MARGIN;
         if together > bound {
             return Err(format!("several nodes have had the VIP for {together:?}, longer than {bound:?}"));
         }
@@ -110,7 +114,8 @@ impl Watch {
     /// In peace there is one active router, it is fit if anybody is, and it stays.
     fn settles(&mut self, world: &World, connected: Time) -> Result<(), String> {
         let frozen = world.nodes.iter().any(|node| node.frozen.is_some());
-        if frozen || world.now - world.stirred.max(connected) < settling(world) {
+        // On a dead segment only a heartbeat could tell who sees less.
+        if frozen || !world.deafened.is_empty() || world.now - world.stirred.max(connected) < settling(world) {
             self.settled = None;
             return Ok(());
         }
@@ -168,7 +173,7 @@ fn settling(world: &World) -> Duration {
     let preempt = world.nodes.iter().filter_map(|node| node.config.preempt).max().unwrap_or_default();
     let offers = (slowest_interval(world) * 10).max(Duration::from_secs(1)) + slowest_interval(world) * 5;
     // A hand-off that stopped half-way keeps the VIP where it was for three seconds.
-    let yields = if world.paired { Duration::from_secs(3) + DEAF } else { Duration::ZERO };
+    let yields = if world.paired { YIELD + DEAF } else { Duration::ZERO };
     slowest_down(world) * 3 + preempt + offers + yields + DELAY + LATE + MARGIN
 }
 
@@ -193,7 +198,7 @@ impl Run {
             for _ in 0..troubles {
                 let what = self.trouble(true);
                 self.world.disturb(what);
-                let while_ = self.world.rng.pick(&[5, 50, 500, 4000]);
+                let while_ = self.world.rng.pick(&[5, 50, 500, 4000, 12_000]);
                 self.pass(Duration::from_millis(while_))?;
             }
             self.recover()?;
@@ -211,6 +216,7 @@ impl Run {
 
     /// The network is whole; some of the nodes may still be bad.
     fn recover(&mut self) -> Result<(), String> {
+        self.world.disturb(Disturbance::Undeafen);
         self.world.disturb(Disturbance::Heal);
         let all_well = self.world.rng.chance(50);
         for node in 0..self.world.nodes.len() {
@@ -240,10 +246,12 @@ impl Run {
         }
         let rng = &mut self.world.rng;
         if self.world.paired && network_too && rng.chance(25) {
-            return match rng.below(6) {
+            return match rng.below(8) {
                 0 | 1 => Disturbance::CutSync(node, other),
                 2 => Disturbance::CutSync(other, node),
                 3 => Disturbance::Filter,
+                4 => Disturbance::Deafen(node, other),
+                5 => Disturbance::Undeafen,
                 _ => Disturbance::LanDead(node, rng.chance(70)),
             };
         }

@@ -40,7 +40,7 @@ no source                    | init: · | fault: ·    | fault: A0 R     | fault
 VIP present                  | init: · | backup: ·   | master: ·       | offering: ·   | master: ·       | superseded: ·   | fault: ·          | fault: ·
 VIP absent                   | init: · | backup: ·   | master: ·       | offering: ·   | master: ·       | superseded: ·   | fault: ·          | fault: ·
 VIP removed                  | init: · | backup: ·   | master: N       | offering: N   | master: N       | superseded: N   | fault: ·          | fault: ·
-VIP claimed                  | init: · | backup: ·   | master: N G     | offering: N G | master: N G     | superseded: ·   | fault: ·          | fault: ·
+VIP claimed                  | init: · | backup: ·   | master: N G     | offering: N G | master: ·       | superseded: ·   | fault: ·          | fault: ·
 configure                    | init: · | backup: ·   | master: A       | offering: ·   | master: A       | superseded: ·   | fault: ·          | fault: ·
 configure, other VIP         | init: · | backup: ·   | master: H A     | offering: H   | master: H A     | superseded: H   | fault: ·          | fault: ·
 shutdown                     | init: · | init: ·     | init: A0 R      | init: A0 R    | init: A0 R      | init: A0 T      | init: ·           | init: ·

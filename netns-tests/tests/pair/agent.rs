@@ -24,7 +24,7 @@ fn vip_gone(pair: &Pair, index: usize, within: Duration) {
 }
 
 /// Everything that runs on a node, stopped at once: as if the whole machine were paused.
-fn signal_all(pair: &Pair, index: usize, signal: Signal) {
+pub(crate) fn signal_all(pair: &Pair, index: usize, signal: Signal) {
     for pid in pair.site.nodes[index].netns.processes() {
         // It may end in between.
         let _ = kill(Pid::from_raw(pid), signal);

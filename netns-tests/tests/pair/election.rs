@@ -10,9 +10,11 @@ use crate::fixture::{Folder, LIMIT, OrFail};
 /// Several down intervals at adverts of 100 ms: who moves at all, moves within it.
 const LONG_ENOUGH: Duration = Duration::from_millis(1500);
 
-fn started_in_order(name: &str, first: usize) {
+fn started_in_order(name: &str, first: usize, sync: bool) {
     let Some(folder) = Folder::new(name) else { return };
-    let mut pair = Pair::new(folder.settings()).or_fail("make the pair");
+    let mut settings = folder.settings();
+    settings.sync = sync;
+    let mut pair = Pair::new(settings).or_fail("make the pair");
     pair.start_agent(first).or_fail("start the first");
     pair.node_until(first, "active, alone", LIMIT, |status| status.active()).or_fail("serve alone");
     pair.start_agent(1 - first).or_fail("start the second");
@@ -25,19 +27,25 @@ fn started_in_order(name: &str, first: usize) {
 
 #[test]
 fn the_first_node_keeps_the_vip_when_a_starts_first() {
-    started_in_order("order-a", 0);
+    started_in_order("order-a", 0, true);
 }
 
 #[test]
 fn the_first_node_keeps_the_vip_when_b_starts_first() {
-    started_in_order("order-b", 1);
+    started_in_order("order-b", 1, true);
 }
 
 #[test]
-fn with_preemption_the_higher_priority_takes_the_vip_back() {
+fn by_vrrp_alone_the_first_node_keeps_the_vip_when_b_starts_first() {
+    started_in_order("order-alone", 1, false);
+}
+
+#[test]
+fn by_vrrp_alone_with_preemption_the_higher_priority_takes_the_vip_back() {
     let Some(folder) = Folder::new("preempt") else { return };
     let mut settings = folder.settings();
     settings.preempt = true;
+    settings.sync = false;
     let mut pair = Pair::new(settings).or_fail("make the pair");
     pair.start_agent(1).or_fail("start b");
     pair.node_until(1, "active, alone", LIMIT, |status| status.active()).or_fail("serve alone");

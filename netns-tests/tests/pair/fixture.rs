@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ use nix::unistd::geteuid;
 /// Generous: a debug build on two busy cores, and longer than the 30 s after which a node takes a LAN where nobody
 /// says anything for what it is.
 pub(crate) const LIMIT: Duration = Duration::from_secs(45);
+
+/// How often a test is done that fails on a machine which stalls.
+const ATTEMPTS: usize = 3;
 
 /// A folder that is removed after a test that passed; the logs of one that failed stay.
 #[derive(Debug)]
@@ -113,6 +117,31 @@ pub(crate) fn cluster_file(pair: &Pair, index: usize) -> PathBuf {
 /// Whether tests that take minutes shall run.
 pub(crate) fn long() -> bool {
     std::env::var_os("LBNODE_LONG").is_some()
+}
+
+/// Runs a test in a folder of its own. A node that is denied its processor for longer than a lease bears gives its VIP up by
+/// design, and its connections with it: a test that fails then blames the machine it runs on, and is done again.
+pub(crate) fn attempt(name: &str, test: impl Fn(&Folder)) {
+    for number in 1..=ATTEMPTS {
+        let Some(folder) = Folder::new(&format!("{name}-{number}")) else { return };
+        let path = folder.path().to_owned();
+        let tried = catch_unwind(AssertUnwindSafe(|| {
+            // Dropped by the panic, so that it keeps its logs.
+            let folder = folder;
+            test(&folder);
+        }));
+        let Err(panic) = tried else { return };
+        match stall(&path) {
+            Some(line) if number < ATTEMPTS => println!("this machine was too busy to tell, so once more: {line}"),
+            _ => resume_unwind(panic),
+        }
+    }
+}
+
+/// What a node says of having been stalled.
+fn stall(folder: &Path) -> Option<String> {
+    let logs = ["a", "b"].map(|node| std::fs::read_to_string(folder.join(node).join("agent.log")).unwrap_or_default());
+    logs.iter().flat_map(|log| log.lines()).find(|line| line.contains("this process was stalled")).map(str::to_owned)
 }
 
 /// `lbnode`, as it was built: `LBNODE_BIN`, or where cargo puts it beside this test.

@@ -6,7 +6,9 @@
 mod agent;
 mod config;
 mod core;
+mod dying;
 mod election;
+mod events;
 mod fixture;
 mod handoff;
 mod lab;
@@ -15,6 +17,8 @@ mod load;
 mod preemption;
 mod refusals;
 mod scenario;
+mod split;
+mod sync;
 mod tickle;
 mod vip;
 mod wire;

@@ -7,7 +7,7 @@ use netns_lab::load::{Load, Loss, Spec};
 use netns_lab::pair::{NAMES, Pair};
 use netns_lab::wait::{pass, wait_until};
 
-use crate::fixture::{Folder, LIMIT, OrFail, SMALL, assert_whole, load, nothing_left};
+use crate::fixture::{LIMIT, OrFail, SMALL, assert_whole, attempt, load, nothing_left, take_turn};
 use crate::handoff::{connected, move_vip, told};
 
 /// Connections that say nothing.
@@ -44,71 +44,78 @@ fn tickles(pair: &Pair, index: usize) -> Vec<String> {
     texts.filter(|text| text.contains("tickled")).collect()
 }
 
-#[test]
-fn idle_clients_of_a_dead_node_are_reset_as_soon_as_the_other_one_takes_over() {
-    let Some(folder) = Folder::new("tickle") else { return };
-    let _turn = crate::fixture::take_turn();
-    let mut pair = folder.pair(|_| {});
-    let active = connected(&mut pair);
-    let connections = load(&pair, IDLE);
-    pass(KNOWN);
-    die(&pair, active);
-    pair.node_until(1 - active, "active", LIMIT, |status| status.active()).or_fail("take over");
-    let taken = Instant::now();
-    let last = all_reset(connections, LIMIT);
-    let after = last.saturating_duration_since(taken);
-    assert!(after < AT_ONCE, "the last client was reset {after:?} after the takeover");
-    let service = pair.site.service();
-    wait_until("new connections to work", LIMIT, || match ask_once(&pair.site.client.netns, service) {
-        Outcome::Answered => Ok(()),
-        other => Err(format!("{other:?}")),
-    })
-    .or_fail("connect again");
-    let told = wait_until("the event to say so", LIMIT, || match tickles(&pair, 1 - active).as_slice() {
+/// Waits until the one event says so.
+fn tickled(pair: &Pair, index: usize) -> String {
+    wait_until("the event to say so", LIMIT, || match tickles(pair, index).as_slice() {
         [told] => Ok(told.clone()),
         other => Err(format!("{other:?}")),
     })
-    .or_fail("tell");
-    assert!(told.contains(&format!("of {}", NAMES[active])), "{told}");
+    .or_fail("tell")
+}
+
+#[test]
+fn idle_clients_of_a_dead_node_are_reset_as_soon_as_the_other_one_takes_over() {
+    let _turn = take_turn();
+    attempt("tickle", |folder| {
+        let mut pair = folder.pair(|_| {});
+        let active = connected(&mut pair);
+        let connections = load(&pair, IDLE);
+        pass(KNOWN);
+        die(&pair, active);
+        pair.node_until(1 - active, "active", LIMIT, |status| status.active()).or_fail("take over");
+        let taken = Instant::now();
+        let after = all_reset(connections, LIMIT).saturating_duration_since(taken);
+        assert!(after < AT_ONCE, "the last client was reset {after:?} after the takeover");
+        let service = pair.site.service();
+        wait_until("new connections to work", LIMIT, || match ask_once(&pair.site.client.netns, service) {
+            Outcome::Answered => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .or_fail("connect again");
+        let told = tickled(&pair, 1 - active);
+        assert!(told.contains(&format!("connections of {}", NAMES[active])), "{told}");
+    });
 }
 
 #[test]
 fn after_a_hand_off_nobody_is_tickled_until_the_node_dies_that_kept_the_connections() {
-    let Some(folder) = Folder::new("tickle-handoff") else { return };
-    let mut pair = folder.pair(|_| {});
-    let active = connected(&mut pair);
-    let (ends, stays) = (load(&pair, IDLE), load(&pair, IDLE));
-    pass(KNOWN);
-    move_vip(&mut pair, active, 1 - active);
-    pass(KNOWN);
-    assert_whole(ends, 0);
-    assert_eq!(stays.lost(), 0);
-    for index in [0, 1] {
-        assert_eq!(tickles(&pair, index), Vec::<String>::new(), "{}", NAMES[index]);
-    }
-    let of_taker = load(&pair, IDLE);
-    die(&pair, active);
-    all_reset(stays, LIMIT);
-    assert_whole(of_taker, 0);
-    assert_eq!(tickles(&pair, 1 - active).len(), 1);
+    attempt("tickle-handoff", |folder| {
+        let mut pair = folder.pair(|_| {});
+        let active = connected(&mut pair);
+        let (ends, stays) = (load(&pair, IDLE), load(&pair, IDLE));
+        pass(KNOWN);
+        move_vip(&mut pair, active, 1 - active);
+        pass(KNOWN);
+        assert_whole(ends, 0);
+        assert_eq!(stays.lost(), 0);
+        for index in [0, 1] {
+            assert_eq!(tickles(&pair, index), Vec::<String>::new(), "{}", NAMES[index]);
+        }
+        let of_taker = load(&pair, IDLE);
+        die(&pair, active);
+        all_reset(stays, LIMIT);
+        assert_whole(of_taker, 0);
+        tickled(&pair, 1 - active);
+    });
 }
 
 #[test]
 fn the_connections_of_both_nodes_live_on_when_the_vip_goes_there_and_back() {
-    let Some(folder) = Folder::new("tickle-back") else { return };
-    let mut pair = folder.pair(|_| {});
-    let active = connected(&mut pair);
-    let first = load(&pair, IDLE);
-    pass(KNOWN);
-    move_vip(&mut pair, active, 1 - active);
-    let second = load(&pair, IDLE);
-    pass(KNOWN);
-    move_vip(&mut pair, 1 - active, active);
-    pass(KNOWN);
-    assert_whole(first, 0);
-    assert_whole(second, 0);
-    nothing_left(&pair);
-    for index in [0, 1] {
-        assert_eq!(tickles(&pair, index), Vec::<String>::new(), "{}", NAMES[index]);
-    }
+    attempt("tickle-back", |folder| {
+        let mut pair = folder.pair(|_| {});
+        let active = connected(&mut pair);
+        let first = load(&pair, IDLE);
+        pass(KNOWN);
+        move_vip(&mut pair, active, 1 - active);
+        let second = load(&pair, IDLE);
+        pass(KNOWN);
+        move_vip(&mut pair, 1 - active, active);
+        pass(KNOWN);
+        assert_whole(first, 0);
+        assert_whole(second, 0);
+        nothing_left(&pair);
+        for index in [0, 1] {
+            assert_eq!(tickles(&pair, index), Vec::<String>::new(), "{}", NAMES[index]);
+        }
+    });
 }

@@ -19,7 +19,7 @@ mod timeline;
 mod work;
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -297,11 +297,9 @@ impl Agent {
             EventKind::Note(note) => {
                 bridge::log_note(&vip, &note);
                 if let Note::DualActive { other, length } = note {
-                    let length_text = length.map_or(String::new(), |length| format!(" for {} ms", length.as_millis()));
-                    let text = format!("both nodes held {vip}{length_text}; it has ended");
-                    let draft = Draft { kind: Kind::DualActive, vip: Some(vip.clone()), text, ..Draft::default() };
-                    self.events.record(draft);
-                    self.dual_active = Some(DualActive { vip, other, length, at: Instant::now() });
+                    self.were_dual_active(&vip, other, length);
+                    let length = length.map_or(0, |length| u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
+                    self.did(&vip, Did::DualActive { length }, 0, instant);
                 }
             }
             EventKind::Leftovers(addresses) => {
@@ -309,6 +307,14 @@ impl Agent {
             }
             EventKind::LeaseFailed(error) => tracing::error!(vip, error, "the kernel refused an address; trying again"),
         }
+    }
+
+    /// Both nodes held this VIP, and it has ended.
+    fn were_dual_active(&mut self, vip: &str, other: Ipv4Addr, length: Option<Duration>) {
+        let for_long = length.map_or(String::new(), |length| format!(" for {} ms", length.as_millis()));
+        let text = format!("both nodes held {vip}{for_long}; it has ended");
+        self.events.record(Draft { kind: Kind::DualActive, vip: Some(vip.to_owned()), text, ..Draft::default() });
+        self.dual_active = Some(DualActive { vip: vip.to_owned(), other, length, at: Instant::now() });
     }
 
     /// Hands on what the policy concluded.
@@ -352,6 +358,7 @@ impl Agent {
         self.tell_report();
         self.tell_records();
         self.look_for_first_client();
+        self.place_steps();
         Ok(())
     }
 
@@ -564,10 +571,12 @@ impl Agent {
             _ => STOP_TIMEOUT,
         };
         systemd::stopping(left + Duration::from_secs(5));
-        let Agent { vrrp, supervisor, guard, events, .. } = self;
+        let Agent { vrrp, supervisor, guard, events, peering, .. } = self;
         let _ = tokio::task::spawn_blocking(move || vrrp.join()).await;
         // What was not over by now, is: nobody would end it later.
-        if let Err(error) = handoff::release().await {
+        if let Some(peering) = peering
+            && let Err(error) = peering.end_hand_offs().await
+        {
             tracing::warn!("what a hand-off left behind: {}", chain(&error));
         }
         guard.dismiss().await;

@@ -22,9 +22,10 @@ use crate::causes::chain;
 use crate::config::{self, OnIsolation};
 use crate::events::{Draft, Kind};
 use crate::failover::planned::{Move, Planned, View};
+use crate::handoff::kernel::KernelError;
 use crate::handoff::machine::{Direction, Facts, HandOff, Input, Order, Output};
 use crate::handoff::message::{Id, Message as HandOffMessage};
-use crate::handoff::{Kernel, Neighbour, Vip};
+use crate::handoff::{self, Kernel, Neighbour, Released, Vip};
 use crate::peer::{Did, Message, Report};
 use crate::records::{Known, Telling};
 use crate::status::Role;
@@ -35,6 +36,8 @@ use super::work;
 
 /// The peer's heartbeats are gone when none came for so long: a pause of its processors must not end connections.
 const LOST: Duration = Duration::from_secs(1);
+/// Within this time both nodes speak of the same two active nodes: a session that broke is back by then.
+const DUAL_ACTIVE: Duration = Duration::from_secs(20);
 /// How soon the channel is asked again whether it has room.
 const POST_AGAIN: Duration = Duration::from_millis(2);
 /// A report is about as old as a tick, and is believed a little longer.
@@ -128,6 +131,14 @@ impl Peering {
         (!self.outbox.is_empty()).then(|| Instant::now() + POST_AGAIN)
     }
 
+    /// Takes away all that hand-offs have in the kernel; while this agent lives, nobody else can.
+    pub(super) async fn end_hand_offs(&self) -> Result<Released, KernelError> {
+        match &self.kernel {
+            Some(kernel) => kernel.clear_all().await,
+            None => handoff::release().await,
+        }
+    }
+
     pub(super) fn connected(&self) -> bool {
         self.channel.as_ref().is_some_and(|channel| channel.status().borrow().connected)
     }
@@ -184,10 +195,12 @@ impl Agent {
                 self.events.record(Draft { kind: Kind::Sync, text, ..Draft::default() });
                 if peering.instance.replace(instance).is_some_and(|before| before != instance) {
                     peering.handoff.handle(Input::PeerLost, now);
+                    peering.timelines.peer_restarted();
                 }
                 peering.handoff.handle(Input::Connected, now);
                 peering.heard = true;
                 peering.session += 1;
+                peering.timelines.tell_again();
                 let sync::Keys { id, send, receive } = keys;
                 self.tell_vrrp(Command::Keys(Keys { id, send, receive }));
                 self.tell_report();
@@ -210,9 +223,33 @@ impl Agent {
             sync::Event::Message(Message::HandOff(message)) => peering.handoff.handle(Input::Message(message), now),
             sync::Event::Message(Message::Records(records)) => self.records_told(records),
             sync::Event::Message(Message::Step(told)) => {
-                let offset = peering.channel.as_ref().and_then(|channel| channel.status().borrow().clock_offset);
-                peering.timelines.peer(&told, offset.unwrap_or_default(), &self.events);
+                peering.timelines.peer(told);
+                self.place_steps();
             }
+        }
+    }
+
+    /// What the peer did goes into its timeline, once the peer's clock can be read.
+    pub(super) fn place_steps(&mut self) {
+        let Some(peering) = &mut self.peering else { return };
+        let offset = peering.channel.as_ref().and_then(|channel| channel.status().borrow().clock_offset);
+        let Some(offset) = offset else { return };
+        for (told, age) in peering.timelines.place(offset, &self.events) {
+            if let Did::DualActive { length } = told.what
+                && age < DUAL_ACTIVE
+            {
+                self.peer_found_dual_active(&told.vip, Duration::from_millis(length));
+            }
+        }
+    }
+
+    /// The peer gave a VIP up as soon as it heard of us, so that here nothing was seen of it.
+    fn peer_found_dual_active(&mut self, vip: &str, length: Duration) {
+        let known = self.dual_active.as_ref().is_some_and(|seen| seen.vip == vip && seen.at.elapsed() < DUAL_ACTIVE);
+        let snapshot = self.vrrp.snapshot();
+        let router = snapshot.routers.iter().find(|router| router.config.name == vip);
+        if let Some(other) = router.and_then(|router| router.peer?.0.source).filter(|_| !known) {
+            self.were_dual_active(vip, other, Some(length));
         }
     }
 
@@ -247,11 +284,11 @@ impl Agent {
     fn tell_steps(&mut self) {
         let Some(peering) = &mut self.peering else { return };
         let Some(channel) = &peering.channel else { return };
-        while let Some(told) = peering.timelines.next_untold() {
+        while let Some(told) = peering.timelines.untold() {
             if channel.send(Message::Step(told.clone())).is_err() {
-                peering.timelines.put_back(told);
                 break;
             }
+            peering.timelines.told();
         }
     }
 

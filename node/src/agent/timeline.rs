@@ -4,9 +4,9 @@
 //! over the sync channel and may come first, late (the channel was down) or never.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use sync::clock_at;
+use sync::{clock, clock_at};
 use vrrp::io::snapshot::Step;
 
 use crate::events::{Stamp, Store, What, timeline};
@@ -22,8 +22,13 @@ pub(super) struct Timelines {
     node: String,
     peer: String,
     vips: BTreeMap<String, Vip>,
-    /// Steps of ours that the peer was not told.
-    untold: VecDeque<StepTold>,
+    /// The last steps of ours, and how many of them the peer was told in this session.
+    own: VecDeque<StepTold>,
+    told: usize,
+    /// The last steps of the peer: a new session tells them again, for what the one before carried may be lost.
+    heard: VecDeque<StepTold>,
+    /// Of these, the ones that were told before the peer's clock could be read.
+    unplaced: VecDeque<StepTold>,
 }
 
 #[derive(Default)]
@@ -45,18 +50,22 @@ struct Takeover {
 impl Timelines {
     pub(super) fn new(node: &str, peer: &str) -> Timelines {
         let (node, peer) = (node.to_owned(), peer.to_owned());
-        Timelines { node, peer, vips: BTreeMap::new(), untold: VecDeque::new() }
+        let (own, heard, unplaced) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+        Timelines { node, peer, vips: BTreeMap::new(), own, told: 0, heard, unplaced }
     }
 
-    /// Something that this node did; [`Timelines::next_untold`] has it for the peer.
+    /// Something that this node did; [`Timelines::untold`] has it for the peer.
     pub(super) fn own(&mut self, vip: &str, did: Did, term: u64, at: Instant, events: &Store) {
         let clock = clock_at(at);
-        if self.untold.len() == KEPT {
-            self.untold.pop_front();
+        if self.own.len() == KEPT {
+            self.own.pop_front();
+            self.told = self.told.saturating_sub(1);
         }
-        self.untold.push_back(StepTold { vip: vip.to_owned(), what: did, term, at: clock });
-        let stamp = Stamp { what: what(did), node: self.node.clone(), at_us: signed(clock) };
-        self.take(vip, stamp, Some(term), events);
+        self.own.push_back(StepTold { vip: vip.to_owned(), what: did, term, at: clock });
+        if let Some(what) = what(did) {
+            let stamp = Stamp { what, node: self.node.clone(), at_us: signed(clock) };
+            self.take(vip, stamp, Some(term), events);
+        }
     }
 
     /// What the first client's arrival adds.
@@ -65,13 +74,42 @@ impl Timelines {
         self.take(vip, stamp, None, events);
     }
 
-    /// Something that the peer did; `offset` is its clock minus ours.
-    pub(super) fn peer(&mut self, told: &StepTold, offset: i64, events: &Store) {
-        let at_us = signed(told.at).saturating_sub(offset);
-        let stamp = Stamp { what: what(told.what), node: self.peer.clone(), at_us };
-        if self.vips.contains_key(&told.vip) {
-            self.take(&told.vip, stamp, Some(told.term), events);
+    /// Something that the peer did. What a new session tells again is passed over. It waits for [`Timelines::place`]: a
+    /// session's first messages come before its first ping, which tells how the peer's clock differs.
+    pub(super) fn peer(&mut self, told: StepTold) {
+        if self.heard.contains(&told) {
+            return;
         }
+        for steps in [&mut self.heard, &mut self.unplaced] {
+            if steps.len() == KEPT {
+                steps.pop_front();
+            }
+            steps.push_back(told.clone());
+        }
+    }
+
+    /// Gives the peer's steps their place; `offset` is its clock minus ours. Returns what has none in a timeline, with its age.
+    pub(super) fn place(&mut self, offset: i64, events: &Store) -> Vec<(StepTold, Duration)> {
+        let mut others = Vec::new();
+        while let Some(told) = self.unplaced.pop_front() {
+            let at_us = signed(told.at).saturating_sub(offset);
+            let Some(what) = what(told.what) else {
+                let age = signed(clock()).saturating_sub(at_us).max(0).unsigned_abs();
+                others.push((told, Duration::from_micros(age)));
+                continue;
+            };
+            let stamp = Stamp { what, node: self.peer.clone(), at_us };
+            if self.vips.contains_key(&told.vip) {
+                self.take(&told.vip, stamp, Some(told.term), events);
+            }
+        }
+        others
+    }
+
+    /// The peer is another process than before, with another clock.
+    pub(super) fn peer_restarted(&mut self) {
+        self.unplaced.clear();
+        self.heard.clear();
     }
 
     fn take(&mut self, name: &str, stamp: Stamp, term: Option<u64>, events: &Store) {
@@ -90,14 +128,19 @@ impl Timelines {
         vip.amend(&self.node, events);
     }
 
-    /// The next step that the peer was not told.
-    pub(super) fn next_untold(&mut self) -> Option<StepTold> {
-        self.untold.pop_front()
+    /// The next step that the peer was not told in this session.
+    pub(super) fn untold(&self) -> Option<&StepTold> {
+        self.own.get(self.told)
     }
 
-    /// It could not be sent: the next session has it.
-    pub(super) fn put_back(&mut self, told: StepTold) {
-        self.untold.push_front(told);
+    /// That one was sent.
+    pub(super) fn told(&mut self) {
+        self.told += 1;
+    }
+
+    /// A new session: the peer is told everything once more.
+    pub(super) fn tell_again(&mut self) {
+        self.told = 0;
     }
 
     /// Only these VIPs are configured.
@@ -128,15 +171,17 @@ impl Takeover {
     }
 }
 
-fn what(did: Did) -> What {
-    match did {
+/// What a timeline calls it; `None`: it has no place in one.
+fn what(did: Did) -> Option<What> {
+    Some(match did {
         Did::Detect => What::Detected,
         Did::Step(Step::Resigned) => What::Resigned,
         Did::Step(Step::Removed) => What::Removed,
         Did::Step(Step::TookOver) => What::TookOver,
         Did::Step(Step::Added) => What::Added,
         Did::Step(Step::Announced) => What::Announced,
-    }
+        Did::DualActive { .. } => return None,
+    })
 }
 
 fn signed(clock: u64) -> i64 {

@@ -1,26 +1,27 @@
 //! Runs the jobs of hand-offs on this node's kernel, and keeps what they made there until it is removed.
 //!
-//! What it loads it also remembers, so that rules which somebody else flushes are put back at once (see
-//! [`super::watch`]). Nothing depends on that memory for cleaning up: [`release`] goes by names and numbers.
+//! What it loads it also remembers, so that rules are put back at once when `nft`, whose they are (see [`super::nft`]),
+//! ends, or when somebody flushes them where they can be nobody's (see [`super::watch`]). Nothing depends on that memory
+//! for cleaning up: [`release`] goes by names and numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rtnetlink::Handle;
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use tokio::sync::{Notify, OnceCell};
 use tokio::task::JoinHandle;
 
-use super::nft::NftError;
+use super::nft::{Nft, NftError};
 use super::probe::{Injector, Receiver};
 use super::rules::{self, Role, Rules};
 use super::tables::{self, Table};
 use super::watch::Changes;
-use super::{Flow, Job, Neighbour, Outcome, ProbeTarget, Vip, flows, nft, route};
+use super::{Flow, Job, Neighbour, Outcome, ProbeTarget, Vip, flows, route};
 use crate::causes::chain;
 use crate::sock_diag;
 
@@ -28,6 +29,10 @@ use crate::sock_diag;
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
 /// The pause after a failure to listen for changes.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long the tables of a process that is ending may still be there.
+const ENDING: Duration = Duration::from_millis(500);
+/// How often it is tried meanwhile.
+const ENDING_POLL: Duration = Duration::from_millis(5);
 
 /// A job could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -131,13 +136,19 @@ pub struct Kernel {
 #[derive(Debug)]
 struct Inner {
     netlink: Handle,
-    /// What was loaded. Locked while `nft` runs, so the watch never takes half a change for a loss.
-    loaded: tokio::sync::Mutex<BTreeMap<Key, Loaded>>,
-    /// Something was loaded after nothing was.
-    begun: Notify,
+    /// What was loaded. Locked while `nft` works, so the watch never takes half a change for a loss.
+    tables: tokio::sync::Mutex<Tables>,
+    /// Something was loaded, or `nft` ended.
+    changed: Arc<Notify>,
     receivers: Mutex<BTreeMap<Key, Arc<Receiver>>>,
     injector: OnceCell<Injector>,
     repairs: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Tables {
+    nft: Nft,
+    loaded: BTreeMap<Key, Loaded>,
 }
 
 /// Takers' tables come first: when all are gone, connections depend on them.
@@ -158,10 +169,12 @@ impl Kernel {
     /// No netlink socket.
     pub fn open() -> Result<Kernel, KernelError> {
         let (connection, netlink, _) = rtnetlink::new_connection().map_err(KernelError::Open)?;
+        let changed = Arc::new(Notify::new());
+        let nft = Nft::new(Arc::clone(&changed));
         let inner = Arc::new(Inner {
             netlink,
-            loaded: tokio::sync::Mutex::default(),
-            begun: Notify::new(),
+            tables: tokio::sync::Mutex::new(Tables { nft, loaded: BTreeMap::new() }),
+            changed,
             receivers: Mutex::default(),
             injector: OnceCell::new(),
             repairs: AtomicU64::new(0),
@@ -183,11 +196,13 @@ impl Kernel {
     /// # Errors
     /// As [`release`].
     pub async fn clear_all(&self) -> Result<Released, KernelError> {
-        let mut loaded = self.inner.loaded.lock().await;
-        loaded.clear();
+        let mut tables = self.inner.tables.lock().await;
+        tables.loaded.clear();
         for receiver in std::mem::take(&mut *self.inner.receivers()).into_values() {
             receiver.close();
         }
+        // Otherwise they'd be its own.
+        tables.nft.end().await;
         clear(&self.inner.netlink).await
     }
 
@@ -234,22 +249,39 @@ async fn clear(netlink: &Handle) -> Result<Released, KernelError> {
         }
         Err(source) => drop(first_error.get_or_insert(KernelError::Routes(source))),
     }
-    let removed = blocking(|| {
-        let mut removed = Vec::new();
-        for table in tables::ours()? {
-            if tables::delete(&table)? {
-                removed.push(table.name);
+    match blocking(tables::ours).await {
+        Ok(ours) => {
+            for table in ours {
+                match take_away(table).await {
+                    Ok(name) => released.tables.extend(name),
+                    Err(source) => drop(first_error.get_or_insert(KernelError::Tables(source))),
+                }
             }
         }
-        Ok(removed)
-    });
-    match removed.await {
-        Ok(names) => released.tables = names,
         Err(source) => drop(first_error.get_or_insert(KernelError::Tables(source))),
     }
     match first_error {
         Some(error) => Err(error),
         None => Ok(released),
+    }
+}
+
+/// Deletes a table, if it doesn't go by itself; then it was there, and its name is the result.
+async fn take_away(table: Table) -> io::Result<Option<String>> {
+    let since = Instant::now();
+    loop {
+        let named = table.clone();
+        match blocking(move || tables::delete(&named)).await {
+            Ok(true) => return Ok(Some(table.name)),
+            Ok(false) => return Ok(None),
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+            // An agent that was killed a moment ago is survived by its `nft` for another one.
+            Err(_) if since.elapsed() < ENDING => tokio::time::sleep(ENDING_POLL).await,
+            Err(error) => {
+                let why = format!("table {} belongs to a process that runs ({error})", table.name);
+                return Err(io::Error::new(error.kind(), why));
+            }
+        }
     }
 }
 
@@ -331,7 +363,7 @@ impl Inner {
     }
 
     async fn probe(&self, vip: &Vip, target: ProbeTarget, source: Option<IpAddr>) -> Result<(), KernelError> {
-        let of_client = match self.loaded.lock().await.get(&key(Role::Taker, vip)).map(|loaded| &loaded.rules) {
+        let of_client = match self.tables.lock().await.loaded.get(&key(Role::Taker, vip)).map(|loaded| &loaded.rules) {
             Some(Rules::Moving { old, .. }) => old.first().map(|flow| flow.client),
             _ => return Err(KernelError::NotUnderWay(vip.address)),
         };
@@ -346,30 +378,27 @@ impl Inner {
 
     async fn settle(&self, vip: &Vip, old: Vec<Flow>) -> Result<(), KernelError> {
         let old: BTreeSet<Flow> = old.into_iter().collect();
-        let mut loaded = self.loaded.lock().await;
-        let leaver = match loaded.get(&key(Role::Taker, vip)).map(|loaded| &loaded.rules) {
+        let mut tables = self.tables.lock().await;
+        let leaver = match tables.loaded.get(&key(Role::Taker, vip)).map(|loaded| &loaded.rules) {
             Some(Rules::Moving { leaver, .. } | Rules::Settled { leaver, .. }) => *leaver,
             _ => return Err(KernelError::NotUnderWay(vip.address)),
         };
-        self.change(&mut loaded, vip, Rules::Settled { leaver, old }).await
+        self.change(&mut tables, vip, Rules::Settled { leaver, old }).await
     }
 
     async fn remove_leaver(&self, vip: &Vip) -> Result<(), KernelError> {
         if let Some(receiver) = self.receivers().remove(&key(Role::Leaver, vip)) {
             receiver.close();
         }
-        // Forgotten first, or the watch would put the route back; and the route goes before the rules: see `clear`.
-        let mut loaded = self.loaded.lock().await;
-        loaded.remove(&key(Role::Leaver, vip));
+        // Locked first, or the watch would put the route back; and the route goes before the rules: see `clear`.
+        let mut tables = self.tables.lock().await;
         let removed = route::remove(&self.netlink, vip.address).await;
-        unload(Role::Leaver, vip).await?;
+        unload(&mut tables, Role::Leaver, vip).await?;
         removed.map(|_| ()).map_err(|source| KernelError::Route { vip: vip.address, source })
     }
 
     async fn remove_taker(&self, vip: &Vip) -> Result<(), KernelError> {
-        let mut loaded = self.loaded.lock().await;
-        loaded.remove(&key(Role::Taker, vip));
-        unload(Role::Taker, vip).await
+        unload(&mut *self.tables.lock().await, Role::Taker, vip).await
     }
 
     /// Puts the table there, instead of one that is there.
@@ -377,37 +406,41 @@ impl Inner {
         if vip.interface.contains(['"', '*', '\\']) {
             return Err(KernelError::Interface(vip.interface.clone()));
         }
-        self.change(&mut *self.loaded.lock().await, vip, rules).await
+        self.change(&mut *self.tables.lock().await, vip, rules).await
     }
 
-    async fn change(&self, loaded: &mut BTreeMap<Key, Loaded>, vip: &Vip, rules: Rules) -> Result<(), KernelError> {
+    async fn change(&self, tables: &mut Tables, vip: &Vip, rules: Rules) -> Result<(), KernelError> {
         let key = key(rules.role(), vip);
-        if let Some(step) = loaded.get(&key).and_then(|loaded| rules.step_from(&loaded.rules, vip)) {
-            match nft::load(&step).await {
-                Ok(()) => return self.remember(loaded, vip, rules).await,
+        if let Some(step) = tables.loaded.get(&key).and_then(|loaded| rules.step_from(&loaded.rules, vip)) {
+            match tables.nft.load(&step).await {
+                Ok(()) => return self.remember(tables, vip, rules).await,
                 // Somebody changed the table.
                 Err(error) => tracing::debug!(vip = %vip.address, error = chain(&error), "all rules are loaded again"),
             }
         }
         let table = kernels_name(&key, vip);
         let there = blocking(move || Ok(tables::ours()?.contains(&table))).await.map_err(KernelError::Tables)?;
-        nft::load(&text(vip, &rules, there).await?).await?;
-        self.remember(loaded, vip, rules).await
+        tables.nft.load(&text(vip, &rules, there).await?).await?;
+        self.remember(tables, vip, rules).await
     }
 
-    async fn remember(&self, loaded: &mut BTreeMap<Key, Loaded>, vip: &Vip, rules: Rules) -> Result<(), KernelError> {
+    async fn remember(&self, tables: &mut Tables, vip: &Vip, rules: Rules) -> Result<(), KernelError> {
         let key = key(rules.role(), vip);
         let table = kernels_name(&key, vip);
+        // Known whatever comes of counting: it has to go at the end.
+        tables.loaded.insert(key, Loaded { vip: vip.clone(), rules, count: 1 });
+        self.changed.notify_one();
         let count = blocking(move || tables::rules(&table)).await.map_err(KernelError::Tables)?;
-        loaded.insert(key, Loaded { vip: vip.clone(), rules, count });
-        self.begun.notify_one();
+        if let Some(loaded) = tables.loaded.get_mut(&key) {
+            loaded.count = count;
+        }
         Ok(())
     }
 
     /// Looks whether everything that was loaded is still there, and puts back what is not. Says whether there is
     /// anything to look after.
     async fn look(&self) -> Result<bool, KernelError> {
-        let loaded = &mut *self.loaded.lock().await;
+        let Tables { nft, loaded } = &mut *self.tables.lock().await;
         if loaded.is_empty() {
             return Ok(false);
         }
@@ -430,11 +463,11 @@ impl Inner {
             }
         }
         if !all.is_empty() {
-            nft::load(&all).await?;
+            nft.load(&all).await?;
         }
         for (key, _) in missing {
             self.repairs.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(vip = %key.2, role = ?key.0, "somebody removed the rules of a hand-off; they are back");
+            tracing::warn!(vip = %key.2, role = ?key.0, "the rules of a hand-off were gone; they are back");
         }
         self.look_at_routes(loaded).await?;
         Ok(true)
@@ -464,13 +497,13 @@ impl Inner {
 /// Looks after what is loaded whenever nftables changed. While nothing is, it doesn't even listen.
 async fn watch(inner: Arc<Inner>) {
     loop {
-        inner.begun.notified().await;
+        inner.changed.notified().await;
         let changes = match Changes::open() {
             Ok(changes) => changes,
             Err(error) => {
                 tracing::error!(%error, "cannot hear of changes of nftables; rules that are flushed stay away");
                 tokio::time::sleep(RETRY).await;
-                inner.begun.notify_one();
+                inner.changed.notify_one();
                 continue;
             }
         };
@@ -480,7 +513,11 @@ async fn watch(inner: Arc<Inner>) {
                 Ok(false) => break,
                 Err(error) => tracing::error!(error = chain(&error), "the rules of a hand-off could not be put back"),
             }
-            if let Err(error) = changes.next().await {
+            let next = tokio::select! {
+                next = changes.next() => next,
+                () = inner.changed.notified() => Ok(()),
+            };
+            if let Err(error) = next {
                 tracing::error!(%error, "cannot hear of changes of nftables");
                 tokio::time::sleep(RETRY).await;
             }
@@ -502,8 +539,16 @@ fn kernels_name((role, ..): &Key, vip: &Vip) -> Table {
     Table { family: family as u8, name: rules::table(*role, vip) }
 }
 
-async fn unload(role: Role, vip: &Vip) -> Result<(), KernelError> {
-    let table = kernels_name(&key(role, vip), vip);
+async fn unload(Tables { nft, loaded }: &mut Tables, role: Role, vip: &Vip) -> Result<(), KernelError> {
+    let key = key(role, vip);
+    let table = kernels_name(&key, vip);
+    if loaded.remove(&key).is_some() {
+        nft.delete(rules::family(role, vip.address), &table.name).await;
+    }
+    if loaded.is_empty() {
+        nft.close();
+    }
+    // What has no owner.
     blocking(move || tables::delete(&table)).await.map(|_| ()).map_err(KernelError::Tables)
 }
 

@@ -4,7 +4,8 @@
 //! transaction: packets see the old rules or the new ones, never half of either. The taker's chain comes before
 //! connection tracking (priority -310; raw is -300), so what is passed on is tracked nowhere.
 //!
-//! A text that deletes nothing is done four times as fast: `nft` ends only when the kernel has cleared away what it deleted.
+//! A text that deletes nothing is done four times as fast where `nft` has to end before it counts: it ends only when
+//! the kernel has cleared away what it deleted.
 //!
 //! Only addresses, MACs and ports of a peer get into a text, never its words.
 
@@ -18,6 +19,8 @@ use super::{Flow, Neighbour, Vip};
 pub const PREFIX: &str = "lbnode-";
 /// The source MAC that tells a probe from this node's own packets on `lo`, which have none; locally administered.
 pub const PROBE_MAC: [u8; 6] = [0x4e, 0x42, 0x6e, 0x6f, 0x64, 0x65];
+/// Makes a table belong to the process that loads it: nobody else can change it, and it goes with that process.
+pub const OWNER: &str = "flags owner\n";
 /// How many connections the taker may have while the VIP moves. One more is not answered until it has moved: its
 /// client says SYN again a second later. The rule that drops it counts.
 pub const MINE_AT_MOST: usize = 262_144;
@@ -72,7 +75,7 @@ impl Rules {
         let family = family(self.role(), vip.address);
         let table = table(self.role(), vip);
         let mut text = if there { format!("delete table {family} {table}\n") } else { String::new() };
-        let _ = writeln!(text, "table {family} {table} {{");
+        let _ = write!(text, "table {family} {table} {{\n{OWNER}");
         match self {
             Rules::Moving { leaver, .. } | Rules::Settled { leaver, .. } => {
                 let moving = matches!(self, Rules::Moving { .. });
@@ -120,7 +123,7 @@ impl Rules {
                 Some(text)
             }
             // What a table's block names is added to the table that is there.
-            (Rules::Prepared, Rules::Muted) => Some(format!("table {family} {table} {{\n{}}}\n", mute(vip))),
+            (Rules::Prepared, Rules::Muted) => Some(format!("table {family} {table} {{\n{OWNER}{}}}\n", mute(vip))),
             _ => None,
         }
     }
@@ -270,6 +273,7 @@ mod tests {
             rules.text(&vip("192.0.2.15"), &mine, true),
             r#"delete table ip lbnode-taker-51-192.0.2.15
 table ip lbnode-taker-51-192.0.2.15 {
+flags owner
 set old { type ipv4_addr . inet_service . inet_service; }
 set mine { type ipv4_addr . inet_service . inet_service; flags dynamic; size 262144; }
 chain vip {
@@ -335,7 +339,7 @@ add element ip lbnode-taker-51-192.0.2.15 old { 198.51.100.7 . 3 . 443 }
         assert!(muted.contains("arp operation reply arp saddr ip 192.0.2.15 drop\n"), "{muted}");
         assert!(muted.contains("arp operation request arp daddr ip 192.0.2.15 drop\n"), "{muted}");
         let step = Rules::Muted.step_from(&Rules::Prepared, &vip).unwrap();
-        let head = "table arp lbnode-leaver-51-192.0.2.15 {\n";
+        let head = "table arp lbnode-leaver-51-192.0.2.15 {\nflags owner\n";
         assert_eq!(prepared.trim_end_matches("}\n").to_owned() + "}\n" + step.strip_prefix(head).unwrap(), muted);
     }
 

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 use netns_lab::lan::{INTERFACE, Lan, Port};
 use netns_lab::netns::{Netns, link_index};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::Pid;
 use node::handoff::{Job, Kernel, Neighbour, Outcome, Vip};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -42,6 +45,21 @@ enum Ask {
 
 impl Node {
     pub(crate) fn new(lan: &Lan, letter: u8) -> Node {
+        Node::with(lan, letter, || {})
+    }
+
+    /// A node whose tables nobody can own: what `nft` is to include can't be found.
+    pub(crate) fn without_owners(lan: &Lan, letter: u8) -> Node {
+        Node::with(lan, letter, || {
+            let none = None::<&str>;
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            mount(none, "/proc", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        })
+    }
+
+    /// `first` happens on the thread of its kernel.
+    fn with(lan: &Lan, letter: u8, first: impl FnOnce() + Send + 'static) -> Node {
         let number = letter - b'a' + 1;
         let netns = Netns::new(&char::from(letter).to_string()).unwrap();
         let own = Neighbour { address: Ipv4Addr::new(192, 0, 2, number).into(), mac: [2, 0, 0, 0, 0, number] };
@@ -50,7 +68,11 @@ impl Node {
         let vip = Vip { name: "web".into(), vrid: 51, address: VIP.into(), interface: INTERFACE.into(), own };
         let (asks, asked) = mpsc::channel(16);
         let of_kernel = vip.clone();
-        netns.thread("kernel", move || block_on(answer(of_kernel, asked))).unwrap();
+        let kernel = move || {
+            first();
+            block_on(answer(of_kernel, asked));
+        };
+        netns.thread("kernel", kernel).unwrap();
         let server = netns.thread("server", move || block_on(echo(letter))).unwrap();
         Node { netns, letter, vip, asks, _server: server }
     }
@@ -107,11 +129,21 @@ impl Node {
     }
 
     pub(crate) fn nft(&self, command: &'static str) -> String {
-        self.netns.run(move || {
-            let output = std::process::Command::new("nft").args(command.split(' ')).output().expect("nft is installed");
-            assert!(output.status.success(), "nft {command}: {}", String::from_utf8_lossy(&output.stderr));
-            String::from_utf8_lossy(&output.stdout).into_owned()
-        })
+        self.try_nft(command).unwrap_or_else(|complaint| panic!("nft {command}: {complaint}"))
+    }
+
+    /// What it prints, or what it complains of.
+    pub(crate) fn try_nft(&self, command: &'static str) -> Result<String, String> {
+        let command = move || std::process::Command::new("nft").args(command.split(' ')).output();
+        let output = self.netns.run(command).expect("nft is installed");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    }
+
+    /// The processes that own tables here.
+    pub(crate) fn owners(&self) -> Vec<Pid> {
+        let owner = |pid: &i32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words == b"nft\0-i\0");
+        self.netns.processes().into_iter().filter(owner).map(Pid::from_raw).collect()
     }
 
     fn ask(&self, ask: Ask) {

@@ -32,7 +32,8 @@ impl Router {
     }
 
     pub(super) fn on_claimed(&mut self, address: Ipv4Addr, mac: [u8; 6], now: Time) {
-        if self.state != State::Master || self.superseded {
+        // In a hand-off the new holder's announcement may be faster than its heartbeat.
+        if self.state != State::Master || self.yielding {
             return;
         }
         if self.noted.claimed.is_none_or(|(noted, at)| noted != mac || now - at > NOTE_AGAIN) {

@@ -70,7 +70,7 @@ impl Router {
             return;
         }
         self.remember(advert, now);
-        if self.is_from_peer(advert.source) && self.leave_to_terms(now) {
+        if self.is_from_peer(advert.source) && self.leave_to_terms(advert, now) {
             return;
         }
         let ours = self.source.flatten().map(u32::from);
@@ -118,12 +118,13 @@ impl Router {
 
     /// An advert of the peer while we are active: its heartbeat says in which term. Only when none comes for a down
     /// interval, priorities decide.
-    fn leave_to_terms(&mut self, now: Time) -> bool {
+    fn leave_to_terms(&mut self, advert: &Advert, now: Time) -> bool {
         if self.peer(now).is_some() {
             return true;
         }
-        // One that got through long ago has begun nothing.
-        let going_on = self.contest.filter(|(_, last)| now - *last < self.down_interval());
+        // One that got through long ago has begun nothing. What is long, the slower of the two says.
+        let pause = self.down_interval().max(advert.interval.duration() * 3);
+        let going_on = self.contest.filter(|(_, last)| now - *last < pause);
         let since = going_on.map_or(now, |(since, _)| since);
         self.contest = Some((since, now));
         now - since < self.down_interval()

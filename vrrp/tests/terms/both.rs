@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use vrrp::event::{Note, State};
+use vrrp::event::{Advert, Input, Note, State};
 use vrrp::heartbeat::{Claim, Standing, Term};
+use vrrp::types::Interval;
 
-use crate::stage::{INTERVAL, STRANGER, Stage, THEM, US, advert, claim, held, ms};
+use crate::stage::{INTERVAL, STRANGER, Stage, THEM, US, advert, claim, heard, held, ms};
 
 /// What one of two says to the other.
 #[derive(Clone, Copy, Debug)]
@@ -145,6 +146,19 @@ fn after_a_down_interval_without_heartbeats_priorities_decide() {
         holder.advert(THEM, priority);
         assert_eq!(holder.state() == State::Master, stays, "against {priority}");
     }
+}
+
+/// The nodes were configured differently: an interval there is longer than a down interval here.
+#[test]
+fn priorities_decide_too_where_the_peer_advertises_rarely() {
+    let mut holder = Stage::holder(100, 5);
+    let interval = Interval::try_from(ms(1000)).expect("in range");
+    for _ in 0..2 {
+        assert_eq!(holder.state(), State::Master);
+        holder.tell(Input::Advert(Advert { interval, ..heard(THEM, 254) }));
+        holder.pass(ms(1000));
+    }
+    assert_eq!(holder.state(), State::Backup);
 }
 
 /// An advert that got through once, an hour ago, has begun nothing.

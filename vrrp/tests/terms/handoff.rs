@@ -29,6 +29,17 @@ fn who_yields_goes_on_until_the_peer_has_taken_over() {
 }
 
 #[test]
+fn who_yields_answers_no_claim_for_the_new_holder_may_announce_before_its_heartbeat_arrives() {
+    let mut old = Stage::holder(100, 4);
+    old.tell(Input::Yield(true));
+    old.tell(Input::Claimed { address: VIP, mac: [2; 6] });
+    assert_eq!(old.announced(), 0);
+    old.tell(Input::Yield(false));
+    old.tell(Input::Claimed { address: VIP, mac: [2; 6] });
+    assert_eq!(old.announced(), 1);
+}
+
+#[test]
 fn who_yields_keeps_the_addresses_in_silence_after_the_peer_took_over() {
     let mut old = superseded();
     old.pass_hearing(ms(2000), held(5));

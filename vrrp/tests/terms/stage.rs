@@ -75,8 +75,7 @@ impl Stage {
     }
 
     pub(crate) fn advert(&mut self, source: Ipv4Addr, priority: u8) {
-        let RouterConfig { advert_interval: interval, addresses, .. } = config(1);
-        self.tell(Input::Advert(Advert { source, priority, interval, addresses }));
+        self.tell(Input::Advert(heard(source, priority)));
     }
 
     /// Lets time go by, in steps of a hundred microseconds at most.
@@ -158,6 +157,12 @@ pub(crate) fn claim() -> Claim {
 /// What a holder says whose lease was acknowledged a moment ago.
 pub(crate) fn held(term: Term) -> Claim {
     Claim { term, standing: Standing::Held { renewed: 10, age: 5000 }, ..claim() }
+}
+
+/// An advert of somebody else, as it arrives.
+pub(crate) fn heard(source: Ipv4Addr, priority: u8) -> Advert {
+    let RouterConfig { advert_interval: interval, addresses, .. } = config(1);
+    Advert { source, priority, interval, addresses }
 }
 
 pub(crate) fn config(priority: i64) -> RouterConfig {

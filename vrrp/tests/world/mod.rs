@@ -68,7 +68,7 @@ pub(crate) enum Disturbance {
     Loss(u64),
     /// Packets from the first to the second are lost.
     Cut(usize, usize),
-    /// No loss, no cuts.
+    /// No loss, no cuts. Firewalls stay.
     Heal,
     /// Carrier.
     Link(usize, bool),
@@ -96,6 +96,10 @@ pub(crate) enum Disturbance {
     CutSync(usize, usize),
     /// Protocol 112 is filtered between the nodes, and nothing else.
     Filter,
+    /// A firewall lets no heartbeat of the first into the second, on any path; everything else arrives.
+    Deafen(usize, usize),
+    /// No such firewall.
+    Undeafen,
     /// The switch passes nothing to or from this node; its carrier stays.
     LanDead(usize, bool),
     /// An operator's failover from this node: begun, and carried on as far as chance will have it.
@@ -210,6 +214,8 @@ pub(crate) struct World {
     cuts: Vec<(usize, usize)>,
     sync_cuts: Vec<(usize, usize)>,
     filtered: bool,
+    /// From whom no heartbeat gets to whom.
+    pub(crate) deafened: Vec<(usize, usize)>,
     /// The lives of both nodes when they met: who starts anew has no keys.
     session: Option<(u64, u64)>,
     letters: Vec<pair::Letter>,
@@ -250,6 +256,7 @@ impl World {
             path_since: None,
             sync_cuts: Vec::new(),
             filtered: false,
+            deafened: Vec::new(),
             session: None,
             letters: Vec::new(),
             events: BinaryHeap::new(),
@@ -338,12 +345,17 @@ impl World {
             }
             Disturbance::CutSync(from, to) => self.sync_cuts.push((from, to)),
             Disturbance::Filter => self.filtered = true,
+            Disturbance::Deafen(from, to) => self.deafened.push((from, to)),
+            Disturbance::Undeafen => self.deafened.clear(),
             Disturbance::LanDead(node, dead) => self.lan(node, dead),
             Disturbance::HandOff(node) => self.hand_off(node),
         }
         // A dead segment leaves the other path.
         let whole = self.loss == 0 && self.cuts.is_empty() && self.sync_cuts.is_empty() && !self.filtered;
-        let shaken = matches!(what, Disturbance::Link(..) | Disturbance::Heal | Disturbance::LanDead(..));
+        let shaken = matches!(
+            what,
+            Disturbance::Link(..) | Disturbance::Heal | Disturbance::Undeafen | Disturbance::LanDead(..)
+        );
         self.connected = if whole { self.connected.filter(|_| !shaken).or(Some(self.now)) } else { None };
         self.follow();
     }

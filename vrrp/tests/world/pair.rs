@@ -48,7 +48,7 @@ impl World {
 
     pub(super) fn follow_path(&mut self) {
         let session = self.paired && self.session == Some(self.lives());
-        let alive = session && self.loss == 0 && self.has_path();
+        let alive = session && self.loss == 0 && self.deafened.is_empty() && self.has_path();
         self.path_since = if alive { self.path_since.or(Some(self.now)) } else { None };
     }
 
@@ -81,8 +81,9 @@ impl World {
         let dead = self.nodes.iter().any(|node| node.lan_dead || !node.linked);
         let lan = !dead && !self.cuts.contains(&(from, to));
         let sync = !self.sync_cuts.contains(&(from, to));
+        let deaf = self.deafened.contains(&(from, to));
         for path in [lan, sync] {
-            if path && !self.rng.chance(self.loss) {
+            if path && !deaf && !self.rng.chance(self.loss) {
                 let delay = self.rng.within(DELAY);
                 self.schedule(delay, Event::Heartbeat { from, to, letter });
             }
