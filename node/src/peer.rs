@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use vrrp::io::snapshot::Step;
 
 use crate::handoff;
+use crate::records::Records;
 use crate::status::{ProxyState, Role};
 
 /// One message.
@@ -15,6 +16,8 @@ pub enum Message {
     HandOff(handoff::message::Message),
     /// Something that the sender did for a VIP, for the timeline of the event.
     Step(StepTold),
+    /// Which connections live at the sender.
+    Records(Records),
 }
 
 /// How a node is, as it says itself: what the other one's `status` shows of it.

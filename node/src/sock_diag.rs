@@ -41,6 +41,15 @@ pub struct Connection {
     pub remote: SocketAddr,
 }
 
+/// What [`lasting`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// They.
+    pub connections: Vec<Connection>,
+    /// There are others.
+    pub more: bool,
+}
+
 /// What tells one socket from all others, as the kernel gave it.
 #[derive(Clone, Copy, Debug)]
 struct SocketId {
@@ -55,8 +64,21 @@ struct SocketId {
 /// # Errors
 /// The kernel's.
 pub fn connections(address: IpAddr) -> io::Result<Vec<Connection>> {
-    let found = list(&open()?, address, LIVE | HALF_OPEN)?;
+    let found = list(&open()?, address, LIVE | HALF_OPEN, usize::MAX)?;
     Ok(found.iter().map(SocketId::connection).collect())
+}
+
+/// As [`connections`], without those that are half open, and this many at most. The kernel lists them in the same order
+/// each time, so of too many it is about the same ones.
+///
+/// # Errors
+/// The kernel's.
+pub fn lasting(address: IpAddr, most: usize) -> io::Result<Listed> {
+    // One more than wanted shows that there are more.
+    let mut found = list(&open()?, address, LIVE, most.saturating_add(1))?;
+    let more = found.len() > most;
+    found.truncate(most);
+    Ok(Listed { connections: found.iter().map(SocketId::connection).collect(), more })
 }
 
 /// Resets every connection whose local address is one of these; says how many there were. It takes about a
@@ -74,7 +96,7 @@ pub fn reset(addresses: &[Ipv4Addr]) -> io::Result<usize> {
 /// As there.
 pub fn reset_one(address: IpAddr) -> io::Result<usize> {
     let netlink = open()?;
-    let found = list(&netlink, address, LIVE)?;
+    let found = list(&netlink, address, LIVE, usize::MAX)?;
     for id in &found {
         // Errors come back as messages that nobody has to read: one for a socket that ended meanwhile is no news.
         let message = request(SOCK_DESTROY, NLM_F_REQUEST, LIVE, id, &[]);
@@ -90,8 +112,9 @@ fn open() -> io::Result<OwnedFd> {
     Ok(socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?)
 }
 
-/// The sockets of this network namespace with that local address in one of those states.
-fn list(netlink: &OwnedFd, address: IpAddr, states: u32) -> io::Result<Vec<SocketId>> {
+/// The sockets of this network namespace with that local address in one of those states. Once there are `most`, or a few
+/// more, it stops, and the socket is of no more use.
+fn list(netlink: &OwnedFd, address: IpAddr, states: u32, most: usize) -> io::Result<Vec<SocketId>> {
     let families: &[i32] = if address.is_ipv4() { &[libc::AF_INET, libc::AF_INET6] } else { &[libc::AF_INET6] };
     let filter = local_address(address);
     let mut found = Vec::new();
@@ -99,14 +122,17 @@ fn list(netlink: &OwnedFd, address: IpAddr, states: u32) -> io::Result<Vec<Socke
         let any = SocketId { family: family as u8, bytes: [0; ID] };
         let all = request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, states, &any, &filter);
         send(netlink.as_raw_fd(), &all, MsgFlags::empty())?;
-        answers(netlink, &mut found)?;
+        answers(netlink, &mut found, most)?;
+        if found.len() >= most {
+            break;
+        }
     }
     Ok(found)
 }
 
-fn answers(netlink: &OwnedFd, found: &mut Vec<SocketId>) -> io::Result<()> {
+fn answers(netlink: &OwnedFd, found: &mut Vec<SocketId>, most: usize) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
-    loop {
+    while found.len() < most {
         let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
         for (kind, body) in messages(&buffer[..length]) {
             match kind {
@@ -120,6 +146,7 @@ fn answers(netlink: &OwnedFd, found: &mut Vec<SocketId>) -> io::Result<()> {
             }
         }
     }
+    Ok(())
 }
 
 impl SocketId {
@@ -217,6 +244,17 @@ mod tests {
             listed.retain(|connection| connection.local == accepted.local_addr().unwrap());
             let expected = Connection { local: accepted.local_addr().unwrap(), remote: client.local_addr().unwrap() };
             assert_eq!(listed, [expected]);
+        }
+    }
+
+    #[test]
+    fn of_too_many_connections_so_many_as_wanted_are_listed() {
+        let listener = TcpListener::bind("127.0.0.79:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let _clients = [(); 3].map(|()| TcpStream::connect(to).unwrap());
+        for (most, listed, more) in [(0, 0, true), (2, 2, true), (3, 3, false), (usize::MAX, 3, false)] {
+            let found = lasting(to.ip(), most).unwrap();
+            assert_eq!((found.connections.len(), found.more), (listed, more), "{most} at most");
         }
     }
 

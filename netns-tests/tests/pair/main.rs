@@ -19,5 +19,6 @@ mod refusals;
 mod scenario;
 mod split;
 mod sync;
+mod tickle;
 mod vip;
 mod wire;

@@ -12,6 +12,7 @@
 mod leave;
 mod pair;
 mod peer_report;
+mod records;
 mod report;
 mod start;
 mod timeline;
@@ -177,6 +178,7 @@ impl Agent {
                 }
             }
             self.drive_handoff();
+            self.tickle();
             self.answer_requests();
             if self.go_on_leaving() {
                 return Ok(());
@@ -275,6 +277,9 @@ impl Agent {
                     let kind = if why == Why::HandedOver { Kind::Handoff } else { Kind::Failover };
                     self.took_over(kind, &vip, words, instant);
                 } else {
+                    if let Some(peering) = &mut self.peering {
+                        peering.known.gave_up(&vip);
+                    }
                     let text = format!("{}: {from} → {to}", self.node.name);
                     let draft = Draft { kind: Kind::Transition, vip: Some(vip), text, why: words, ..Draft::default() };
                     self.events.record(draft);
@@ -283,6 +288,9 @@ impl Agent {
             EventKind::Step { step, term } => {
                 if step == Step::Added {
                     self.wait_for_first_client(&vip);
+                }
+                if let (Step::Announced, Some(peering)) = (step, &mut self.peering) {
+                    peering.known.announced(&vip);
                 }
                 self.did(&vip, Did::Step(step), term, instant);
             }
@@ -349,6 +357,7 @@ impl Agent {
         self.work.spawn(work::statistics(supervisor));
         self.look_at_plans();
         self.tell_report();
+        self.tell_records();
         self.look_for_first_client();
         self.place_steps();
         Ok(())
@@ -364,6 +373,7 @@ impl Agent {
         let id = self.events.record(draft);
         if let Some(peering) = &mut self.peering {
             peering.timelines.took(vip, id, term, at, &self.events);
+            peering.known.took_over(vip, kind == Kind::Handoff, id);
         }
     }
 
@@ -516,6 +526,12 @@ impl Agent {
                     .send(Response::Failed { message: format!("{why}; revision {} goes on", self.revision.number) });
             }
             Ok(Done::Reloaded(loaded)) => self.reloaded(*loaded),
+            Ok(Done::Told(telling)) => {
+                if let Some(peering) = &mut self.peering {
+                    peering.telling = Some(telling);
+                }
+            }
+            Ok(Done::Tickled { vip, event, left_out, result }) => self.tickled(&vip, event, left_out, result),
             Err(error) => tracing::error!(%error, "a task of the agent ended early"),
         }
     }

@@ -27,6 +27,7 @@ use crate::handoff::machine::{Direction, Facts, HandOff, Input, Order, Output};
 use crate::handoff::message::{Id, Message as HandOffMessage};
 use crate::handoff::{self, Kernel, Neighbour, Released, Vip};
 use crate::peer::{Did, Message, Report};
+use crate::records::{Known, Telling};
 use crate::status::Role;
 
 use super::Agent;
@@ -57,6 +58,12 @@ pub(super) struct Peering {
     outbox: VecDeque<HandOffMessage>,
     kernel: Option<Arc<Kernel>>,
     pub(super) timelines: Timelines,
+    /// What the peer knows of our connections; `None` while it is being told.
+    pub(super) telling: Option<Telling>,
+    /// What we know of the peer's.
+    pub(super) known: Known,
+    /// Sessions so far.
+    pub(super) session: u64,
     planned: Planned,
     /// The process that we last talked to.
     instance: Option<u64>,
@@ -84,6 +91,9 @@ impl Peering {
             handoff: HandOff::new(std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), node)),
             kernel: kernel.ok().map(Arc::new),
             timelines: Timelines::new(node, peer),
+            telling: Some(Telling::default()),
+            known: Known::default(),
+            session: 0,
             outbox: VecDeque::new(),
             planned: Planned::default(),
             instance: None,
@@ -129,7 +139,7 @@ impl Peering {
         }
     }
 
-    fn connected(&self) -> bool {
+    pub(super) fn connected(&self) -> bool {
         self.channel.as_ref().is_some_and(|channel| channel.status().borrow().connected)
     }
 }
@@ -189,6 +199,7 @@ impl Agent {
                 }
                 peering.handoff.handle(Input::Connected, now);
                 peering.heard = true;
+                peering.session += 1;
                 peering.timelines.tell_again();
                 let sync::Keys { id, send, receive } = keys;
                 self.tell_vrrp(Command::Keys(Keys { id, send, receive }));
@@ -210,6 +221,7 @@ impl Agent {
                 peering.report = Some((report, now));
             }
             sync::Event::Message(Message::HandOff(message)) => peering.handoff.handle(Input::Message(message), now),
+            sync::Event::Message(Message::Records(records)) => self.records_told(records),
             sync::Event::Message(Message::Step(told)) => {
                 peering.timelines.peer(told);
                 self.place_steps();
@@ -389,13 +401,11 @@ impl Agent {
                 let text = format!(
                     "the hand-off of {vip} to {to} is over: {flows} connections had stayed, {reset} were reset"
                 );
-                self.events.record(Draft {
-                    kind: Kind::Handoff,
-                    vip: Some(vip.clone()),
-                    text,
-                    why,
-                    ..Draft::default()
-                });
+                let draft = Draft { kind: Kind::Handoff, vip: Some(vip.clone()), text, why, ..Draft::default() };
+                let event = self.events.record(draft);
+                if let (Direction::FromPeer, Some(peering)) = (direction, &mut self.peering) {
+                    peering.known.handoff_ended(&vip, event);
+                }
             }
             Output::Refused { vip, why, direction, .. } => {
                 tracing::warn!(vip, to = self.taker(direction), why, "no hand-off");
@@ -515,6 +525,7 @@ impl Agent {
     pub(super) fn retain_plans(&mut self, names: &BTreeSet<String>) {
         if let Some(peering) = &mut self.peering {
             peering.planned.retain(|name| names.contains(name));
+            peering.known.retain(|name| names.contains(name));
         }
     }
 

@@ -14,9 +14,11 @@ use crate::config::{self, ClusterConfig, ConfigError, NodeConfig};
 use crate::control::Response;
 use crate::handoff::{Job, Kernel, Outcome, Vip};
 use crate::peer::Message;
+use crate::records::Telling;
 use crate::status::Status;
 use crate::store::{Revision, Store};
 use crate::supervisor::{ApplyError, Supervisor};
+use crate::tickle::{Sent, TickleError};
 
 use super::Agent;
 use super::report::Traffic;
@@ -38,6 +40,10 @@ pub(super) enum Done {
     Job { vip: String, number: u64, outcome: Outcome },
     /// The node file as it is now.
     Reloaded(Box<Result<NodeConfig, ConfigError>>),
+    /// The peer was told of this node's connections.
+    Told(Telling),
+    /// Clients of the peer were told that their connections are lost.
+    Tickled { vip: String, event: u64, left_out: u64, result: Result<Sent, TickleError> },
 }
 
 /// A revision that passed every check that can be made without trying.

@@ -418,6 +418,11 @@ impl HandOff {
         self.places.get(vip)?.refused.as_deref()
     }
 
+    /// Whether packets of this VIP may be passed on to the peer: from the first rule until the kernel has none any more.
+    pub fn passes_on(&self, vip: &str) -> bool {
+        self.places.get(vip).is_some_and(Place::passes_on)
+    }
+
     /// Whether there is neither a hand-off nor anything that one has left behind.
     pub fn is_idle(&self) -> bool {
         self.places.values().all(Place::is_idle)

@@ -395,6 +395,11 @@ impl Place {
         self.leaver == Residue::None
     }
 
+    /// Whether this node has, or may have, rules that send packets on to the leaver.
+    pub(super) fn passes_on(&self) -> bool {
+        self.taker != Residue::None
+    }
+
     fn queue(&mut self, job: Job, node: &mut Node) -> u64 {
         node.jobs += 1;
         self.jobs.queue.push_back((node.jobs, job));
