@@ -10,6 +10,7 @@
 //! back as one more event: the way from a dead core to priority 0 is never behind it.
 
 mod leave;
+mod moves;
 mod pair;
 mod peer_report;
 mod records;
