@@ -412,6 +412,8 @@ impl Agent {
     fn call(&mut self, Call { request, uid, reply }: Call) {
         let response = match request {
             Request::Status => {
+                // The picture may be newer than what the policy was told of it.
+                self.routers_changed();
                 let (status, supervisor) = (self.status(), self.supervisor.clone());
                 self.work.spawn(work::answer_status(status, self.traffic.clone(), supervisor, reply));
                 return;
