@@ -268,7 +268,7 @@ impl Agent {
     fn election_event(&mut self, Event { router, kind, instant, .. }: Event) {
         let vip = router.unwrap_or_default();
         match kind {
-            EventKind::Transition { from, to, why } => {
+            EventKind::Transition { from, to, why, term } => {
                 let words = bridge::why(&why);
                 tracing::info!(vip, %from, %to, why = words, "transition");
                 if from == State::Master && bridge::is_own_fault(&why) {
@@ -276,7 +276,7 @@ impl Agent {
                 }
                 if to == State::Master {
                     let kind = if why == Why::HandedOver { Kind::Handoff } else { Kind::Failover };
-                    self.took_over(kind, &vip, words, instant);
+                    self.took_over(kind, &vip, words, term, instant);
                 } else {
                     if let Some(peering) = &mut self.peering {
                         peering.known.gave_up(&vip);
@@ -365,9 +365,7 @@ impl Agent {
     }
 
     /// This node has just taken a VIP.
-    fn took_over(&mut self, kind: Kind, vip: &str, why: String, at: Instant) {
-        let snapshot = self.vrrp.snapshot();
-        let term = snapshot.routers.iter().find(|router| router.config.name == vip).map_or(0, |router| router.term);
+    fn took_over(&mut self, kind: Kind, vip: &str, why: String, term: u64, at: Instant) {
         let text = format!("{} took {vip} over", self.node.name);
         let term_known = (term > 0).then_some(term);
         let draft = Draft { kind, vip: Some(vip.to_owned()), text, why, term: term_known, ..Draft::default() };

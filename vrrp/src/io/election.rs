@@ -438,7 +438,8 @@ impl Election {
                             let term = slot.router.term();
                             events.push((slot.config.name.clone(), EventKind::Step { step, term }));
                         }
-                        events.push((slot.config.name.clone(), EventKind::Transition { from, to, why }));
+                        let term = slot.router.term();
+                        events.push((slot.config.name.clone(), EventKind::Transition { from, to, why, term }));
                         self.urgent = true;
                     }
                     Output::Note(note) => {

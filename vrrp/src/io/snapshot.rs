@@ -148,6 +148,8 @@ pub enum EventKind {
         to: State,
         /// Because of.
         why: Why,
+        /// The highest term that was seen then: the one that begins, for who becomes active.
+        term: Term,
     },
     /// A step on the way of a VIP from one node to the other.
     Step {
