@@ -17,7 +17,7 @@ const YIELD: Duration = Duration::from_secs(3);
 const DEAF: Duration = Duration::from_millis(700);
 
 impl Router {
-    /// What the heartbeats say about this VIP; `None`: it was never told where its adverts come from.
+    /// What the heartbeats say about this VIP.
     pub fn claim(&self, now: Time) -> Claim {
         let milliseconds = |length: Duration| u32::try_from(length.as_millis()).unwrap_or(u32::MAX);
         let standing = match self.state {
