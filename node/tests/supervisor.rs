@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use node::listeners::{Listeners, wanted};
 use node::supervisor::{ApplyError, CoreState, Settings, StartError, Status, Supervisor, Timing};
-use proxy_core::plan::{Backend, Balance, Frontend, Plan, Server};
+use proxy_core::plan::{Backend, Balance, Frontend, Mode, Plan, Server};
 use proxy_core::sandbox::Identity;
 use tokio::sync::mpsc;
 
@@ -66,7 +66,11 @@ impl Bench {
             frontends: vec![Frontend {
                 name: "front".into(),
                 binds: binds.to_vec(),
-                backend: 0,
+                mode: Mode::Tcp,
+                rules: Vec::new(),
+                backend: Some(0),
+                max_connections_per_source: None,
+                log: None,
                 max_connections: None,
                 client_timeout: 60 * SECOND,
             }],
@@ -80,7 +84,11 @@ impl Bench {
                 connect_timeout: 5 * SECOND,
                 server_timeout: 60 * SECOND,
                 queue_timeout: 5 * SECOND,
+                tunnel_timeout: None,
+                request_edits: Vec::new(),
+                response_edits: Vec::new(),
             }],
+            ..Plan::default()
         }
     }
 
@@ -556,7 +564,7 @@ async fn plans_are_applied_as_a_whole_or_not_at_all() {
     assert!(TcpStream::connect(bench.address).is_err(), "the removed address is closed");
 
     let mut bad = bench.plan(3, &[other, bench.address]);
-    bad.frontends[0].backend = 7;
+    bad.frontends[0].backend = Some(7);
     let refused = supervisor.apply(bad).await;
     assert!(matches!(refused, Err(ApplyError::Rejected { revision: 3, .. })), "{refused:?}");
     assert!(TcpStream::connect(bench.address).is_err(), "what was bound for it is closed");

@@ -5,6 +5,7 @@ pub mod beat;
 mod check;
 pub mod control;
 mod first;
+pub mod http;
 pub mod limits;
 pub mod listener;
 mod log_pipe;

@@ -32,7 +32,7 @@ pub(crate) struct Route {
     pub(crate) scheme: Arc<Scheme>,
     pub(crate) frontend: usize,
     pub(crate) worker: u16,
-    pub(crate) balancer: Rc<RefCell<Balancer>>,
+    pub(crate) balancers: Rc<[Rc<RefCell<Balancer>>]>,
     pub(crate) buffers: Rc<Buffers>,
 }
 
@@ -107,12 +107,16 @@ impl Route {
         &self.scheme.frontends[self.frontend]
     }
 
+    fn backend_index(&self) -> usize {
+        self.frontend().backend.expect("a plan was validated: TCP has a backend")
+    }
+
     fn backend(&self) -> &plan::Backend {
-        &self.scheme.plan.backends[self.frontend().backend]
+        &self.scheme.plan.backends[self.backend_index()]
     }
 
     fn backend_live(&self) -> &BackendLive {
-        &self.scheme.backends[self.frontend().backend]
+        &self.scheme.backends[self.backend_index()]
     }
 
     /// A connected server: its index, the connection, the place held there. `None`: the client gets none.
@@ -191,7 +195,7 @@ impl Route {
         let look = |index: usize| live.servers[index].candidate(&backend.servers[index]);
         // Another worker may take the last place between the look and the take: then look again.
         for _ in 0..=backend.servers.len() {
-            match self.balancer.borrow_mut().pick(backend.servers.len(), except, look) {
+            match self.balancers[self.backend_index()].borrow_mut().pick(backend.servers.len(), except, look) {
                 Pick::Server(index) => {
                     let max = backend.servers[index].max_connections;
                     if let Some(place) = live.servers[index].take(max, &live.queue) {

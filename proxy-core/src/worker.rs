@@ -249,7 +249,7 @@ impl Worker {
     /// Makes the routes of a scheme; balancers whose servers are unchanged keep their turn.
     fn adopt(&mut self, scheme: &Arc<Scheme>) {
         let mut kept = std::mem::take(&mut self.balancers);
-        let balancers: Vec<Rc<RefCell<Balancer>>> = scheme
+        let balancers: Rc<[Rc<RefCell<Balancer>>]> = scheme
             .plan
             .backends
             .iter()
@@ -269,7 +269,7 @@ impl Worker {
                 scheme: Arc::clone(scheme),
                 frontend: index,
                 worker: self.own.number,
-                balancer: Rc::clone(&balancers[frontend.backend]),
+                balancers: Rc::clone(&balancers),
                 buffers: Rc::clone(&self.buffers),
             });
             self.routes.extend(frontend.binds.iter().map(|bind| (*bind, Rc::clone(&route))));

@@ -105,7 +105,7 @@ impl Agent {
         let frontends = plan.frontends.iter().zip(&self.cluster.bind_names).map(|(frontend, binds)| Frontend {
             name: frontend.name.clone(),
             binds: binds.clone(),
-            backend: plan.backends[frontend.backend].name.clone(),
+            backend: frontend.backend.map_or_else(String::new, |index| plan.backends[index].name.clone()),
             sessions: 0,
             sessions_total: 0,
             rate: None,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use proxy_core::plan::{Backend, Balance, Check, Frontend, Plan, Probe, Server};
+use proxy_core::plan::{Backend, Balance, Check, Frontend, Mode, Plan, Probe, Server};
 
 use super::diagnostic::suggestion;
 use super::reader::{Section, Value, ip_literal};
@@ -164,8 +164,12 @@ fn read_frontend(
     let frontend = Frontend {
         name: name.to_owned(),
         binds: addresses,
-        backend: backend?,
+        mode: Mode::Tcp,
+        rules: Vec::new(),
+        backend: Some(backend?),
         max_connections,
+        max_connections_per_source: None,
+        log: None,
         client_timeout: client.unwrap_or(Duration::from_secs(15 * 60)),
     };
     Some((frontend, names))
@@ -240,6 +244,9 @@ fn read_backend(name: &str, section: Section<'_>, defaults: &Defaults) -> Option
         connect_timeout: or(timeouts.connect, defaults.timeouts.connect, 10),
         server_timeout: or(timeouts.server, defaults.timeouts.server, 15 * 60),
         queue_timeout: or(timeouts.queue, defaults.timeouts.queue, 60),
+        tunnel_timeout: None,
+        request_edits: Vec::new(),
+        response_edits: Vec::new(),
     })
 }
 

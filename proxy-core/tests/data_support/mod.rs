@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use proxy_core::beat::BeatBoard;
 use proxy_core::limits::Limits;
 use proxy_core::listener::{Listener, ListenerKey};
-use proxy_core::plan::{Backend, Balance, Frontend, Plan, Server};
+use proxy_core::plan::{Backend, Balance, Frontend, Mode, Plan, Server};
 use proxy_core::plane::DataPlane;
 use socket2::{Domain, Socket, Type};
 
@@ -83,9 +83,13 @@ pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
     let frontend = Frontend {
         name: "front".into(),
         binds: vec![bind],
-        backend: 0,
+        mode: Mode::Tcp,
+        rules: Vec::new(),
+        backend: Some(0),
         max_connections: None,
+        max_connections_per_source: None,
         client_timeout: PATIENCE,
+        log: None,
     };
     let backend = Backend {
         name: "back".into(),
@@ -97,8 +101,11 @@ pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
         connect_timeout: Duration::from_millis(100),
         server_timeout: PATIENCE,
         queue_timeout: PATIENCE,
+        tunnel_timeout: None,
+        request_edits: Vec::new(),
+        response_edits: Vec::new(),
     };
-    Plan { revision: 1, frontends: vec![frontend], backends: vec![backend] }
+    Plan { revision: 1, frontends: vec![frontend], backends: vec![backend], ..Plan::default() }
 }
 
 pub(crate) fn start(plan: Plan, workers: u16, listeners: Vec<Listener>) -> DataPlane {

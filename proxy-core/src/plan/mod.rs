@@ -1,13 +1,23 @@
 //! The plan: what the workers do, immutable, swapped as a whole.
 //!
 //! The agent reads and checks the configuration; a [`Plan`] that passed [`Plan::validate`] can be run.
-//! It holds no secret and names no file. Timeouts and limits have the units of their types.
+//! It holds no secret and opens no file. Timeouts and limits have the units of their types.
+
+mod check;
+mod http;
+mod log;
+mod rule;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use check::{Check, Probe};
+pub use http::{ClientSupplied, Forwarded, Http};
+pub use log::{Log, LogFormat, LogSink};
+pub use rule::{Action, Condition, HeaderEdit, List, Pattern, Redirect, Reply, Rule, Sources, Text};
 
 /// Everything a worker needs to know.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,21 +28,42 @@ pub struct Plan {
     pub frontends: Vec<Frontend>,
     /// Where they are sent.
     pub backends: Vec<Backend>,
+    /// Networks that rules refer to by index.
+    pub lists: Vec<List>,
+    /// Where log lines go; frontends refer to them by index.
+    pub log_sinks: Vec<LogSink>,
 }
 
-/// A set of listening addresses that lead to one backend.
+/// A set of listening addresses, and what is done with who arrives there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frontend {
     /// Unique among frontends.
     pub name: String,
     /// Unique among all binds of the plan.
     pub binds: Vec<SocketAddr>,
-    /// Index into [`Plan::backends`].
-    pub backend: usize,
+    /// What is spoken there.
+    pub mode: Mode,
+    /// Looked at for each connection (TCP) or each request (HTTP).
+    pub rules: Vec<Rule>,
+    /// Index into [`Plan::backends`]: for whom no rule chose one. HTTP may do without; such a request is answered 503.
+    pub backend: Option<usize>,
     /// Sessions at once over all workers; `None`: what the descriptor limit allows.
     pub max_connections: Option<u32>,
+    /// Sessions at once from one address; one more is closed.
+    pub max_connections_per_source: Option<u32>,
     /// Idle time of the client's side.
     pub client_timeout: Duration,
+    /// `None`: nothing is logged.
+    pub log: Option<Log>,
+}
+
+/// What a frontend speaks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mode {
+    /// Bytes.
+    Tcp,
+    /// HTTP/1.
+    Http(Box<Http>),
 }
 
 /// How a server is chosen.
@@ -66,6 +97,12 @@ pub struct Backend {
     pub server_timeout: Duration,
     /// How long a client may wait for a server with a free place.
     pub queue_timeout: Duration,
+    /// Idle time of both sides once a request has become a tunnel; `None`: the shorter of the two sides' own.
+    pub tunnel_timeout: Option<Duration>,
+    /// Changes of every request, after the frontend's and its rules'.
+    pub request_edits: Vec<HeaderEdit>,
+    /// Changes of every response, before the frontend's and its rules'.
+    pub response_edits: Vec<HeaderEdit>,
 }
 
 /// One server.
@@ -81,41 +118,6 @@ pub struct Server {
     pub backup: bool,
     /// Sessions at once over all workers; more wait in the queue.
     pub max_connections: Option<u32>,
-}
-
-/// How a backend's servers are checked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Check {
-    /// What is asked.
-    pub probe: Probe,
-    /// Another port than the server's own.
-    pub port: Option<u16>,
-    /// From the end of one check to the start of the next.
-    pub interval: Duration,
-    /// For the whole check.
-    pub timeout: Duration,
-    /// Passed checks in a row that bring a server up.
-    pub rise: u32,
-    /// Failed checks in a row that take it down.
-    pub fall: u32,
-}
-
-/// What a check asks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Probe {
-    /// A connection that opens.
-    Tcp,
-    /// An HTTP/1.1 answer with an expected status.
-    Http {
-        /// GET, HEAD or OPTIONS.
-        method: String,
-        /// Path and query.
-        path: String,
-        /// Host header; `None`: the server's address.
-        host: Option<String>,
-        /// Inclusive ranges of good status codes.
-        expect: Vec<(u16, u16)>,
-    },
 }
 
 /// The heaviest weight.
@@ -147,8 +149,12 @@ impl Plan {
             if let Some(bind) = frontend.binds.iter().find(|bind| !binds.insert(**bind)) {
                 return wrong(format!("{bind} is bound twice"));
             }
-            if frontend.backend >= self.backends.len() {
-                return wrong(format!("there is no backend number {}", frontend.backend));
+            match frontend.backend {
+                Some(index) if index >= self.backends.len() => {
+                    return wrong(format!("there is no backend number {index}"));
+                }
+                None if frontend.mode == Mode::Tcp => return wrong("TCP needs a backend".into()),
+                _ => {}
             }
             if frontend.client_timeout.is_zero() {
                 return wrong("the client timeout is zero".into());
@@ -180,31 +186,6 @@ impl Backend {
             return Err("a timeout is zero".into());
         }
         self.check.as_ref().map_or(Ok(()), Check::validate)
-    }
-}
-
-impl Check {
-    fn validate(&self) -> Result<(), String> {
-        if self.interval.is_zero() || self.timeout.is_zero() || self.rise == 0 || self.fall == 0 {
-            return Err("check: interval, timeout, rise and fall must be above zero".into());
-        }
-        let Probe::Http { method, path, host, expect } = &self.probe else { return Ok(()) };
-        if !["GET", "HEAD", "OPTIONS"].contains(&method.as_str()) {
-            return Err(format!("check: method `{method}` is none of GET, HEAD, OPTIONS"));
-        }
-        // Visible ASCII only: nothing here may end the request line or the header.
-        let plain = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-        if !plain(path) || !(path.starts_with('/') || path == "*") {
-            return Err(format!("check: `{}` is no path", path.escape_debug()));
-        }
-        if let Some(host) = host.as_ref().filter(|host| !plain(host)) {
-            return Err(format!("check: `{}` is no host", host.escape_debug()));
-        }
-        match expect.iter().find(|(low, high)| low > high || *low < 100 || *high > 599) {
-            Some((low, high)) => Err(format!("check: {low}-{high} is no range of status codes")),
-            None if expect.is_empty() => Err("check: no status code is expected".into()),
-            None => Ok(()),
-        }
     }
 }
 
@@ -242,18 +223,26 @@ mod tests {
             connect_timeout: second,
             server_timeout: second,
             queue_timeout: second,
+            tunnel_timeout: None,
+            request_edits: Vec::new(),
+            response_edits: Vec::new(),
         };
         let frontend = |name: &str, port| Frontend {
             name: name.into(),
             binds: vec![SocketAddr::from(([192, 0, 2, 9], port))],
-            backend: 1,
+            mode: Mode::Tcp,
+            rules: Vec::new(),
+            backend: Some(1),
             max_connections: None,
+            max_connections_per_source: None,
             client_timeout: second,
+            log: None,
         };
         Plan {
             revision: 7,
             frontends: vec![frontend("web", 80), frontend("mail", 25)],
             backends: vec![backend("left"), backend("right")],
+            ..Plan::default()
         }
     }
 
@@ -292,7 +281,7 @@ mod tests {
         let refused: [Case; 20] = [
             (|plan| plan.frontends[1].name = "web".into(), "frontend `web`: the name is taken"),
             (|plan| plan.frontends[1].binds[0].set_port(80), "frontend `mail`: 192.0.2.9:80 is bound twice"),
-            (|plan| plan.frontends[1].backend = 2, "frontend `mail`: there is no backend number 2"),
+            (|plan| plan.frontends[1].backend = Some(2), "frontend `mail`: there is no backend number 2"),
             (|plan| plan.frontends[0].client_timeout = Duration::ZERO, "frontend `web`: the client timeout is zero"),
             (|plan| plan.backends[1].name = "left".into(), "backend `left`: the name is taken"),
             (|plan| plan.backends[1].servers[1].name = "one".into(), "backend `right`: two servers are called `one`"),

@@ -1,0 +1,3 @@
+//! HTTP/1: strict heads and bodies (pure), and the engine that carries them.
+
+pub mod head;

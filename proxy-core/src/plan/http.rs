@@ -1,0 +1,46 @@
+//! What a frontend needs to speak HTTP.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+use super::rule::HeaderEdit;
+
+/// HTTP as a frontend speaks it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Http {
+    /// From the first byte of a request (of the first one: from the connection's beginning) to the end of its head.
+    pub request_timeout: Duration,
+    /// From the end of an answer to the first byte of the next request.
+    pub keep_alive_timeout: Duration,
+    /// What the servers are told of the client; `None`: nothing.
+    pub forwarded: Option<Forwarded>,
+    /// Changes of every request, before the rules' own.
+    pub request_edits: Vec<HeaderEdit>,
+    /// Changes of every response, ours included.
+    pub response_edits: Vec<HeaderEdit>,
+    /// HTML by status, in place of our own short texts.
+    pub error_pages: BTreeMap<u16, String>,
+}
+
+/// Headers that say who the client is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forwarded {
+    /// Clients of whom nothing is said, and whose own headers pass: proxies that are trusted.
+    pub except: Vec<IpNetwork>,
+    /// What becomes of such headers that the client sent.
+    pub client_supplied: ClientSupplied,
+    /// `Forwarded` (RFC 7239) as well as `X-Forwarded-For`, `-Proto` and `-Host`.
+    pub rfc7239: bool,
+}
+
+/// What becomes of forwarding headers that the client sent itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClientSupplied {
+    /// They go: what the servers read is ours alone.
+    Remove,
+    /// Ours comes after them, in a line of its own (HAProxy's `forwardfor`).
+    Append,
+}

@@ -1,0 +1,175 @@
+//! The rules of a frontend: what a client or a request must be like, and what is done about it then.
+//!
+//! Read top to bottom; a rule whose condition holds acts, and its action may end the walk ([`Action::ends`]).
+
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    /// `None`: always.
+    pub when: Option<Condition>,
+    /// What is done.
+    pub action: Action,
+}
+
+/// What must hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Condition {
+    /// Every one of them.
+    All(Vec<Condition>),
+    /// At least one of them.
+    Any(Vec<Condition>),
+    /// Not this one.
+    Not(Box<Condition>),
+    /// The client came over TLS, or didn't.
+    Tls(bool),
+    /// The host without its port, in lower case.
+    Host(Text),
+    /// The path without the query; never decoded.
+    Path(Text),
+    /// What follows the `?`; a request without one has an empty one.
+    Query(Text),
+    /// The method, exactly.
+    Method(Vec<String>),
+    /// At least one header of this name has such a value.
+    Header(String, Text),
+    /// At least one cookie of this name has such a value.
+    Cookie(String, Text),
+    /// The client's address is in one of these.
+    Source(Vec<Sources>),
+    /// The port that the client came to.
+    Port(Vec<u16>),
+    /// A backend has at least so many servers that can be used.
+    ServersUp {
+        /// Index into [`super::Plan::backends`].
+        backend: usize,
+        /// At least so many.
+        at_least: u32,
+    },
+}
+
+/// What a text must be like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Text {
+    /// Any of them.
+    pub any: Vec<Pattern>,
+    /// ASCII letters are equal in both cases.
+    pub ignore_case: bool,
+}
+
+/// One form of a text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pattern {
+    /// Whatever it is, if it is there.
+    Present,
+    /// All of it.
+    Is(String),
+    /// Its beginning.
+    Prefix(String),
+    /// Its end.
+    Suffix(String),
+    /// A part of it.
+    Contains(String),
+    /// A regular expression (the `regex` crate's) that matches somewhere in it.
+    Regex(String),
+}
+
+/// Where clients come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sources {
+    /// A network.
+    Network(IpNetwork),
+    /// Index into [`super::Plan::lists`].
+    List(usize),
+}
+
+/// A named set of networks, whose content may change while the plan runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct List {
+    /// Unique among lists.
+    pub name: String,
+    /// In the order of the file.
+    pub networks: Vec<IpNetwork>,
+}
+
+/// What is done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// An answer that says no.
+    Deny(Reply),
+    /// The connection is cut without an answer.
+    Reject {
+        /// By a reset; otherwise it is closed.
+        reset: bool,
+    },
+    /// [`Action::Deny`] with 500, after a while.
+    Tarpit(Duration),
+    /// The client is sent elsewhere.
+    Redirect {
+        /// Where to.
+        to: Redirect,
+        /// 301, 302, 303, 307 or 308.
+        code: u16,
+    },
+    /// Index into [`super::Plan::backends`].
+    UseBackend(usize),
+    /// A change of what the server gets.
+    EditRequest(HeaderEdit),
+    /// A change of what the client gets.
+    EditResponse(HeaderEdit),
+    /// Another path; the query stays.
+    SetPath(String),
+    /// What the regular expression matches of the path is replaced; `$1` or `${1}` is what its first group matched.
+    Rewrite {
+        /// As [`Pattern::Regex`].
+        path_regex: String,
+        /// What comes in its place.
+        to: String,
+    },
+    /// An answer of our own.
+    Return(Reply),
+}
+
+impl Action {
+    /// Whether no later rule is looked at.
+    pub fn ends(&self) -> bool {
+        !matches!(self, Action::EditRequest(_) | Action::EditResponse(_) | Action::SetPath(_) | Action::Rewrite { .. })
+    }
+}
+
+/// An answer that no server gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// 200 to 599.
+    pub status: u16,
+    /// `None`: the error page, or a short text of ours.
+    pub body: Option<String>,
+    /// Of the body.
+    pub content_type: String,
+}
+
+/// Where a client is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Redirect {
+    /// The same host, path and query with another scheme.
+    Scheme(String),
+    /// Exactly this.
+    Location(String),
+    /// This, and the path and query after it.
+    Prefix(String),
+}
+
+/// A change of the header section.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HeaderEdit {
+    /// In place of all headers of this name.
+    Set(String, String),
+    /// Beside those of this name.
+    Add(String, String),
+    /// All headers of this name go.
+    Remove(String),
+}
