@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -11,7 +12,7 @@ use tracing::debug;
 use crate::balance::Pick;
 use crate::http::pool::ServerConnection;
 use crate::route::Route;
-use crate::server::Place;
+use crate::server::{Place, ServerLive};
 use crate::stats::ServerState;
 
 /// Before a further attempt at the same server, at most the connect timeout (HAProxy's turn-around timer).
@@ -90,6 +91,13 @@ impl Route {
             }
         }
         Err(Pick::Full)
+    }
+
+    /// A place at a server of the backend that the client is with already, whatever its limit.
+    pub(crate) fn keep(&self, backend: usize, server: &Arc<ServerLive>) -> Option<Chosen> {
+        let live = self.backend_live(backend);
+        let index = live.servers.iter().position(|one| Arc::ptr_eq(one, server))?;
+        Some(Chosen { server: index, place: server.take(None, &live.queue)? })
     }
 
     /// A new connection to the server that was chosen, or, after failures, to another one: `chosen` says to which.

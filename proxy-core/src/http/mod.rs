@@ -17,4 +17,3 @@ pub(crate) mod reply;
 pub(crate) mod rewrite;
 pub(crate) mod rules;
 pub(crate) mod trip;
-pub(crate) mod window;

@@ -22,17 +22,21 @@ const KEPT_FOR: Duration = Duration::from_secs(60);
 /// Idle connections to one server, at most; one more is closed.
 const KEPT: usize = 512;
 
-/// A connection to a server, in use or idle; counted from its beginning to its end.
+/// A connection to a server, in use or idle.
 #[derive(Debug)]
 pub(crate) struct ServerConnection {
     pub(crate) stream: TcpStream,
-    desk: Rc<Desk>,
+    pub(crate) counted: Counted,
 }
+
+/// One connection in [`Desk::server_connections`], until dropped.
+#[derive(Debug)]
+pub(crate) struct Counted(Rc<Desk>);
 
 impl ServerConnection {
     pub(crate) fn new(stream: TcpStream, desk: &Rc<Desk>) -> ServerConnection {
         desk.server_connections.set(desk.server_connections.get() + 1);
-        ServerConnection { stream, desk: Rc::clone(desk) }
+        ServerConnection { stream, counted: Counted(Rc::clone(desk)) }
     }
 
     /// Whether nothing has come: neither bytes, nor an end, nor a reset.
@@ -48,9 +52,9 @@ impl ServerConnection {
     }
 }
 
-impl Drop for ServerConnection {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.desk.server_connections.set(self.desk.server_connections.get() - 1);
+        self.0.server_connections.set(self.0.server_connections.get() - 1);
     }
 }
 
@@ -85,7 +89,7 @@ impl Pool {
 
     /// Takes a connection whose last exchange is over on both sides, if there is room for it.
     pub(crate) fn give_back(&self, connection: ServerConnection, now: Instant) {
-        let desk = &connection.desk;
+        let desk = &connection.counted.0;
         let mut idle = self.idle.borrow_mut();
         let room = idle.len() < KEPT && desk.server_connections.get() <= desk.clients.get();
         if room && !self.closed.get() && !desk.closing.get() {

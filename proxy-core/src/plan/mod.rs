@@ -97,6 +97,8 @@ pub struct Backend {
     pub server_timeout: Duration,
     /// How long a client may wait for a server with a free place.
     pub queue_timeout: Duration,
+    /// A client that ends its side while it waits for its answer is taken as gone (HAProxy's `abortonclose`).
+    pub abort_on_close: bool,
     /// Idle time of both sides once a request has become a tunnel; `None`: the shorter of the two sides' own.
     pub tunnel_timeout: Option<Duration>,
     /// Changes of every request, after the frontend's and its rules'.
@@ -142,7 +144,7 @@ impl Plan {
         let mut names = HashSet::new();
         let mut binds = HashSet::new();
         for frontend in &self.frontends {
-            let wrong = |problem: String| Err(error(format!("frontend `{}`", frontend.name), problem));
+            let wrong = |problem: String| Err(PlanError::new(format!("frontend `{}`", frontend.name), problem));
             if !names.insert(&frontend.name) {
                 return wrong("the name is taken".into());
             }
@@ -163,9 +165,9 @@ impl Plan {
         let mut names = HashSet::new();
         for backend in &self.backends {
             if !names.insert(&backend.name) {
-                return Err(error(format!("backend `{}`", backend.name), "the name is taken".into()));
+                return Err(PlanError::new(format!("backend `{}`", backend.name), "the name is taken".into()));
             }
-            backend.validate().map_err(|problem| error(format!("backend `{}`", backend.name), problem))?;
+            backend.validate().map_err(|problem| PlanError::new(format!("backend `{}`", backend.name), problem))?;
         }
         Ok(())
     }
@@ -189,8 +191,10 @@ impl Backend {
     }
 }
 
-fn error(place: String, problem: String) -> PlanError {
-    PlanError { place, problem }
+impl PlanError {
+    pub(crate) fn new(place: String, problem: String) -> PlanError {
+        PlanError { place, problem }
+    }
 }
 
 #[cfg(test)]
