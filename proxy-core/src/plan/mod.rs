@@ -20,8 +20,8 @@ use text::check_edits;
 pub use check::{Check, Probe};
 pub use http::{ClientSupplied, Forwarded, Http};
 pub use log::{Log, LogFormat, LogSink};
-pub use rule::{Action, Condition, HeaderEdit, List, Pattern, Redirect, Reply, Rule, Sources, Text};
-pub use text::{BadText, MAX_BODY, Side, check_method, check_name, check_path, expression};
+pub use rule::{Action, Condition, HeaderEdit, List, Pattern, Redirect, Reply, Rule, Sources, Text, regex};
+pub use text::{BadText, MAX_BODY, Side, check_method, check_name, check_path};
 
 /// Everything a worker needs to know.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,11 +101,10 @@ pub struct Backend {
     pub server_timeout: Duration,
     /// How long a client may wait for a server with a free place.
     pub queue_timeout: Duration,
+    /// A client that ends its side while it waits for its answer is taken as gone (HAProxy's `abortonclose`).
+    pub abort_on_close: bool,
     /// Idle time of both sides once a request has become a tunnel; `None`: the shorter of the two sides' own.
     pub tunnel_timeout: Option<Duration>,
-    /// HTTP: a request whose client has closed its side of the connection is given up while it waits in the queue
-    /// or for its answer, instead of being carried on for a client that may still read.
-    pub abort_on_close: bool,
     /// Changes of every request, after the frontend's and its rules'.
     pub request_edits: Vec<HeaderEdit>,
     /// Changes of every response, before the frontend's and its rules'.
@@ -149,15 +148,15 @@ impl Plan {
         let mut names = HashSet::new();
         for list in &self.lists {
             if !names.insert(&list.name) {
-                return Err(error(format!("list `{}`", list.name), "the name is taken".into()));
+                return Err(PlanError::new(format!("list `{}`", list.name), "the name is taken".into()));
             }
         }
         let mut sinks = HashSet::new();
         for sink in &self.log_sinks {
             let place = || format!("log `{}`", sink.target);
-            sink.validate().map_err(|problem| error(place(), problem))?;
+            sink.validate().map_err(|problem| PlanError::new(place(), problem))?;
             if !sinks.insert((&sink.target, sink.facility)) {
-                return Err(error(place(), "it is there twice".into()));
+                return Err(PlanError::new(place(), "it is there twice".into()));
             }
         }
         let mut names = HashSet::new();
@@ -165,19 +164,19 @@ impl Plan {
         for frontend in &self.frontends {
             let place = || format!("frontend `{}`", frontend.name);
             if !names.insert(&frontend.name) {
-                return Err(error(place(), "the name is taken".into()));
+                return Err(PlanError::new(place(), "the name is taken".into()));
             }
             if let Some(bind) = frontend.binds.iter().find(|bind| !binds.insert(**bind)) {
-                return Err(error(place(), format!("{bind} is bound twice")));
+                return Err(PlanError::new(place(), format!("{bind} is bound twice")));
             }
-            frontend.validate(self).map_err(|problem| error(place(), problem))?;
+            frontend.validate(self).map_err(|problem| PlanError::new(place(), problem))?;
         }
         let mut names = HashSet::new();
         for backend in &self.backends {
             if !names.insert(&backend.name) {
-                return Err(error(format!("backend `{}`", backend.name), "the name is taken".into()));
+                return Err(PlanError::new(format!("backend `{}`", backend.name), "the name is taken".into()));
             }
-            backend.validate().map_err(|problem| error(format!("backend `{}`", backend.name), problem))?;
+            backend.validate().map_err(|problem| PlanError::new(format!("backend `{}`", backend.name), problem))?;
         }
         Ok(())
     }
@@ -238,8 +237,10 @@ impl Backend {
     }
 }
 
-fn error(place: String, problem: String) -> PlanError {
-    PlanError { place, problem }
+impl PlanError {
+    pub(crate) fn new(place: String, problem: String) -> PlanError {
+        PlanError { place, problem }
+    }
 }
 
 #[cfg(test)]

@@ -3,16 +3,14 @@
 //! Each type of the plan that ends up in a message checks itself here, once for who reads a configuration and once
 //! more in [`super::Plan::validate`]: nothing in a plan can end a line, or contradict how a message is framed.
 
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::Regex;
 
-use super::rule::{Action, Condition, HeaderEdit, Pattern, Redirect, Reply, Text};
+use super::rule::{Action, Condition, HeaderEdit, Pattern, Redirect, Reply, Text, regex};
 
 /// Longest body of an answer of ours, in bytes.
 pub const MAX_BODY: usize = 64 << 10;
 /// Longest header value, path or location, in bytes: far below what any server takes as a head.
 const MAX_VALUE: usize = 4096;
-/// Most memory that one compiled expression may take, in bytes.
-const MAX_EXPRESSION: usize = 1 << 20;
 
 /// Headers that the proxy writes itself, because they frame the message or concern one connection alone
 /// (RFC 9110 §7.6.1, RFC 9112 §6).
@@ -116,12 +114,12 @@ pub fn check_method(method: &str) -> Result<(), BadText> {
 }
 
 /// Compiles an expression within bounds.
-pub fn expression(text: &str, ignore_case: bool) -> Result<Regex, BadText> {
+fn expression(text: &str, ignore_case: bool) -> Result<Regex, BadText> {
     length(text)?;
-    RegexBuilder::new(text).case_insensitive(ignore_case).size_limit(MAX_EXPRESSION).build().map_err(|error| {
+    regex(text, ignore_case).map_err(|error| {
         let why = match error {
-            regex::Error::CompiledTooBig(limit) => format!("it needs more than {limit} bytes when compiled"),
-            // The crate draws the expression over several lines; its last one says what is wrong.
+            ::regex::Error::CompiledTooBig(limit) => format!("it takes more than {limit} bytes when compiled"),
+            // The crate draws the expression over several lines; the last one says what is wrong.
             error => error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned(),
         };
         BadText::Expression { expression: text.to_owned(), why }
