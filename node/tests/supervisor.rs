@@ -85,6 +85,7 @@ impl Bench {
                 server_timeout: 60 * SECOND,
                 queue_timeout: 5 * SECOND,
                 tunnel_timeout: None,
+                abort_on_close: false,
                 request_edits: Vec::new(),
                 response_edits: Vec::new(),
             }],

@@ -126,7 +126,6 @@ impl Own {
     fn counters(&self) -> &WorkerShard {
         &self.shards[usize::from(self.number)]
     }
-
 }
 
 /// One accepted client in the counters, until dropped.
@@ -359,13 +358,7 @@ mod tests {
     fn own(board: &BeatBoard) -> Rc<Own> {
         let desk = Rc::new(Desk::new(0));
         desk.closing.set(true);
-        Rc::new(Own {
-            slot: board.slot(0),
-            number: 0,
-            shards: shards(1).into(),
-            desk,
-            ended: Notify::new(),
-        })
+        Rc::new(Own { slot: board.slot(0), number: 0, shards: shards(1).into(), desk, ended: Notify::new() })
     }
 
     /// Whether the polls of worker 0 move within `time`.
