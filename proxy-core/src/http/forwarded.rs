@@ -7,6 +7,7 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use super::edits::{Edits, field, write_one};
+use super::head::is_token;
 use super::lists::Networks;
 use crate::plan::{self, ClientSupplied};
 
@@ -110,11 +111,6 @@ fn rfc7239(out: &mut Vec<u8>, client: IpAddr, proto: &str, host: Option<&str>) {
     out.extend_from_slice(b";proto=");
     out.extend_from_slice(proto.as_bytes());
     out.extend_from_slice(b"\r\n");
-}
-
-/// RFC 9110 §5.6.2.
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// An address in text: IPv4 without the formatting machinery, which costs more than the rest of these fields.

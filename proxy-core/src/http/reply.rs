@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::edits::{Edits, append, clear, field};
 use super::forwarded::{Ends, decimal};
+use super::host;
 use super::rewrite::{Connection, VERSION, bracketed};
 use crate::plan::{Redirect, Reply};
 
@@ -134,7 +135,7 @@ impl Redirect {
                 out.extend_from_slice(b"://");
                 match asked.host {
                     // The port was the old scheme's.
-                    Some(host) => harmless(out, super::rules::without_port(host)),
+                    Some(host) => harmless(out, host::without_port(host)),
                     None => bracketed(out, asked.ends),
                 }
                 rooted(out, path);

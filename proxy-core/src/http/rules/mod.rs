@@ -18,7 +18,6 @@ use super::lists::Lists;
 use crate::plan::{HeaderEdit, Redirect, Reply};
 
 pub(crate) use compile::RuleError;
-pub(super) use condition::without_port;
 use condition::{Test, View};
 
 /// Compiled rules. A clone shares everything but the scratch memory of the regular expressions: one for each worker
