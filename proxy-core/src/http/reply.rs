@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::edits::{Edits, append, clear, field};
 use super::forwarded::{Ends, decimal};
+use super::host;
 use super::rewrite::{Connection, VERSION, bracketed};
 use crate::plan::{Redirect, Reply};
 
@@ -125,7 +126,7 @@ impl<'a, E: Edits<'a>> Answer<'a, E> {
 
 impl Redirect {
     fn write(&self, out: &mut Vec<u8>, asked: Asked<'_>) {
-        // `*` and an absolute-form without a path ask for no path.
+        // `*` asks for no path (RFC 9112 §3.2.4).
         let path = if asked.target == "*" { "" } else { asked.target };
         match self {
             Redirect::Location(location) => out.extend_from_slice(location.as_bytes()),
@@ -134,14 +135,10 @@ impl Redirect {
                 out.extend_from_slice(b"://");
                 match asked.host {
                     // The port was the old scheme's.
-                    Some(host) => harmless(out, super::rules::without_port(host)),
+                    Some(host) => harmless(out, host::without_port(host)),
                     None => bracketed(out, asked.ends),
                 }
                 rooted(out, path);
-            }
-            // HAProxy's way to send somebody to the same place again. Two slashes would begin another host.
-            Redirect::Prefix(prefix) if matches!(prefix.as_str(), "" | "/") => {
-                rooted(out, path.trim_start_matches(['/', '\\']));
             }
             Redirect::Prefix(prefix) => {
                 out.extend_from_slice(prefix.as_bytes());

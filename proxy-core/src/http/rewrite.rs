@@ -107,12 +107,6 @@ impl<'a, E: Edits<'a>> RequestHead<'a, E> {
         let target = self.target.unwrap_or(self.request.target);
         out.extend_from_slice(self.request.method.as_bytes());
         out.push(b' ');
-        // RFC 9112 §3.2.1 and §3.2.4: an absolute-form may have had no path.
-        match target.as_bytes().first() {
-            None if self.request.method == "OPTIONS" => out.push(b'*'),
-            None | Some(b'?') => out.push(b'/'),
-            Some(_) => {}
-        }
         out.extend_from_slice(target.as_bytes());
         out.extend_from_slice(b" HTTP/1.1\r\n");
         lines.begin(0)

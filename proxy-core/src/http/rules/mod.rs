@@ -18,7 +18,6 @@ use super::lists::Lists;
 use crate::plan::{HeaderEdit, Redirect, Reply};
 
 pub(crate) use compile::RuleError;
-pub(super) use condition::without_port;
 use condition::{Test, View};
 
 /// Compiled rules. A clone shares everything but the scratch memory of the regular expressions: one for each worker
@@ -213,11 +212,9 @@ impl End {
     }
 }
 
-/// Path and query (with its `?`) of a target in origin-form or `*`. An absolute-form without a path has `/`
-/// (RFC 9112 §3.2.1).
+/// Path and query (with its `?`) of a target in origin-form or `*`.
 fn path_and_query(target: &str) -> (&str, &str) {
-    let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
-    (if path.is_empty() { "/" } else { path }, query)
+    target.split_at(target.find('?').unwrap_or(target.len()))
 }
 
 /// The target with another path; `None`: `change` wants none, or the target is `*`, which has no path.
