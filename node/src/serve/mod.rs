@@ -302,6 +302,7 @@ impl Serve {
         };
         say(match stopped.reset {
             Some(0) => "stopped: every client had left".to_owned(),
+            Some(1) => "stopped: 1 session was reset".to_owned(),
             Some(reset) => format!("stopped: {reset} sessions were reset"),
             None => "stopped".to_owned(),
         });
