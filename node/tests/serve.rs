@@ -118,7 +118,7 @@ impl Serve {
 
     fn ends(&mut self) -> ExitStatus {
         let ended = || self.child.try_wait().unwrap().ok_or_else(|| "it still runs".to_owned());
-        netns_tests::wait::wait_until("its end", SOON, ended).unwrap()
+        netns_lab::wait::wait_until("its end", SOON, ended).unwrap()
     }
 
     /// Runs `lbnode --control … ARGUMENTS`.
@@ -176,7 +176,7 @@ fn is_refused(address: SocketAddr) -> bool {
 }
 
 fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    netns_tests::wait::wait_until(what, SOON, || condition().then_some(()).ok_or_else(String::new)).unwrap();
+    netns_lab::wait::wait_until(what, SOON, || condition().then_some(()).ok_or_else(String::new)).unwrap();
 }
 
 fn one_bind(name: &str) -> (Folder, SocketAddr) {
