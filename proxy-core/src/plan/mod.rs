@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use check::{Check, Probe};
 pub use http::{ClientSupplied, Forwarded, Http};
 pub use log::{Log, LogFormat, LogSink};
-pub use rule::{Action, Condition, HeaderEdit, List, Pattern, Redirect, Reply, Rule, Sources, Text};
+pub use rule::{Action, Condition, HeaderEdit, List, Pattern, Redirect, Reply, Rule, Sources, Text, regex};
 
 /// Everything a worker needs to know.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

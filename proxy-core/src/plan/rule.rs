@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
+use regex::bytes::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
 /// One rule.
@@ -74,8 +75,19 @@ pub enum Pattern {
     Suffix(String),
     /// A part of it.
     Contains(String),
-    /// A regular expression (the `regex` crate's) that matches somewhere in it.
+    /// A regular expression ([`regex`]) that matches somewhere in it.
     Regex(String),
+}
+
+/// Bytes that a compiled regular expression may take.
+const REGEX_SIZE: usize = 1 << 20;
+
+/// A regular expression of the `regex` crate over bytes: classes and case are ASCII's, `.` is any byte but a line feed.
+///
+/// # Errors
+/// What is wrong with it, or that it takes over 1 MiB.
+pub fn regex(pattern: &str, ignore_case: bool) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(pattern).unicode(false).case_insensitive(ignore_case).size_limit(REGEX_SIZE).build()
 }
 
 /// Where clients come from.

@@ -1,5 +1,4 @@
 //! TCP: reaching a server, and carrying bytes both ways.
 
 pub(crate) mod buffers;
-pub(crate) mod connect;
 pub(crate) mod relay;
