@@ -13,6 +13,8 @@ pub mod plan;
 pub mod plane;
 pub mod process;
 mod queue;
+mod reach;
+mod route;
 pub mod sandbox;
 mod server;
 mod session;

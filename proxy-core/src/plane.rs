@@ -81,7 +81,7 @@ impl DataPlane {
         if workers == 0 || workers > MAX_WORKERS {
             return Err(PlaneError::Workers(workers));
         }
-        let scheme = Arc::new(Scheme::build(plan, None, workers));
+        let scheme = Arc::new(Scheme::build(plan, None, workers)?);
         let start = |what| move |source| PlaneError::Start { what, source };
         let checks = Checks::start(Arc::clone(&scheme)).map_err(start("the checks"))?;
         let mut plane = DataPlane {
@@ -122,7 +122,7 @@ impl DataPlane {
     pub fn apply(&mut self, plan: Plan, added: Vec<Listener>, removed: &[ListenerKey]) -> Result<(), PlaneError> {
         plan.validate()?;
         self.refuse_strangers(&added)?;
-        self.scheme = Arc::new(Scheme::build(plan, Some(&self.scheme), self.workers()));
+        self.scheme = Arc::new(Scheme::build(plan, Some(&self.scheme), self.workers())?);
         self.post(added, removed);
         self.checks.apply(Arc::clone(&self.scheme));
         // A raised limit may have made room.

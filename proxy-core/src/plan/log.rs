@@ -30,3 +30,12 @@ pub struct LogSink {
     /// The syslog facility's number (RFC 5424 §6.2.1); `None`: plain lines, without a syslog header.
     pub facility: Option<u8>,
 }
+
+impl LogSink {
+    pub(super) fn validate(&self) -> Result<(), String> {
+        match self.facility {
+            Some(facility) if facility > 23 => Err(format!("{facility} is no facility")),
+            _ => Ok(()),
+        }
+    }
+}
