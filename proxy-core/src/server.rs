@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::balance::Candidate;
 use crate::limits::Gate;
+use crate::log::Sinks;
 use crate::plan::{self, Plan};
 use crate::queue::Queue;
 use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState, shards};
@@ -19,6 +20,9 @@ pub(crate) struct Scheme {
     pub(crate) plan: Plan,
     pub(crate) frontends: Vec<Arc<FrontendLive>>,
     pub(crate) backends: Vec<Arc<BackendLive>>,
+    /// Where the frontends' logs go.
+    #[allow(dead_code, reason = "sessions log there")]
+    pub(crate) sinks: Sinks,
 }
 
 /// A frontend, known by its name.
@@ -71,7 +75,7 @@ pub(crate) struct Place {
 
 impl Scheme {
     /// `plan` around the live state of `before`; `plan` was validated.
-    pub(crate) fn build(plan: Plan, before: Option<&Scheme>, workers: u16) -> Scheme {
+    pub(crate) fn build(plan: Plan, before: Option<&Scheme>, workers: u16, sinks: Sinks) -> Scheme {
         let frontends = plan.frontends.iter().map(|frontend| {
             let kept = before.and_then(|before| {
                 let index = before.plan.frontends.iter().position(|old| old.name == frontend.name)?;
@@ -91,7 +95,7 @@ impl Scheme {
             Arc::new(BackendLive::build(backend, kept, workers))
         });
         let backends = backends.collect();
-        Scheme { plan, frontends, backends }
+        Scheme { plan, frontends, backends, sinks }
     }
 }
 

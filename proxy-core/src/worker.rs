@@ -29,6 +29,7 @@ use crate::balance::Balancer;
 use crate::beat::Slot;
 use crate::limits::Gate;
 use crate::listener::{Arrival, Listener, ListenerKey, Source};
+use crate::log::Logger;
 use crate::plan::Balance;
 use crate::server::Scheme;
 use crate::session::{Route, Session};
@@ -92,6 +93,8 @@ pub(crate) struct Seed {
     pub(crate) gate: Arc<Gate>,
     pub(crate) shards: Arc<[WorkerShard]>,
     pub(crate) probe: Option<UnixStream>,
+    #[allow(dead_code, reason = "sessions log through it")]
+    pub(crate) logger: Logger,
 }
 
 /// Runs a worker on this thread until it is drained.

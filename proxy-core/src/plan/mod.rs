@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::{Check, Probe};
 pub use http::{ClientSupplied, Forwarded, Http};
-pub use log::{Log, LogFormat, LogSink};
+pub use log::{Log, LogFormat, LogSink, Target};
 pub use rule::{Action, Condition, HeaderEdit, List, Pattern, Redirect, Reply, Rule, Sources, Text};
 
 /// Everything a worker needs to know.
