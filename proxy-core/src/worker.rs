@@ -26,6 +26,7 @@ use tracing::{error, warn};
 use crate::beat::Slot;
 use crate::limits::Gate;
 use crate::listener::{Arrival, Listener, ListenerKey, Source};
+use crate::log::Logger;
 use crate::route::{Desk, Entrance, Routes};
 use crate::server::Scheme;
 use crate::session::Session;
@@ -90,6 +91,8 @@ pub(crate) struct Seed {
     pub(crate) gate: Arc<Gate>,
     pub(crate) shards: Arc<[WorkerShard]>,
     pub(crate) probe: Option<UnixStream>,
+    #[allow(dead_code, reason = "sessions log through it")]
+    pub(crate) logger: Logger,
 }
 
 /// Runs a worker on this thread until it is drained.
