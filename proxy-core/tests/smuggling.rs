@@ -10,6 +10,8 @@ mod stage;
 
 use std::collections::HashSet;
 
+use proxy_core::http::head::{BadRequest, BadResponse};
+
 const FILES: [(&str, &str); 8] = [
     ("request-line", include_str!("smuggling/request-line.txt")),
     ("fields", include_str!("smuggling/fields.txt")),
@@ -44,6 +46,21 @@ fn there_are_many_different_cases_each_with_its_rule() {
         assert!(case.rfc.contains('§'), "case `{}` names no section", case.name);
         let checked = case.steps.iter().any(|step| matches!(step, corpus::Step::Get(..) | corpus::Step::Closed));
         assert!(checked, "case `{}` expects nothing", case.name);
+    }
+}
+
+#[test]
+fn every_reason_is_explained_and_every_reason_to_refuse_a_request_is_tried() {
+    let page = include_str!("../../docs/http-refusals.md");
+    let cases: Vec<_> = FILES.iter().flat_map(|(_, text)| corpus::read(text)).collect();
+    let tried = |why| {
+        cases.iter().flat_map(|case| &case.steps).any(|step| matches!(step, corpus::Step::Get(_, what) if what == why))
+    };
+    for why in BadRequest::ALL.map(BadRequest::why) {
+        assert!(tried(why), "no case is refused for {why}");
+    }
+    for why in BadRequest::ALL.map(BadRequest::why).into_iter().chain(BadResponse::ALL.map(BadResponse::why)) {
+        assert!(page.contains(&format!("`{why}`")), "docs/http-refusals.md does not explain {why}");
     }
 }
 
