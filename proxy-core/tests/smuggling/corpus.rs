@@ -14,6 +14,7 @@
 //! = 200 bodiless       the answer to a HEAD request
 //! ! text               which is not in that answer
 //! = closed             nothing more comes, and the connection is closed
+//! @ 2                  the server saw so many connections
 //! < line               this, in the end, is all that has reached the server; `<<` without CR LF
 //! ```
 //!
@@ -25,6 +26,7 @@ pub(crate) struct Case {
     pub(crate) rfc: String,
     pub(crate) steps: Vec<Step>,
     pub(crate) reaches: Vec<u8>,
+    pub(crate) connections: Option<usize>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -67,6 +69,7 @@ pub(crate) fn read(text: &str) -> Vec<Case> {
                 let (status, what) = rest.split_once(' ').unwrap_or((rest, ""));
                 case.say(Step::Get(status.parse().expect("a status"), what.into()));
             }
+            "@" => case.connections = Some(rest.parse().expect("a number")),
             "<" => case.reaches.extend(whole(rest)),
             "<<" => case.reaches.extend(bytes(rest)),
             _ => panic!("case `{}`: what is `{line}`?", case.name),

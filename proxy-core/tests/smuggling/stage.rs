@@ -73,7 +73,15 @@ pub(crate) fn play(case: &Case) -> Result<(), String> {
         let seen = seen.lock().unwrap();
         seen.ended == seen.bytes.len()
     });
-    let reached = seen.lock().unwrap().bytes.concat();
+    let (connections, reached) = {
+        let seen = seen.lock().unwrap();
+        (seen.bytes.len(), seen.bytes.concat())
+    };
+    if let Some(expected) = case.connections
+        && expected != connections
+    {
+        return Err(format!("{connections} connections to the server instead of {expected}"));
+    }
     let same = reached == case.reaches;
     let (reached, expected) = (reached.escape_ascii(), case.reaches.escape_ascii());
     same.then_some(()).ok_or(format!("reached the server: \"{reached}\"\n  instead of:         \"{expected}\""))
