@@ -75,6 +75,19 @@ pub(super) fn read(value: Value<'_>, mode: Option<Speaks>, around: &Around<'_>) 
     }
 }
 
+/// Whether a condition looks at a header of this name.
+pub(super) fn looks_at(condition: &Condition, name: &str) -> bool {
+    let same = |header: &str| header.eq_ignore_ascii_case(name);
+    match condition {
+        Condition::All(parts) | Condition::Any(parts) => parts.iter().any(|part| looks_at(part, name)),
+        Condition::Not(part) => looks_at(part, name),
+        Condition::Header(header, _) => same(header),
+        Condition::Cookie(..) => same("cookie"),
+        Condition::Host(_) => same("host"),
+        _ => false,
+    }
+}
+
 fn read_http(section: &Section<'_>, parts: &mut Vec<Condition>) {
     let ignore_case = section.optional("ignore_case", |value| {
         if !TEXTS.iter().any(|key| section.has(key)) {
@@ -238,7 +251,7 @@ fn read_servers_up(table: Section<'_>, around: &Around<'_>) -> Option<Condition>
         let wanted = value.clone().integer(1..=u32::MAX)?;
         let servers = backend.and_then(|backend| backend.servers);
         if let Some(servers) = servers.filter(|servers| (*servers as u64) < u64::from(wanted)) {
-            value.report(format!("it would never hold: the backend has {servers} servers"));
+            value.report(format!("it would never hold: the backend has only {servers}"));
         }
         Some(wanted)
     });
