@@ -419,7 +419,7 @@ impl Agent {
             }
             Request::ConfigShow => Response::Config {
                 revision: self.revision.number,
-                digest: crate::config::digest(&self.revision.text),
+                digest: self.revision.digest(),
                 text: self.revision.text.clone(),
             },
             Request::ConfigApply { .. } if self.applying => {
