@@ -5,6 +5,8 @@
 
 mod compile;
 mod condition;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
