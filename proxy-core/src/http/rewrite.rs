@@ -81,7 +81,9 @@ impl<'a, E: Edits<'a>> RequestHead<'a, E> {
                     clears |= request.absolute && request.host.is_some_and(|host| host.as_bytes() != field.value);
                     has_host |= !clears;
                 }
-                goes |= u128::from(clears) << index;
+                if clears {
+                    goes |= 1 << index;
+                }
             }
         }
         let from = if self.line_stays() { request.start } else { self.line(out, &lines) };
