@@ -87,3 +87,78 @@ pub fn without_port(host: &str) -> &str {
     let name_from = host.find(']').unwrap_or(0);
     host[name_from..].find(':').map_or(host, |colon| &host[..name_from + colon])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_with_or_without_a_port() {
+        for (text, host, port) in [
+            ("mail.example", "mail.example", None),
+            ("MAIL_1:443", "MAIL_1", Some(443)),
+            ("192.0.2.1:0080", "192.0.2.1", Some(80)),
+            ("[2001:db8::1]", "[2001:db8::1]", None),
+            ("[::1]:65535", "[::1]", Some(65535)),
+            ("a%20b:1", "a%20b", Some(1)),
+            ("name:", "name", None),
+        ] {
+            assert_eq!(parse(text.as_bytes()), Some(Authority { text, host, port }));
+            assert_eq!(without_port(text), host);
+        }
+    }
+
+    #[test]
+    fn anything_else_is_no_host() {
+        let long = "a".repeat(MAX_HOST + 1);
+        for text in [
+            "",
+            ":80",
+            "a b",
+            "a,b",
+            "a/b",
+            "u@a",
+            "a\tb",
+            "a\"b",
+            "a\\b",
+            "a<b>",
+            "a?b",
+            "a#b",
+            "a^b",
+            "a|b",
+            "a\u{e9}",
+            "a%2",
+            "a%zz",
+            "a%",
+            "a:b",
+            "a:-1",
+            "a:+1",
+            "a:65536",
+            "a:000080",
+            "a:80:80",
+            "a:80 ",
+            "::1",
+            "[::1",
+            "::1]",
+            "[]",
+            "[::1]80",
+            "[::1%25eth0]",
+            "[v1.a]",
+            "[192.0.2.1]",
+            "[::1]]",
+            "[[::1]]",
+            &long,
+        ] {
+            assert_eq!(parse(text.as_bytes()), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_same_host_may_be_written_differently() {
+        let same = |one: &str, other: &str| parse(one.as_bytes()).unwrap().same(&parse(other.as_bytes()).unwrap(), 80);
+        assert!(same("Mail.example", "mail.EXAMPLE:80"));
+        assert!(same("[::A]:", "[::a]:80"));
+        assert!(!same("mail.example", "mail.example:443"));
+        assert!(!same("mail.example", "mail.example."));
+    }
+}

@@ -167,6 +167,15 @@ impl<'a, E: Edits<'a>> ResponseHead<'a, E> {
 pub(super) const VERSION: &[u8] = b"HTTP/1.1";
 
 impl Connection {
+    /// What a client is told that speaks `version`.
+    pub(crate) fn to(version: Version, goes_on: bool) -> Connection {
+        match (goes_on, version) {
+            (false, _) => Connection::Close,
+            (true, Version::Http10) => Connection::KeepAlive,
+            (true, Version::Http11) => Connection::Persistent,
+        }
+    }
+
     /// Appends what is said; `fields` are those of the message, for the protocols of an upgrade.
     pub(super) fn write(self, out: &mut Vec<u8>, fields: &[httparse::Header<'_>]) {
         match self {

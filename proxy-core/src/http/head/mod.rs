@@ -126,3 +126,6 @@ impl Request<'_, '_> {
         self.target.split_once('?').map_or("", |(_, query)| query)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -141,6 +141,7 @@ shared! {
         Status "status" "The status is below 100."
         BodyForbidden "body_forbidden" "A response that can't have a body announces one."
         Surplus "surplus" "There are bytes that belong to no response."
+        TooManyInterim "too_many_interim" "There is no end of interim responses."
         UnaskedUpgrade "unasked_upgrade" "The server switches protocols, which nobody asked for."
     }
 }
