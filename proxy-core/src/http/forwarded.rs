@@ -53,10 +53,10 @@ impl Forwarding {
     pub(crate) fn clears(&self, name: &str) -> bool {
         let theirs = self.client_supplied == ClientSupplied::Remove;
         match name.len() {
-            17 => name.eq_ignore_ascii_case(PROTO),
-            16 => name.eq_ignore_ascii_case(HOST),
-            15 => theirs && name.eq_ignore_ascii_case(FOR),
-            9 => theirs && name.eq_ignore_ascii_case(FORWARDED),
+            17 => reads_as(name, PROTO),
+            16 => reads_as(name, HOST),
+            15 => theirs && reads_as(name, FOR),
+            9 => theirs && reads_as(name, FORWARDED),
             _ => false,
         }
     }
@@ -80,6 +80,12 @@ impl Forwarding {
             rfc7239(out, client, if ends.tls { "https" } else { "http" }, host);
         }
     }
+}
+
+/// Whether a server may take the field for ours: to a CGI variable (RFC 3875 §4.1.18) `_` and `-` are the same.
+fn reads_as(name: &str, ours: &str) -> bool {
+    let same = |(a, b): (u8, u8)| a.eq_ignore_ascii_case(&b) || (a, b) == (b'_', b'-');
+    name.len() == ours.len() && name.bytes().zip(ours.bytes()).all(same)
 }
 
 /// RFC 7239 §4: what is no token is quoted; §6: IPv6 in brackets, which are no token.
@@ -214,6 +220,8 @@ mod tests {
             ("Forwarded", false, true),
             ("X-Forwarded-Proto", true, true),
             ("x-forwarded-HOST", true, true),
+            ("X_Forwarded-for", false, true),
+            ("x_forwarded_proto", true, true),
             ("X-Forwarded-Port", false, false),
             ("Host", false, false),
         ] {
