@@ -3,10 +3,11 @@
 
 CARGO ?= cargo
 LBNODE_RELEASE := $(or $(CARGO_TARGET_DIR),target)/release/lbnode
+BENCH := $(or $(CARGO_TARGET_DIR),target)/release/bench
 # Tools that cargo builds for us stay inside the checkout.
 TOOLS := $(CURDIR)/target/tools
 
-.PHONY: help demo build test test-all sim fmt clippy deny rules docs unit lab-tests numbers compare audit
+.PHONY: help demo build test test-all sim fmt clippy deny rules docs unit lab-tests numbers compare bench bench-quick audit
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST)
@@ -69,3 +70,13 @@ lab-tests:       ## real pairs in network namespaces
 	@echo 'lab-tests: the long ones (200 killed cores, ten minutes at 10 ms) are in make test-all'
 	$(CARGO) build --locked -p node
 	$(CARGO) test --locked -p netns-tests
+
+bench: build     ## what a request costs beside haproxy and nginx: the table of docs/performance.md (15 minutes)
+	@.ci/setup bench
+	$(CARGO) build --release --locked -p bench
+	$(BENCH)
+
+bench-quick: build  ## the same in two minutes: shows that it works, and roughly where things stand
+	@.ci/setup bench
+	$(CARGO) build --release --locked -p bench
+	$(BENCH) --quick

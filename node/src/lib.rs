@@ -19,6 +19,7 @@ pub mod peer;
 mod pidfd;
 pub mod privileges;
 pub mod records;
+pub mod serve;
 pub mod sock_diag;
 pub mod status;
 pub mod store;

@@ -14,6 +14,8 @@ pub mod plan;
 pub mod plane;
 pub mod process;
 mod queue;
+mod reach;
+mod route;
 pub mod sandbox;
 mod server;
 mod session;

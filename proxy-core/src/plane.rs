@@ -86,11 +86,12 @@ impl DataPlane {
         if workers == 0 || workers > MAX_WORKERS {
             return Err(PlaneError::Workers(workers));
         }
+        let mut scheme = Scheme::build(plan, None, workers)?;
         let start = |what| move |source| PlaneError::Start { what, source };
         let shards: Arc<[WorkerShard]> = shards(workers).into();
         let (mut logs, loggers) = Logs::start(&shards).map_err(start("the log"))?;
-        let sinks = logs.open(&plan.log_sinks, sinks);
-        let scheme = Arc::new(Scheme::build(plan, None, workers, sinks));
+        scheme.sinks = logs.open(&scheme.plan.log_sinks, sinks);
+        let scheme = Arc::new(scheme);
         let checks = Checks::start(Arc::clone(&scheme)).map_err(start("the checks"))?;
         let mut plane = DataPlane {
             scheme,
@@ -139,8 +140,9 @@ impl DataPlane {
     ) -> Result<(), PlaneError> {
         plan.validate()?;
         self.refuse_strangers(&added)?;
-        let sinks = self.logs.open(&plan.log_sinks, sinks);
-        self.scheme = Arc::new(Scheme::build(plan, Some(&self.scheme), self.workers(), sinks));
+        let mut scheme = Scheme::build(plan, Some(&self.scheme), self.workers())?;
+        scheme.sinks = self.logs.open(&scheme.plan.log_sinks, sinks);
+        self.scheme = Arc::new(scheme);
         self.post(added, removed);
         self.checks.apply(Arc::clone(&self.scheme));
         // A raised limit may have made room.

@@ -2,7 +2,7 @@
 //!
 //! The main thread speaks with the agent; workers have threads of their own ([`DataPlane`]). The core outlives its agent:
 //! it serves on, waits for the next one at the adoption socket, hands it every descriptor, and drains and ends
-//! when none comes.
+//! when none comes. One that was given no adoption socket ends with its agent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -308,6 +308,10 @@ impl Core {
         }
         if self.running.is_none() {
             error!("{why}, and there is nothing to go on with");
+            return self.drain(Duration::ZERO);
+        }
+        if self.adoption.is_none() {
+            warn!("{why}, and no other can come: ending");
             return self.drain(Duration::ZERO);
         }
         warn!("{why}; serving on for {} s", ORPHAN_SERVES.as_secs());

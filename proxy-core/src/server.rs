@@ -8,9 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::balance::Candidate;
+use crate::http::forwarded::Forwarding;
+use crate::http::lists::Lists;
+use crate::http::rules::Rules;
 use crate::limits::Gate;
 use crate::log::Sinks;
-use crate::plan::{self, Plan};
+use crate::log_pipe::chain;
+use crate::plan::{self, Mode, Plan, PlanError};
 use crate::queue::Queue;
 use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState, shards};
 
@@ -20,7 +24,12 @@ pub(crate) struct Scheme {
     pub(crate) plan: Plan,
     pub(crate) frontends: Vec<Arc<FrontendLive>>,
     pub(crate) backends: Vec<Arc<BackendLive>>,
-    /// Where the frontends' logs go.
+    /// Of each frontend.
+    pub(crate) rules: Vec<Rules>,
+    /// Of each frontend; `None`: the servers are told nothing of the client.
+    pub(crate) forwarding: Vec<Option<Forwarding>>,
+    pub(crate) lists: Arc<Lists>,
+    /// Where the frontends' logs go; none until the log is opened.
     #[allow(dead_code, reason = "sessions log there")]
     pub(crate) sinks: Sinks,
 }
@@ -74,8 +83,22 @@ pub(crate) struct Place {
 }
 
 impl Scheme {
-    /// `plan` around the live state of `before`; `plan` was validated.
-    pub(crate) fn build(plan: Plan, before: Option<&Scheme>, workers: u16, sinks: Sinks) -> Scheme {
+    /// `plan`, which was validated, around the live state of `before`.
+    ///
+    /// # Errors
+    /// A rule that can't be used.
+    pub(crate) fn build(plan: Plan, before: Option<&Scheme>, workers: u16) -> Result<Scheme, PlanError> {
+        let lists = Arc::new(Lists::new(&plan.lists));
+        let compile = |frontend: &plan::Frontend| {
+            let wrong = |error| PlanError::new(format!("frontend `{}`", frontend.name), chain(&error));
+            Rules::compile(frontend, &lists).map_err(wrong)
+        };
+        let rules = plan.frontends.iter().map(compile).collect::<Result<_, _>>()?;
+        let forwarding = plan.frontends.iter().map(|frontend| match &frontend.mode {
+            Mode::Http(http) => http.forwarded.as_ref().map(Forwarding::new),
+            Mode::Tcp => None,
+        });
+        let forwarding = forwarding.collect();
         let frontends = plan.frontends.iter().map(|frontend| {
             let kept = before.and_then(|before| {
                 let index = before.plan.frontends.iter().position(|old| old.name == frontend.name)?;
@@ -95,7 +118,7 @@ impl Scheme {
             Arc::new(BackendLive::build(backend, kept, workers))
         });
         let backends = backends.collect();
-        Scheme { plan, frontends, backends, sinks }
+        Ok(Scheme { plan, frontends, backends, rules, forwarding, lists, sinks: Sinks::default() })
     }
 }
 

@@ -4,8 +4,6 @@
 //! session only. A panic anywhere else ends the process. Every poll of every task moves the worker's poll counter.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -25,19 +23,19 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{MissedTickBehavior, Sleep, interval, sleep, sleep_until};
 use tracing::{error, warn};
 
-use crate::balance::Balancer;
 use crate::beat::Slot;
 use crate::limits::Gate;
 use crate::listener::{Arrival, Listener, ListenerKey, Source};
 use crate::log::Logger;
-use crate::plan::Balance;
+use crate::route::{Desk, Entrance, Routes};
 use crate::server::Scheme;
-use crate::session::{Route, Session};
+use crate::session::Session;
 use crate::stats::WorkerShard;
-use crate::tcp::buffers::Buffers;
 
 /// How often a worker says that its runtime turns.
 const BEAT: Duration = Duration::from_millis(50);
+/// Beats between two looks at idle connections to servers.
+const SWEEP_EVERY: u32 = 20;
 /// Arrivals taken from one source before the others have their turn.
 const BATCH: usize = 64;
 /// How long accepting rests when the kernel has no descriptor or memory left.
@@ -123,17 +121,13 @@ struct Own {
     slot: Slot,
     number: u16,
     shards: Arc<[WorkerShard]>,
-    draining: Cell<bool>,
+    desk: Rc<Desk>,
     ended: Notify,
 }
 
 impl Own {
     fn counters(&self) -> &WorkerShard {
         &self.shards[usize::from(self.number)]
-    }
-
-    fn sessions(&self) -> u64 {
-        self.counters().accepted.get() - self.counters().ended.get()
     }
 }
 
@@ -143,7 +137,8 @@ struct Counted(Rc<Own>);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.counters().ended.add(1);
-        if self.0.draining.get() {
+        self.0.desk.clients.set(self.0.desk.clients.get() - 1);
+        if self.0.desk.closing.get() {
             self.0.ended.notify_one();
         }
     }
@@ -153,10 +148,8 @@ impl Drop for Counted {
 struct Entry {
     key: Option<ListenerKey>,
     source: Source,
-    route: Option<Rc<Route>>,
+    entrance: Option<Rc<Entrance>>,
 }
-
-type KeptBalancer = (Balance, Vec<u16>, Rc<RefCell<Balancer>>);
 
 #[derive(Debug)]
 struct Worker {
@@ -164,9 +157,8 @@ struct Worker {
     mailbox: Arc<Mailbox>,
     gate: Arc<Gate>,
     entries: Vec<Entry>,
-    routes: HashMap<SocketAddr, Rc<Route>>,
-    balancers: HashMap<String, KeptBalancer>,
-    buffers: Rc<Buffers>,
+    routes: Routes,
+    beats: u32,
     pause: Option<Pin<Box<Sleep>>>,
     deadline: Option<Instant>,
 }
@@ -176,13 +168,14 @@ impl Worker {
         let probe = seed.probe.map(|socket| Entry {
             key: None,
             source: Source::probe(socket).unwrap_or_else(|error| panic!("the probe can't be waited for: {error}")),
-            route: None,
+            entrance: None,
         });
+        let desk = Rc::new(Desk::new(seed.number));
         let own = Own {
             slot: seed.slot,
             number: seed.number,
             shards: seed.shards,
-            draining: Cell::new(false),
+            desk: Rc::clone(&desk),
             ended: Notify::new(),
         };
         Worker {
@@ -190,9 +183,8 @@ impl Worker {
             mailbox: seed.mailbox,
             gate: seed.gate,
             entries: probe.into_iter().collect(),
-            routes: HashMap::new(),
-            balancers: HashMap::new(),
-            buffers: Rc::default(),
+            routes: Routes::new(desk),
+            beats: 0,
             pause: None,
             deadline: None,
         }
@@ -208,7 +200,7 @@ impl Worker {
             let deadline = self.deadline.map(tokio::time::Instant::from_std);
             tokio::select! {
                 biased;
-                _ = beat.tick() => own.slot.beat(),
+                _ = beat.tick() => self.beat(),
                 () = mailbox.arrived.notified() => self.take_mail(),
                 () = own.ended.notified() => {}
                 () = async { sleep_until(deadline.expect("guarded")).await }, if deadline.is_some() => {}
@@ -216,11 +208,19 @@ impl Worker {
             }
         }
         // Before the sessions that are left are dropped, which counts them as ended.
-        own.counters().reset_by_drain.add(own.sessions());
+        own.counters().reset_by_drain.add(own.desk.clients.get() as u64);
+    }
+
+    fn beat(&mut self) {
+        self.own.slot.beat();
+        self.beats = self.beats.wrapping_add(1);
+        if self.beats.is_multiple_of(SWEEP_EVERY) {
+            self.routes.sweep();
+        }
     }
 
     fn is_drained(&self) -> bool {
-        self.deadline.is_some_and(|deadline| self.own.sessions() == 0 || deadline <= Instant::now())
+        self.deadline.is_some_and(|deadline| self.own.desk.clients.get() == 0 || deadline <= Instant::now())
     }
 
     fn take_mail(&mut self) {
@@ -230,53 +230,23 @@ impl Worker {
             let key = listener.key;
             let source = Source::clients(listener.socket)
                 .unwrap_or_else(|error| panic!("the listener on {} can't be waited for: {error}", key.address));
-            self.entries.push(Entry { key: Some(key), source, route: None });
+            self.entries.push(Entry { key: Some(key), source, entrance: None });
         }
         if let Some(scheme) = mail.scheme {
-            self.adopt(&scheme);
+            self.routes.adopt(&scheme);
         }
         for entry in &mut self.entries {
-            entry.route = entry.key.and_then(|key| self.routes.get(&key.address).cloned());
+            entry.entrance = entry.key.and_then(|key| self.routes.entrance(&key.address).cloned());
         }
         if let Some(deadline) = mail.drain {
             self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
-            self.own.draining.set(true);
+            self.routes.close();
         }
-        if self.own.draining.get() {
+        if self.own.desk.closing.get() {
             // The agent's copies keep the accept queues for who comes after; the probe is answered to the end.
             self.entries.retain(|entry| entry.key.is_none());
         }
         self.mailbox.applied.fetch_max(mail.generation, SeqCst);
-    }
-
-    /// Makes the routes of a scheme; balancers whose servers are unchanged keep their turn.
-    fn adopt(&mut self, scheme: &Arc<Scheme>) {
-        let mut kept = std::mem::take(&mut self.balancers);
-        let balancers: Rc<[Rc<RefCell<Balancer>>]> = scheme
-            .plan
-            .backends
-            .iter()
-            .map(|backend| {
-                let weights: Vec<u16> = backend.servers.iter().map(|server| server.weight).collect();
-                let balancer = match kept.remove(&backend.name) {
-                    Some((kind, old, balancer)) if kind == backend.balance && old == weights => balancer,
-                    _ => Rc::new(RefCell::new(Balancer::new(backend.balance, &weights, self.own.number.into()))),
-                };
-                self.balancers.insert(backend.name.clone(), (backend.balance, weights, Rc::clone(&balancer)));
-                balancer
-            })
-            .collect();
-        self.routes.clear();
-        for (index, frontend) in scheme.plan.frontends.iter().enumerate() {
-            let route = Rc::new(Route {
-                scheme: Arc::clone(scheme),
-                frontend: index,
-                worker: self.own.number,
-                balancers: Rc::clone(&balancers),
-                buffers: Rc::clone(&self.buffers),
-            });
-            self.routes.extend(frontend.binds.iter().map(|bind| (*bind, Rc::clone(&route))));
-        }
     }
 
     /// Takes what has arrived. A client for whom there is no room stays in the kernel's accept queue.
@@ -299,21 +269,21 @@ impl Worker {
     fn poll_entry(&mut self, index: usize, cx: &mut Context<'_>) -> bool {
         let entry = &mut self.entries[index];
         for _ in 0..BATCH {
-            let room = match (&entry.source, &entry.route) {
+            let room = match (&entry.source, &entry.entrance) {
                 (Source::Probe(_), _) => None,
-                (Source::Clients(_), Some(route)) if self.pause.is_none() => {
+                (Source::Clients(_), Some(entrance)) if self.pause.is_none() => {
                     let Some(process) = self.gate.enter(cx) else { return true };
-                    let Some(frontend) = route.live().gate.enter(cx) else { return true };
-                    Some((Rc::clone(route), [process, frontend]))
+                    let Some(frontend) = entrance.route().live().gate.enter(cx) else { return true };
+                    Some((Rc::clone(entrance), [process, frontend]))
                 }
                 // An address that the plan doesn't name, or a pause.
                 (Source::Clients(_), _) => return true,
             };
             match (entry.source.poll_accept(cx), room) {
                 (Poll::Pending, _) => return true,
-                (Poll::Ready(Ok(Arrival::Client(client, peer))), Some((route, passes))) => {
+                (Poll::Ready(Ok(Arrival::Client(client, peer))), Some((entrance, passes))) => {
                     self.own.slot.accepted(|| client.local_addr().ok().map(|address| address.ip()));
-                    start(&self.own, peer, Session { client, peer, route, passes }.run());
+                    start(&self.own, peer, Session { client, peer, entrance, passes }.run());
                 }
                 (Poll::Ready(Ok(Arrival::Client(..) | Arrival::Answered)), _) => {}
                 (Poll::Ready(Ok(Arrival::Closed)), _) => return false,
@@ -344,6 +314,7 @@ fn is_exhausted(error: &io::Error) -> bool {
 /// Runs one client's session as a task whose panic ends only itself.
 fn start(own: &Rc<Own>, peer: SocketAddr, session: impl Future<Output = ()> + 'static) {
     own.counters().accepted.add(1);
+    own.desk.clients.set(own.desk.clients.get() + 1);
     let counted = Counted(Rc::clone(own));
     spawn_local(async move {
         let own = &counted.0;
@@ -388,13 +359,9 @@ mod tests {
     use crate::stats::shards;
 
     fn own(board: &BeatBoard) -> Rc<Own> {
-        Rc::new(Own {
-            slot: board.slot(0),
-            number: 0,
-            shards: shards(1).into(),
-            draining: Cell::new(true),
-            ended: Notify::new(),
-        })
+        let desk = Rc::new(Desk::new(0));
+        desk.closing.set(true);
+        Rc::new(Own { slot: board.slot(0), number: 0, shards: shards(1).into(), desk, ended: Notify::new() })
     }
 
     /// Whether the polls of worker 0 move within `time`.
@@ -462,10 +429,10 @@ mod tests {
                     panic!("on purpose")
                 });
                 own.ended.notified().await;
-                assert_eq!((own.sessions(), own.counters().panics.get()), (1, 1));
+                assert_eq!((own.desk.clients.get(), own.counters().panics.get()), (1, 1));
                 go.send(()).expect("the other session is alive");
                 own.ended.notified().await;
-                assert_eq!((own.sessions(), own.counters().panics.get()), (0, 1));
+                assert_eq!((own.desk.clients.get(), own.counters().panics.get()), (0, 1));
             })
             .await;
     }

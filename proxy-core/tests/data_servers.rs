@@ -23,6 +23,7 @@ fn http_check() -> Check {
         timeout: Duration::from_millis(500),
         rise: 2,
         fall: 3,
+        log: false,
     }
 }
 

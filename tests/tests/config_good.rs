@@ -90,6 +90,7 @@ fn the_nearer_setting_wins() {
         timeout: Duration::from_secs(4),
         rise: 2,
         fall: 3,
+        log: false,
     };
     assert_eq!(backend.check, Some(check));
 }

@@ -42,13 +42,14 @@ use crate::guard::Guard;
 use crate::handoff;
 use crate::listeners::Listeners;
 use crate::peer::Did;
+use crate::status::traffic::Traffic;
 use crate::store::{Revision, Store};
 use crate::supervisor::{self, CoreState, Supervisor};
 use crate::systemd;
 
 use leave::Leaving;
 use pair::{Peering, Told};
-use report::{DualActive, Traffic};
+use report::DualActive;
 use start::StartError;
 use work::Done;
 

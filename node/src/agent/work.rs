@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use proxy_core::stats::Stats;
 use sync::Channel;
@@ -16,15 +15,12 @@ use crate::handoff::{Job, Kernel, Outcome, Vip};
 use crate::peer::Message;
 use crate::records::Telling;
 use crate::status::Status;
+use crate::status::traffic::Traffic;
 use crate::store::{Revision, Store};
-use crate::supervisor::{ApplyError, Supervisor};
+use crate::supervisor::Supervisor;
 use crate::tickle::{Sent, TickleError};
 
 use super::Agent;
-use super::report::Traffic;
-
-/// How long the proxy core may take to answer a question about its counters.
-const STATISTICS: Duration = Duration::from_millis(500);
 
 /// How a task ended.
 pub(super) enum Done {
@@ -87,12 +83,7 @@ pub(super) async fn apply(
 ) -> Done {
     let number = candidate.revision.number;
     if let Err(error) = supervisor.apply(candidate.cluster.plan.clone()).await {
-        let why = match &error {
-            // It lists every address with its remedy.
-            ApplyError::Bind(errors) => errors.to_string(),
-            error => chain(error),
-        };
-        return Done::NotApplied { number, why, reply };
+        return Done::NotApplied { number, why: chain(&error), reply };
     }
     let revision = candidate.revision.clone();
     let written = tokio::task::spawn_blocking(move || store.write(&revision)).await;
@@ -112,22 +103,17 @@ pub(super) async fn apply(
 
 /// Asks the proxy core for its counters.
 pub(super) async fn statistics(supervisor: Supervisor) -> Done {
-    match tokio::time::timeout(STATISTICS, supervisor.stats()).await {
-        Ok(Some(stats)) => Done::Statistics(Box::new(stats)),
-        _ => Done::Answered,
-    }
+    supervisor.stats().await.map_or(Done::Answered, |stats| Done::Statistics(Box::new(stats)))
 }
 
 /// Completes a status with the proxy core's counters, if it answers, and sends it.
 pub(super) async fn answer_status(
-    mut status: Status,
+    status: Status,
     traffic: Traffic,
     supervisor: Supervisor,
     reply: oneshot::Sender<Response>,
 ) -> Done {
-    if let Ok(Some(stats)) = tokio::time::timeout(STATISTICS, supervisor.stats()).await {
-        traffic.fill(&mut status, &stats);
-    }
+    let status = traffic.complete(status, &supervisor).await;
     let _ = reply.send(Response::Status { status: Box::new(status) });
     Done::Answered
 }

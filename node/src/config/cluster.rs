@@ -8,12 +8,15 @@ use proxy_core::plan::Plan;
 use vrrp::types::{Interval, Vrid};
 
 use super::diagnostic::{Findings, Place};
+use super::files::{Contents, Files};
 use super::node::ipv4;
 use super::proxy;
 use super::reader::{Section, Value};
 
 /// What a cluster file starts its tables with.
-pub(super) const TOP_LEVEL: [&str; 5] = ["pair", "vip", "defaults", "frontend", "backend"];
+pub(super) const TOP_LEVEL: [&str; 6] = ["pair", "vip", "defaults", "list", "frontend", "backend"];
+/// Tables that a later version will know.
+const LATER: [&str; 4] = ["certificate", "ca", "tls", "stick_table"];
 
 /// A checked cluster file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub struct ClusterConfig {
     pub plan: Plan,
     /// The binds of each frontend of `plan`, as they are written.
     pub bind_names: Vec<Vec<String>>,
+    /// What the files say that it names.
+    pub files: Contents,
 }
 
 /// What an active node does that is cut off from its peer and cannot tell who else is.
@@ -59,7 +64,8 @@ pub struct Vip {
     pub vrid_place: Place,
 }
 
-pub(super) fn read<'a>(root: Section<'a>, findings: &'a Findings<'a>) -> Option<ClusterConfig> {
+pub(super) fn read<'a>(root: Section<'a>, findings: &'a Findings<'a>, files: Files<'_>) -> Option<ClusterConfig> {
+    root.later(&LATER);
     let pair = root.required("pair", |value| {
         let section = value.section()?;
         let name = section.required("name", Value::string);
@@ -71,12 +77,20 @@ pub(super) fn read<'a>(root: Section<'a>, findings: &'a Findings<'a>) -> Option<
     });
     let vips = root.optional("vip", |value| Some(read_vips(value.section()?))).unwrap_or_default();
     let addresses: BTreeMap<String, Option<Ipv4Addr>> = vips.names;
-    let proxy::Read { plan, bind_names, handoff_timeout } = proxy::read(&root, &addresses);
+    let proxy::Read { plan, bind_names, handoff_timeout } = proxy::read(&root, &addresses, &files);
     root.finish();
     // A model with holes is never handed out: whoever left one reported it.
     findings.is_empty().then_some(())?;
     let (name, on_isolation) = pair?;
-    Some(ClusterConfig { name, on_isolation, handoff_timeout, vips: vips.complete, plan, bind_names })
+    Some(ClusterConfig {
+        name,
+        on_isolation,
+        handoff_timeout,
+        vips: vips.complete,
+        plan,
+        bind_names,
+        files: files.into_contents(),
+    })
 }
 
 /// The VIPs that were read, and the names of all, so that a broken one is not called unknown as well.

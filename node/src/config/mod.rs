@@ -7,6 +7,7 @@
 mod cluster;
 mod diagnostic;
 pub mod duration;
+mod files;
 mod node;
 mod proxy;
 mod reader;
@@ -20,10 +21,12 @@ use sha2::{Digest as _, Sha256};
 use toml::de::DeTable;
 
 use diagnostic::Findings;
+use files::Files;
 use reader::Section;
 
 pub use cluster::{ClusterConfig, OnIsolation, Vip};
 pub use diagnostic::{Diagnostic, Place};
+pub use files::Contents;
 pub use node::{ControlConfig, LogConfig, LogFormat, LogLevel, NodeConfig, ProxyConfig, VipOverride, VrrpConfig};
 pub use routers::routers;
 pub use sync::{PeerConfig, SyncConfig};
@@ -108,9 +111,14 @@ pub fn parse_node(file: &str, text: &str, base: &Path) -> Result<NodeConfig, Con
     parse(file, text, |root, _| node::read(root, base))
 }
 
-/// Checks the text of a cluster file; `file` names it in messages.
+/// Checks the text of a cluster file, and reads the files that it names; `file` names it in messages.
 pub fn parse_cluster(file: &str, text: &str) -> Result<ClusterConfig, ConfigError> {
-    parse(file, text, cluster::read)
+    parse(file, text, |root, findings| cluster::read(root, findings, Files::on_disk()))
+}
+
+/// Checks the text of a cluster file whose files are kept with it.
+pub fn parse_kept(file: &str, text: &str, contents: &Contents) -> Result<ClusterConfig, ConfigError> {
+    parse(file, text, |root, findings| cluster::read(root, findings, Files::kept(contents)))
 }
 
 /// What tells one configuration text from another: SHA-256, in hex.

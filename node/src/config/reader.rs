@@ -23,6 +23,8 @@ pub(super) struct Section<'a> {
     span: Range<usize>,
     table: &'a DeTable<'a>,
     asked: RefCell<Vec<&'static str>>,
+    /// Keys that were refused with a reason of their own.
+    refused: RefCell<Vec<&'static str>>,
 }
 
 impl<'a> Section<'a> {
@@ -34,6 +36,7 @@ impl<'a> Section<'a> {
             span: 0..0,
             table: document.get_ref(),
             asked: RefCell::default(),
+            refused: RefCell::default(),
         }
     }
 
@@ -57,6 +60,26 @@ impl<'a> Section<'a> {
         self.table.contains_key(key)
     }
 
+    /// Whether no key is there.
+    pub(super) fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// Keys that exist but not here; `why` goes on after the key.
+    pub(super) fn refuse(&self, keys: &[&'static str], why: &str) {
+        for key in keys {
+            self.refused.borrow_mut().push(key);
+            if let Some((written, _)) = self.table.get_key_value(*key) {
+                self.findings.report(written.span(), format!("`{key}` {why}"));
+            }
+        }
+    }
+
+    /// Keys that a later version will know: to ignore them would be to do something else than what is written.
+    pub(super) fn later(&self, keys: &[&'static str]) {
+        self.refuse(keys, "is not in this version yet");
+    }
+
     /// All entries of a table whose keys are names that the user chose.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, Place, Value<'a>)> + '_ {
         self.table.iter().map(|(key, value)| {
@@ -69,9 +92,10 @@ impl<'a> Section<'a> {
     /// Says of every key that nobody asked for that it is unknown.
     pub(super) fn finish(self) {
         let asked = self.asked.into_inner();
+        let refused = self.refused.into_inner();
         for key in self.table.keys() {
             let name: &str = key.get_ref().as_ref();
-            if !asked.contains(&name) {
+            if !asked.contains(&name) && !refused.contains(&name) {
                 let place = if self.path.is_empty() { String::new() } else { format!(" in [{}]", self.path) };
                 let near = suggestion(name, asked.iter().copied());
                 self.findings.report(key.span(), format!("unknown key `{name}`{place}{near}"));
@@ -117,6 +141,16 @@ impl<'a> Value<'a> {
         self.value.get_ref().is_str()
     }
 
+    /// Whether it is written as a table.
+    pub(super) fn is_table(&self) -> bool {
+        self.value.get_ref().is_table()
+    }
+
+    /// Whether it is `true` or `false`.
+    pub(super) fn is_boolean(&self) -> bool {
+        self.value.get_ref().is_bool()
+    }
+
     /// A table with keys of ours.
     pub(super) fn section(self) -> Option<Section<'a>> {
         match self.value.get_ref() {
@@ -126,6 +160,7 @@ impl<'a> Value<'a> {
                 span: self.value.span(),
                 table,
                 asked: RefCell::default(),
+                refused: RefCell::default(),
             }),
             _ => self.mismatch("a table"),
         }
@@ -168,6 +203,35 @@ impl<'a> Value<'a> {
             }
             DeValue::String(text) => Some(text.to_string()),
             _ => self.mismatch("a string"),
+        }
+    }
+
+    /// A string that may be empty.
+    pub(super) fn text(self) -> Option<String> {
+        match self.value.get_ref() {
+            DeValue::String(text) => Some(text.to_string()),
+            _ => self.mismatch("a string"),
+        }
+    }
+
+    /// The path of a file; relative to what would not be clear, because the text travels.
+    pub(super) fn absolute_path(self) -> Option<String> {
+        let path = self.clone().string()?;
+        if !path.starts_with('/') || path.contains('\0') {
+            self.report(format!("`{}` is no absolute path", path.escape_debug()));
+            return None;
+        }
+        Some(path)
+    }
+
+    /// What passes a check of its own.
+    pub(super) fn checked<T, E: Display>(&self, value: T, check: impl FnOnce(&T) -> Result<(), E>) -> Option<T> {
+        match check(&value) {
+            Ok(()) => Some(value),
+            Err(error) => {
+                self.report(error.to_string());
+                None
+            }
         }
     }
 
@@ -273,7 +337,8 @@ impl<'a> Value<'a> {
         self.path.rsplit('.').next().unwrap_or(&self.path)
     }
 
-    fn mismatch<T>(&self, expected: &str) -> Option<T> {
+    /// Says that something else was expected.
+    pub(super) fn mismatch<T>(&self, expected: &str) -> Option<T> {
         let found = match self.value.get_ref() {
             DeValue::String(_) => "a string",
             DeValue::Integer(_) => "a whole number",

@@ -138,7 +138,7 @@ fn full() -> Status {
                 check: Some(Check { status: "passed".into(), code: Some(200), latency_ms: 1.5, since: moment(9) }),
             }],
         }],
-        realtime: Realtime { scheduling: "yes".into(), memory_lock: "RLIMIT_MEMLOCK is 8 MiB".into() },
+        realtime: Some(Realtime { scheduling: "yes".into(), memory_lock: "RLIMIT_MEMLOCK is 8 MiB".into() }),
         limits: Some(Limits {
             descriptors: 20_000,
             connections: 9_900,

@@ -9,9 +9,9 @@ mod link;
 mod liveness;
 mod log;
 mod policy;
+mod settings;
 mod shell;
 
-use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -23,11 +23,11 @@ use arc_swap::ArcSwapOption;
 use proxy_core::beat::BeatBoard;
 use proxy_core::limits::Limits;
 use proxy_core::plan::Plan;
-use proxy_core::sandbox::Identity;
 use proxy_core::stats::Stats;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use policy::Timing;
+pub use settings::{Settings, UserError, identity};
 
 use crate::listeners::{BindErrors, Listeners};
 use crate::logs::OpenError;
@@ -36,26 +36,8 @@ use crate::logs::OpenError;
 const COMMANDS: usize = 16;
 /// Events that may wait for the agent; further ones are dropped, [`Status`] has the truth.
 const EVENTS: usize = 256;
-
-/// What the supervisor needs to know beside the plan.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The binary to start; `/proc/self/exe` for ourselves.
-    pub executable: PathBuf,
-    /// What comes before the core's own arguments: `["proxy-core"]` for `lbnode`.
-    pub arguments: Vec<OsString>,
-    /// Where a later agent finds the core: `core.sock` in the runtime directory, which must exist. Beside it lies
-    /// `core.lock`, which is locked for as long as there is a supervisor.
-    pub adoption_socket: PathBuf,
-    /// The user and group that the core runs as.
-    pub identity: Identity,
-    /// Worker threads of a core that is started; one that is adopted keeps its own number.
-    pub workers: u16,
-    /// Level of the core's log.
-    pub log_level: tracing::Level,
-    /// Deadlines and intervals.
-    pub timing: Timing,
-}
+/// How long the core may take to answer a question about its counters.
+const STATISTICS: Duration = Duration::from_millis(500);
 
 /// What is known of the core, as an event and as the current state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,7 +152,7 @@ pub struct Status {
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// An address cannot be bound.
-    #[error("not every address can be listened on")]
+    #[error(transparent)]
     Bind(#[from] BindErrors),
     /// A log sink cannot be opened.
     #[error(transparent)]
@@ -206,7 +188,7 @@ pub enum StartError {
     #[error("the supervisor of the proxy core cannot be started")]
     Io(#[from] io::Error),
     /// An address of the first plan cannot be bound.
-    #[error("not every address can be listened on")]
+    #[error(transparent)]
     Bind(#[from] BindErrors),
     /// Its core is left alone.
     #[error("another agent runs with this runtime directory: it holds the lock on {}; stop it, or set another `runtime_dir` in the node file", .0.display())]
@@ -298,11 +280,14 @@ impl Supervisor {
         answer.await.unwrap_or_default()
     }
 
-    /// What the data plane counts; `None` while no core answers.
+    /// What the data plane counts; `None` when no core answers within half a second.
     pub async fn stats(&self) -> Option<Stats> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Stats(reply)).await.ok()?;
-        answer.await.ok()
+        let ask = async {
+            self.commands.send(Command::Stats(reply)).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::time::timeout(STATISTICS, ask).await.ok()?
     }
 
     /// Has the log sinks of the plan that runs opened anew, now or after the change that is on its way: their files were

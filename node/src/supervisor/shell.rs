@@ -7,8 +7,9 @@ use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use proxy_core::beat::BeatBoard;
@@ -63,16 +64,20 @@ pub(super) fn start(settings: Settings, plan: Plan, sockets: Listeners, ends: En
 }
 
 async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends) -> Result<Shell, StartError> {
-    let lock = lock(&settings).await?;
-    // First: a second set of sockets beside an adopted core's would take clients that nobody accepts.
-    let found = adopt(&settings, &sockets).await?;
-    let (link, adoption, held) = match found {
-        Found::Nothing => (None, Arc::new(adoption_socket(&settings.adoption_socket)?), BTreeSet::new()),
-        Found::Adopted(adopted) => {
-            let note = adopted.hello;
-            ends.publish.send_modify(|status| (status.uid, status.uid_note) = (Some(note.uid), note.uid_note));
-            ends.board.store(Some(Arc::new(adopted.link.board.clone())));
-            (Some(adopted.link), adopted.adoption, adopted.listeners)
+    let (lock, link, adoption, held) = match &settings.adoption_socket {
+        None => (None, None, None, BTreeSet::new()),
+        Some(path) => {
+            let lock = lock(path, settings.timing.adopt_within).await?;
+            // First: a second set of sockets beside an adopted core's would take clients that nobody accepts.
+            match adopt(path, settings.timing.adopt_within, &sockets).await? {
+                Found::Nothing => (Some(lock), None, Some(Arc::new(adoption_socket(path)?)), BTreeSet::new()),
+                Found::Adopted(adopted) => {
+                    let note = adopted.hello;
+                    ends.publish.send_modify(|status| (status.uid, status.uid_note) = (Some(note.uid), note.uid_note));
+                    ends.board.store(Some(Arc::new(adopted.link.board.clone())));
+                    (Some(lock), Some(adopted.link), Some(adopted.adoption), adopted.listeners)
+                }
+            }
         }
     };
     // One that is adopted keeps its workers; whoever follows it gets what our number of workers needs.
@@ -123,10 +128,10 @@ async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends)
 
 /// Locks the runtime directory. The agent before us may be about to be gone, so it gets the time that its core gets.
 /// The file stays: whoever removed it could not know who has it open.
-async fn lock(settings: &Settings) -> Result<File, StartError> {
-    let path = settings.adoption_socket.with_extension("lock");
+async fn lock(adoption_socket: &Path, within: Duration) -> Result<File, StartError> {
+    let path = adoption_socket.with_extension("lock");
     let file = File::options().create(true).write(true).truncate(false).mode(0o600).open(&path)?;
-    let deadline = tokio::time::Instant::now() + settings.timing.adopt_within;
+    let deadline = tokio::time::Instant::now() + within;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
@@ -146,7 +151,7 @@ struct Shell {
     /// What a core is to run; tentative while `change` is there.
     plan: Plan,
     sockets: Listeners,
-    adoption: Arc<OwnedFd>,
+    adoption: Option<Arc<OwnedFd>>,
     link: Option<Link>,
     /// While the core is to show signs of life.
     liveness: Option<Liveness>,
@@ -163,7 +168,7 @@ struct Shell {
     spawned: bool,
     ends: Ends,
     /// Nobody else adopts, and kills, our core.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 /// A plan on its way into the core.
@@ -209,7 +214,9 @@ impl Shell {
             self.act();
         }
         // Its successor would find nobody behind it.
-        if let Err(error) = std::fs::remove_file(&self.settings.adoption_socket) {
+        if let Some(path) = &self.settings.adoption_socket
+            && let Err(error) = std::fs::remove_file(path)
+        {
             tracing::debug!(%error, "the adoption socket was gone already");
         }
         let reset = self.reset;
@@ -519,7 +526,8 @@ impl Shell {
         let restart = std::mem::replace(&mut self.spawned, true);
         let fitted = self.fit_listeners().map_err(|errors| chain(&errors));
         let started = fitted.and_then(|()| {
-            Link::start(&self.settings, &self.plan, &self.sockets, &self.adoption).map_err(|error| chain(&error))
+            let adoption = self.adoption.as_ref();
+            Link::start(&self.settings, &self.plan, &self.sockets, adoption).map_err(|error| chain(&error))
         });
         match started {
             Ok(link) => {

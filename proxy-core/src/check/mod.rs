@@ -150,8 +150,11 @@ impl Job {
         let change = health.record(answer.ok);
         let last =
             LastCheck { ok: answer.ok, code: answer.code, what: answer.what.clone(), latency, ended: Instant::now() };
-        self.live.report.lock().unwrap_or_else(PoisonError::into_inner).last_check = Some(last);
-        let Some(state) = change else { return };
+        let before = self.live.report.lock().unwrap_or_else(PoisonError::into_inner).last_check.replace(last);
+        let Some(state) = change else {
+            self.tell(before, &answer);
+            return;
+        };
         self.live.set_health(state);
         let (backend, server, why) = (&self.backend, &self.server, &answer.what);
         if state == ServerState::Up {
@@ -161,6 +164,16 @@ impl Job {
         }
         // Up: there is room. Down: it may have been the last one, and nobody is to wait for it.
         self.queue.wake();
+    }
+
+    /// A check that ended otherwise than the one before, and changed nothing yet.
+    fn tell(&self, before: Option<LastCheck>, answer: &probe::Answer) {
+        let same = before.is_some_and(|before| before.ok == answer.ok && before.code == answer.code);
+        if !self.check.log || same {
+            return;
+        }
+        let (backend, server, why) = (&self.backend, &self.server, &answer.what);
+        info!(backend, server, why, passed = answer.ok, "a check ended otherwise than the one before");
     }
 }
 

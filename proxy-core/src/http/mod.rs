@@ -1,3 +1,19 @@
 //! HTTP/1: strict heads and bodies (pure), and the engine that carries them.
 
+pub(crate) mod alarm;
+pub mod chunked;
+pub(crate) mod connection;
+pub mod cookie;
+pub(crate) mod date;
+pub(crate) mod edits;
+pub(crate) mod exchange;
+pub(crate) mod flow;
+pub(crate) mod forwarded;
 pub mod head;
+pub mod host;
+pub(crate) mod lists;
+pub(crate) mod pool;
+pub(crate) mod reply;
+pub(crate) mod rewrite;
+pub(crate) mod rules;
+pub(crate) mod trip;

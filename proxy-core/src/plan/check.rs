@@ -19,6 +19,8 @@ pub struct Check {
     pub rise: u32,
     /// Failed checks in a row that take it down.
     pub fall: u32,
+    /// Every check that ends otherwise than the one before is logged, not only a server's going up or down.
+    pub log: bool,
 }
 
 /// What a check asks.

@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use super::rule::HeaderEdit;
+use super::text::{MAX_BODY, check_edits};
 
 /// HTTP as a frontend speaks it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,22 @@ pub struct Http {
     pub response_edits: Vec<HeaderEdit>,
     /// HTML by status, in place of our own short texts.
     pub error_pages: BTreeMap<u16, String>,
+}
+
+impl Http {
+    pub(super) fn validate(&self) -> Result<(), String> {
+        if self.request_timeout.is_zero() || self.keep_alive_timeout.is_zero() {
+            return Err("a timeout is zero".into());
+        }
+        check_edits(&self.request_edits, &self.response_edits)?;
+        match self.error_pages.iter().find(|(status, page)| !(400..=599).contains(*status) || page.len() > MAX_BODY) {
+            Some((status, page)) if page.len() > MAX_BODY => {
+                Err(format!("the page for {status} is {} bytes long; at most {MAX_BODY}", page.len()))
+            }
+            Some((status, _)) => Err(format!("{status} is no status of an error")),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Headers that say who the client is.

@@ -7,6 +7,7 @@ mod check;
 mod http;
 mod log;
 mod rule;
+mod text;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -14,10 +15,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use text::check_edits;
+
 pub use check::{Check, Probe};
 pub use http::{ClientSupplied, Forwarded, Http};
 pub use log::{Log, LogFormat, LogSink, Target};
-pub use rule::{Action, Condition, HeaderEdit, List, Pattern, Redirect, Reply, Rule, Sources, Text};
+pub use rule::{Action, Condition, HeaderEdit, List, Pattern, Redirect, Reply, Rule, Sources, Text, regex};
+pub use text::{BadText, MAX_BODY, Side, check_method, check_name, check_path};
 
 /// Everything a worker needs to know.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +101,8 @@ pub struct Backend {
     pub server_timeout: Duration,
     /// How long a client may wait for a server with a free place.
     pub queue_timeout: Duration,
+    /// A client that ends its side while it waits for its answer is taken as gone (HAProxy's `abortonclose`).
+    pub abort_on_close: bool,
     /// Idle time of both sides once a request has become a tunnel; `None`: the shorter of the two sides' own.
     pub tunnel_timeout: Option<Duration>,
     /// Changes of every request, after the frontend's and its rules'.
@@ -140,32 +146,70 @@ impl Plan {
     /// The first thing found wrong.
     pub fn validate(&self) -> Result<(), PlanError> {
         let mut names = HashSet::new();
+        for list in &self.lists {
+            if !names.insert(&list.name) {
+                return Err(PlanError::new(format!("list `{}`", list.name), "the name is taken".into()));
+            }
+        }
+        let mut sinks = HashSet::new();
+        for sink in &self.log_sinks {
+            let place = || format!("log `{}`", sink.target);
+            sink.validate().map_err(|problem| PlanError::new(place(), problem))?;
+            if !sinks.insert((&sink.target, sink.facility)) {
+                return Err(PlanError::new(place(), "it is there twice".into()));
+            }
+        }
+        let mut names = HashSet::new();
         let mut binds = HashSet::new();
         for frontend in &self.frontends {
-            let wrong = |problem: String| Err(error(format!("frontend `{}`", frontend.name), problem));
+            let place = || format!("frontend `{}`", frontend.name);
             if !names.insert(&frontend.name) {
-                return wrong("the name is taken".into());
+                return Err(PlanError::new(place(), "the name is taken".into()));
             }
             if let Some(bind) = frontend.binds.iter().find(|bind| !binds.insert(**bind)) {
-                return wrong(format!("{bind} is bound twice"));
+                return Err(PlanError::new(place(), format!("{bind} is bound twice")));
             }
-            match frontend.backend {
-                Some(index) if index >= self.backends.len() => {
-                    return wrong(format!("there is no backend number {index}"));
-                }
-                None if frontend.mode == Mode::Tcp => return wrong("TCP needs a backend".into()),
-                _ => {}
-            }
-            if frontend.client_timeout.is_zero() {
-                return wrong("the client timeout is zero".into());
-            }
+            frontend.validate(self).map_err(|problem| PlanError::new(place(), problem))?;
         }
         let mut names = HashSet::new();
         for backend in &self.backends {
             if !names.insert(&backend.name) {
-                return Err(error(format!("backend `{}`", backend.name), "the name is taken".into()));
+                return Err(PlanError::new(format!("backend `{}`", backend.name), "the name is taken".into()));
             }
-            backend.validate().map_err(|problem| error(format!("backend `{}`", backend.name), problem))?;
+            backend.validate().map_err(|problem| PlanError::new(format!("backend `{}`", backend.name), problem))?;
+        }
+        Ok(())
+    }
+}
+
+impl Frontend {
+    fn validate(&self, plan: &Plan) -> Result<(), String> {
+        match self.backend {
+            Some(index) if index >= plan.backends.len() => return Err(format!("there is no backend number {index}")),
+            None if self.mode == Mode::Tcp => return Err("TCP needs a backend".into()),
+            _ => {}
+        }
+        if self.client_timeout.is_zero() {
+            return Err("the client timeout is zero".into());
+        }
+        let http = match &self.mode {
+            Mode::Tcp => false,
+            Mode::Http(http) => {
+                http.validate()?;
+                true
+            }
+        };
+        if let Some(log) = &self.log {
+            let sink = log.sink;
+            if sink >= plan.log_sinks.len() {
+                return Err(format!("there is no log number {sink}"));
+            }
+            if (log.format == LogFormat::Http && !http) || (log.format == LogFormat::Tcp && http) {
+                return Err("the log's format is of the other mode".into());
+            }
+        }
+        for (number, rule) in self.rules.iter().enumerate() {
+            rule.validate(plan, http).map_err(|problem| format!("rule {}: {problem}", number + 1))?;
         }
         Ok(())
     }
@@ -182,15 +226,21 @@ impl Backend {
                 return Err(format!("server `{}`: weight {} is over {MAX_WEIGHT}", server.name, server.weight));
             }
         }
-        if self.connect_timeout.is_zero() || self.server_timeout.is_zero() {
+        if self.connect_timeout.is_zero()
+            || self.server_timeout.is_zero()
+            || self.tunnel_timeout == Some(Duration::ZERO)
+        {
             return Err("a timeout is zero".into());
         }
+        check_edits(&self.request_edits, &self.response_edits)?;
         self.check.as_ref().map_or(Ok(()), Check::validate)
     }
 }
 
-fn error(place: String, problem: String) -> PlanError {
-    PlanError { place, problem }
+impl PlanError {
+    pub(crate) fn new(place: String, problem: String) -> PlanError {
+        PlanError { place, problem }
+    }
 }
 
 #[cfg(test)]
@@ -212,7 +262,7 @@ mod tests {
             host: Some("a.test".into()),
             expect: vec![(200, 399)],
         };
-        let check = Check { probe, port: None, interval: second, timeout: second, rise: 2, fall: 3 };
+        let check = Check { probe, port: None, interval: second, timeout: second, rise: 2, fall: 3, log: false };
         let backend = |name: &str| Backend {
             name: name.into(),
             balance: Balance::RoundRobin,
@@ -224,6 +274,7 @@ mod tests {
             server_timeout: second,
             queue_timeout: second,
             tunnel_timeout: None,
+            abort_on_close: false,
             request_edits: Vec::new(),
             response_edits: Vec::new(),
         };

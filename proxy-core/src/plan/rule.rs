@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
+use regex::bytes::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
+
+use super::Plan;
 
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +17,25 @@ pub struct Rule {
     pub when: Option<Condition>,
     /// What is done.
     pub action: Action,
+}
+
+impl Rule {
+    pub(super) fn validate(&self, plan: &Plan, http: bool) -> Result<(), String> {
+        if let Some(when) = &self.when {
+            when.check().map_err(|problem| problem.to_string())?;
+            when.validate(plan, http)?;
+        }
+        if !http && !matches!(self.action, Action::Reject { .. } | Action::UseBackend(_)) {
+            return Err("TCP knows only reject and use_backend".into());
+        }
+        self.action.check().map_err(|problem| problem.to_string())?;
+        match self.action {
+            Action::UseBackend(index) if index >= plan.backends.len() => {
+                Err(format!("there is no backend number {index}"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What must hold.
@@ -52,6 +74,27 @@ pub enum Condition {
     },
 }
 
+impl Condition {
+    fn validate(&self, plan: &Plan, http: bool) -> Result<(), String> {
+        match self {
+            Condition::All(parts) | Condition::Any(parts) => {
+                parts.iter().try_for_each(|part| part.validate(plan, http))
+            }
+            Condition::Not(part) => part.validate(plan, http),
+            Condition::Source(sources) => sources.iter().try_for_each(|source| match source {
+                Sources::List(index) if *index >= plan.lists.len() => Err(format!("there is no list number {index}")),
+                _ => Ok(()),
+            }),
+            Condition::ServersUp { backend, .. } if *backend >= plan.backends.len() => {
+                Err(format!("there is no backend number {backend}"))
+            }
+            Condition::Port(_) | Condition::ServersUp { .. } => Ok(()),
+            _ if !http => Err("TCP knows only source, port and servers_up".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What a text must be like.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Text {
@@ -74,8 +117,19 @@ pub enum Pattern {
     Suffix(String),
     /// A part of it.
     Contains(String),
-    /// A regular expression (the `regex` crate's) that matches somewhere in it.
+    /// A regular expression ([`regex`]) that matches somewhere in it.
     Regex(String),
+}
+
+/// Bytes that a compiled regular expression may take.
+const REGEX_SIZE: usize = 1 << 20;
+
+/// A regular expression of the `regex` crate over bytes: classes and case are ASCII's, `.` is any byte but a line feed.
+///
+/// # Errors
+/// What is wrong with it, or that it takes over 1 MiB.
+pub fn regex(pattern: &str, ignore_case: bool) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(pattern).unicode(false).case_insensitive(ignore_case).size_limit(REGEX_SIZE).build()
 }
 
 /// Where clients come from.

@@ -102,6 +102,7 @@ pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
         server_timeout: PATIENCE,
         queue_timeout: PATIENCE,
         tunnel_timeout: None,
+        abort_on_close: false,
         request_edits: Vec::new(),
         response_edits: Vec::new(),
     };

@@ -1,0 +1,98 @@
+//! `[backend.NAME]`: servers that do the same work, and how they are used.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use proxy_core::plan::{Backend, Balance, Server};
+
+use super::super::reader::{Section, Value};
+use super::{CONNECTIONS, Defaults, NEEDS_HTTP, Speaks, Timeouts, check, headers};
+
+/// Ways to choose a server that a later version will know.
+const LATER_BALANCE: [&str; 6] = ["static-round-robin", "first", "source", "uri", "random", "consistent"];
+
+/// Reads a backend whose mode is known, or is wrong.
+pub(super) fn read(name: &str, section: Section<'_>, mode: Option<Speaks>, defaults: &Defaults) -> Option<Backend> {
+    let http = mode != Some(Speaks::Tcp);
+    section.later(&["tls", "persist", "prefer_last_server", "slow_start", "on_marked_down", "transparent"]);
+    let balance = section.optional("balance", read_balance);
+    let servers = section.required("servers", |value| {
+        let mut names = BTreeSet::new();
+        value.each("the backend could serve nobody", |value| read_server(value.section()?, &mut names))
+    });
+    let timeouts = Timeouts::read(&section, &["connect", "server", "queue", "tunnel", "check"], http);
+    let timeouts = timeouts.or(defaults.timeouts);
+    let log_checks = section.optional("log_health_checks", |value| {
+        let wanted = value.clone().boolean()?;
+        if wanted && !section.has("check") {
+            value.report("without `check` there is nothing to log");
+        }
+        Some(wanted)
+    });
+    let log_checks = log_checks.or(defaults.log_health_checks).unwrap_or(false);
+    let check = section.optional("check", |value| check::read(value.section()?, timeouts.check, log_checks));
+    let retries = section.optional("retries", |value| value.integer(0..=100u32)).or(defaults.retries);
+    let redispatch = section.optional("redispatch", Value::boolean).or(defaults.redispatch);
+    let (mut abort_on_close, mut edits) = (None, headers::Edits::default());
+    if http {
+        abort_on_close = section.optional("abort_on_close", Value::boolean).or(defaults.abort_on_close);
+        edits = headers::read(&section);
+    } else {
+        section.refuse(&["abort_on_close", "request_headers", "response_headers"], NEEDS_HTTP);
+    }
+    section.finish();
+    let or = |set: Option<Duration>, seconds| set.unwrap_or(Duration::from_secs(seconds));
+    Some(Backend {
+        name: name.to_owned(),
+        balance: balance.unwrap_or(Balance::RoundRobin),
+        servers: servers?,
+        check,
+        retries: retries.unwrap_or(3),
+        redispatch: redispatch.unwrap_or(true),
+        connect_timeout: or(timeouts.connect, 10),
+        server_timeout: or(timeouts.server, 15 * 60),
+        queue_timeout: or(timeouts.queue, 60),
+        tunnel_timeout: timeouts.tunnel.filter(|_| http),
+        abort_on_close: abort_on_close.unwrap_or(false),
+        request_edits: edits.request,
+        response_edits: edits.response,
+    })
+}
+
+fn read_balance(value: Value<'_>) -> Option<Balance> {
+    let later = |text: &str| {
+        LATER_BALANCE.contains(&text) || ["header:", "cookie:"].iter().any(|start| text.starts_with(start))
+    };
+    if value.is_string() {
+        let text = value.clone().string()?;
+        if later(&text) {
+            value
+                .report(format!("balance `{text}` is not in this version yet; expected `round-robin` or `least-conn`"));
+            return None;
+        }
+    }
+    value.choice(&[("round-robin", Balance::RoundRobin), ("least-conn", Balance::LeastConn)])
+}
+
+fn read_server(section: Section<'_>, names: &mut BTreeSet<String>) -> Option<Server> {
+    section.later(&["stick"]);
+    let name = section.required("name", |value| {
+        let name = value.clone().string()?;
+        if !names.insert(name.clone()) {
+            value.report(format!("this backend has a server `{name}` already"));
+        }
+        Some(name)
+    });
+    let address = section.required("address", Value::socket_address);
+    let weight = section.optional("weight", |value| value.integer(0..=256u16));
+    let backup = section.optional("backup", Value::boolean);
+    let max_connections = section.optional("max_connections", |value| value.integer(CONNECTIONS));
+    section.finish();
+    Some(Server {
+        name: name?,
+        address: address?,
+        weight: weight.unwrap_or(1),
+        backup: backup.unwrap_or(false),
+        max_connections,
+    })
+}

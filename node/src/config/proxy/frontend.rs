@@ -1,0 +1,170 @@
+//! `[frontend.NAME]`: where clients arrive, and what is done with them.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use proxy_core::plan::{ClientSupplied, Forwarded, Frontend, Http, LogSink, MAX_BODY, Mode};
+
+use super::super::diagnostic::suggestion;
+use super::super::reader::{Section, Value, ip_literal};
+use super::{Around, CONNECTIONS, NEEDS_HTTP, Speaks, Timeouts, headers, list, log, rule};
+
+/// Reads a frontend: as the plan has it, and its binds as they are written.
+pub(super) fn read(
+    name: &str,
+    section: Section<'_>,
+    around: &Around<'_>,
+    binds: &mut Binds<'_>,
+    sinks: &mut Vec<LogSink>,
+) -> Option<(Frontend, Vec<String>)> {
+    let mode = super::read_mode(&section);
+    section.later(&["tls", "follow"]);
+    let bound = section
+        .required("bind", |value| value.each("the frontend would listen nowhere", |value| binds.read(name, value)));
+    let default_backend = |value: Value<'_>| around.backend_of(&value, mode);
+    let backend = match mode {
+        Some(Speaks::Http) => section.optional("default_backend", default_backend),
+        _ => section.required("default_backend", default_backend),
+    };
+    let rules = section.optional("rule", |value| rule::read(value, mode, around)).unwrap_or_default();
+    let max_connections = section.optional("max_connections", |value| value.integer(CONNECTIONS));
+    let max_per_source = section.optional("max_connections_per_source", |value| value.integer(CONNECTIONS));
+    let http = mode != Some(Speaks::Tcp);
+    let timeouts = Timeouts::read(&section, &["client", "request", "keep_alive"], http).or(around.defaults.timeouts);
+    let log = log::read(&section, mode, around.defaults.log.as_ref(), sinks);
+    let mode = if http {
+        Mode::Http(Box::new(read_http(&section, timeouts, around)))
+    } else {
+        section.refuse(&["forwarded_for", "request_headers", "response_headers", "error_pages"], NEEDS_HTTP);
+        Mode::Tcp
+    };
+    section.finish();
+    let (names, addresses) = bound?.into_iter().unzip();
+    let frontend = Frontend {
+        name: name.to_owned(),
+        binds: addresses,
+        mode,
+        rules,
+        backend,
+        max_connections,
+        max_connections_per_source: max_per_source,
+        log,
+        client_timeout: timeouts.client.unwrap_or(Duration::from_secs(15 * 60)),
+    };
+    Some((frontend, names))
+}
+
+fn read_http(section: &Section<'_>, timeouts: Timeouts, around: &Around<'_>) -> Http {
+    let forwarded = section.optional("forwarded_for", |value| {
+        if value.is_table() {
+            read_forwarded(value.section()?).map(Some)
+        } else {
+            Some(value.boolean()?.then(forwarded))
+        }
+    });
+    let edits = headers::read(section);
+    Http {
+        request_timeout: timeouts.request.unwrap_or(Duration::from_secs(15)),
+        keep_alive_timeout: timeouts.keep_alive.unwrap_or(Duration::from_secs(10)),
+        forwarded: forwarded.flatten(),
+        request_edits: edits.request,
+        response_edits: edits.response,
+        error_pages: section.optional("error_pages", |value| read_pages(value.section()?, around)).unwrap_or_default(),
+    }
+}
+
+/// `forwarded_for = true`.
+fn forwarded() -> Forwarded {
+    Forwarded { except: Vec::new(), client_supplied: ClientSupplied::Append, rfc7239: false }
+}
+
+fn read_forwarded(table: Section<'_>) -> Option<Forwarded> {
+    let default = forwarded();
+    let except = table.optional("except", |value| value.each("leave it out", list::network_value));
+    let client_supplied = table.optional("client_supplied", |value| {
+        value.choice(&[("append", ClientSupplied::Append), ("remove", ClientSupplied::Remove)])
+    });
+    let rfc7239 = table.optional("rfc7239", Value::boolean);
+    table.finish();
+    Some(Forwarded {
+        except: except.unwrap_or(default.except),
+        client_supplied: client_supplied.unwrap_or(default.client_supplied),
+        rfc7239: rfc7239.unwrap_or(default.rfc7239),
+    })
+}
+
+/// `{ "503" = "/path", … }`.
+fn read_pages(table: Section<'_>, around: &Around<'_>) -> Option<BTreeMap<u16, String>> {
+    let mut pages = BTreeMap::new();
+    for (key, _, value) in table.entries() {
+        let status = key.parse().ok().filter(|status| key.len() == 3 && (400..=599).contains(status));
+        if status.is_none() {
+            value.report(format!("`{key}` is no status of an error; expected \"400\" to \"599\""));
+        }
+        let page = value.clone().absolute_path().and_then(|path| {
+            let page = around.files.read(&path, MAX_BODY as u64, &value)?;
+            // HAProxy's `errorfile` holds a whole response; here its head would be shown to people.
+            if page.starts_with("HTTP/") {
+                value.report(format!("{path} begins with a status line; expected the HTML alone"));
+            }
+            Some(page)
+        });
+        pages.extend(status.zip(page));
+    }
+    Some(pages)
+}
+
+/// The listening addresses of all frontends so far.
+pub(super) struct Binds<'v> {
+    vips: &'v BTreeMap<String, Option<Ipv4Addr>>,
+    taken: Vec<(SocketAddr, String)>,
+}
+
+impl<'v> Binds<'v> {
+    pub(super) fn new(vips: &'v BTreeMap<String, Option<Ipv4Addr>>) -> Self {
+        Binds { vips, taken: Vec::new() }
+    }
+
+    /// One `vipname:port`, `ip:port` or `*:port`, or `{ to = … }` with such a text: as written, and resolved.
+    fn read(&mut self, frontend: &str, value: Value<'_>) -> Option<(String, SocketAddr)> {
+        if value.is_table() {
+            let table = value.section()?;
+            table.later(&["tls", "alpn", "accept_proxy"]);
+            let read = table.required("to", |value| self.read_address(frontend, value));
+            table.finish();
+            return read;
+        }
+        self.read_address(frontend, value)
+    }
+
+    fn read_address(&mut self, frontend: &str, value: Value<'_>) -> Option<(String, SocketAddr)> {
+        let text = value.clone().string()?;
+        let (host, port) = value.host_and_port(&text)?;
+        let ip = match self.vips.get(host) {
+            // The VIP has no usable address, which was reported where it stands.
+            Some(None) => return None,
+            Some(Some(address)) => IpAddr::V4(*address),
+            None if host == "*" => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            None => match ip_literal(host) {
+                Some(ip) => ip,
+                None => {
+                    let near = suggestion(host, self.vips.keys().map(String::as_str));
+                    value.report(format!("unknown VIP `{host}`{near}; an address or `*` works too"));
+                    return None;
+                }
+            },
+        };
+        let address = SocketAddr::new(ip, port);
+        let overlap = |(taken, _): &&(SocketAddr, String)| {
+            let family = taken.is_ipv4() == address.is_ipv4();
+            let same = taken.ip() == ip || taken.ip().is_unspecified() || ip.is_unspecified();
+            taken.port() == port && family && same
+        };
+        if let Some((taken, by)) = self.taken.iter().find(overlap) {
+            value.report(format!("`{text}` overlaps with {taken} of the frontend `{by}`"));
+        }
+        self.taken.push((address, frontend.to_owned()));
+        Some((text, address))
+    }
+}

@@ -1,0 +1,153 @@
+//! `[[frontend.NAME.rule]]`: a condition and one action.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use proxy_core::plan::{Action, HeaderEdit, Redirect, Reply, Rule, Side};
+
+use super::super::reader::{Section, Value};
+use super::{Around, NEEDS_HTTP, Speaks, headers, when};
+
+/// Of which a rule has one. The first two are TCP's as well.
+const ACTIONS: [&str; 14] = [
+    "reject",
+    "use_backend",
+    "deny",
+    "tarpit",
+    "redirect",
+    "return",
+    "set_request_header",
+    "add_request_header",
+    "remove_request_header",
+    "set_response_header",
+    "add_response_header",
+    "remove_response_header",
+    "set_path",
+    "rewrite",
+];
+/// What a client may be kept waiting: each holds a connection of ours.
+const TARPIT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
+const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
+
+/// Reads a frontend's rules, in their order.
+pub(super) fn read(value: Value<'_>, mode: Option<Speaks>, around: &Around<'_>) -> Option<Vec<Rule>> {
+    let mut rules = Vec::new();
+    for value in value.list()? {
+        let Some(section) = value.section() else { continue };
+        rules.extend(read_one(section, mode, around));
+    }
+    Some(rules)
+}
+
+/// A rule that changes several headers becomes several rules with the same condition.
+fn read_one(section: Section<'_>, mode: Option<Speaks>, around: &Around<'_>) -> Vec<Rule> {
+    let when = section.optional("when", |value| when::read(value, mode, around));
+    section.later(&["track"]);
+    let known = if mode == Some(Speaks::Tcp) { &ACTIONS[..2] } else { &ACTIONS[..] };
+    section.refuse(&ACTIONS[known.len()..], NEEDS_HTTP);
+    let there: Vec<&str> = ACTIONS.into_iter().filter(|key| section.has(key)).collect();
+    match there[..] {
+        [_] => {}
+        [] if section.has("track") => {}
+        [] => section.report(format!("a rule needs an action: one of `{}`", known.join("`, `"))),
+        _ => section.report(format!("a rule has one action, not `{}`; write a rule for each", there.join("` and `"))),
+    }
+    let mut actions = Vec::new();
+    for key in known {
+        actions.extend(section.optional(key, |value| read_action(key, value, mode, around)).unwrap_or_default());
+    }
+    section.finish();
+    actions.into_iter().map(|action| Rule { when: when.clone(), action }).collect()
+}
+
+fn read_action(key: &str, value: Value<'_>, mode: Option<Speaks>, around: &Around<'_>) -> Option<Vec<Action>> {
+    let (request, response) = (Side::Request, Side::Response);
+    let edits = |edits: Option<Vec<HeaderEdit>>, action: fn(HeaderEdit) -> Action| {
+        edits.map(|edits| edits.into_iter().map(action).collect())
+    };
+    match key {
+        "set_request_header" => {
+            return edits(headers::written(value, HeaderEdit::Set, request), Action::EditRequest);
+        }
+        "add_request_header" => {
+            return edits(headers::written(value, HeaderEdit::Add, request), Action::EditRequest);
+        }
+        "remove_request_header" => return edits(headers::removed(value, request), Action::EditRequest),
+        "set_response_header" => {
+            return edits(headers::written(value, HeaderEdit::Set, response), Action::EditResponse);
+        }
+        "add_response_header" => {
+            return edits(headers::written(value, HeaderEdit::Add, response), Action::EditResponse);
+        }
+        "remove_response_header" => return edits(headers::removed(value, response), Action::EditResponse),
+        _ => {}
+    }
+    let action = match key {
+        "reject" => read_reject(value.clone())?,
+        "use_backend" => Action::UseBackend(around.backend_of(&value, mode)?),
+        "deny" => Action::Deny(read_reply(value.clone(), 403)?),
+        "return" => Action::Return(read_reply(value.clone(), 200)?),
+        "tarpit" => Action::Tarpit(value.clone().duration(TARPIT)?),
+        "redirect" => read_redirect(value.clone().section()?)?,
+        "set_path" => Action::SetPath(value.clone().string()?),
+        _ => read_rewrite(value.clone().section()?)?,
+    };
+    Some(vec![value.checked(action, Action::check)?])
+}
+
+/// `true` closes, as HAProxy does.
+fn read_reject(value: Value<'_>) -> Option<Action> {
+    let reset = if value.is_string() {
+        value.choice(&[("close", false), ("reset", true)])?
+    } else {
+        if !value.clone().boolean()? {
+            value.report("`reject` is true, \"close\" or \"reset\"; leave the rule out if it does nothing");
+            return None;
+        }
+        false
+    };
+    Some(Action::Reject { reset })
+}
+
+/// A status, or `{ status, body, content_type }`.
+fn read_reply(value: Value<'_>, status: u16) -> Option<Reply> {
+    let statuses = 200..=599u16;
+    let (mut body, mut content_type) = (None, None);
+    let status = if value.is_table() {
+        let table = value.section()?;
+        let own = table.optional("status", |value| value.integer(statuses));
+        body = table.optional("body", Value::string);
+        content_type = table.optional("content_type", |value| {
+            if !table.has("body") {
+                value.report("without `body` there is no content");
+            }
+            value.string()
+        });
+        table.finish();
+        own.unwrap_or(status)
+    } else {
+        value.integer(statuses)?
+    };
+    Some(Reply { status, body, content_type: content_type.unwrap_or_else(|| PLAIN_TEXT.to_owned()) })
+}
+
+fn read_redirect(table: Section<'_>) -> Option<Action> {
+    let kinds = ["scheme", "location", "prefix"];
+    if kinds.iter().filter(|key| table.has(key)).count() != 1 {
+        table.report("a redirect has one of `scheme`, `location` and `prefix`");
+    }
+    let scheme = table.optional("scheme", |value| value.choice(&[("https", "https"), ("http", "http")]));
+    let scheme = scheme.map(|scheme| Redirect::Scheme(scheme.to_owned()));
+    let location = table.optional("location", |value| value.string().map(Redirect::Location));
+    let prefix = table.optional("prefix", |value| value.string().map(Redirect::Prefix));
+    let code = table.optional("code", |value| value.integer(0..=999u16));
+    table.finish();
+    Some(Action::Redirect { to: scheme.or(location).or(prefix)?, code: code.unwrap_or(302) })
+}
+
+fn read_rewrite(table: Section<'_>) -> Option<Action> {
+    let path_regex = table.required("path_regex", Value::string);
+    let to = table.required("to", Value::text);
+    table.finish();
+    Some(Action::Rewrite { path_regex: path_regex?, to: to? })
+}

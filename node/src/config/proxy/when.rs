@@ -1,0 +1,244 @@
+//! `when = { … }`: what a client or a request must be like for a rule to act.
+
+use std::net::IpAddr;
+
+use proxy_core::plan::{Condition, Pattern, Sources, Text, check_method, check_name};
+
+use super::super::diagnostic::suggestion;
+use super::super::reader::{Section, Value};
+use super::{Around, NEEDS_HTTP, Speaks, list};
+
+/// Keys that `ignore_case` concerns. Hosts are compared without regard to case anyway.
+const TEXTS: [&str; 7] = ["path", "path_prefix", "path_suffix", "path_regex", "query", "header", "cookie"];
+/// Keys that need a request to look at.
+const HTTP: [&str; 12] = [
+    "tls",
+    "host",
+    "host_suffix",
+    "path",
+    "path_prefix",
+    "path_suffix",
+    "path_regex",
+    "query",
+    "method",
+    "header",
+    "cookie",
+    "ignore_case",
+];
+
+/// Reads a `when`. A condition with a mistake in it has a hole.
+pub(super) fn read(value: Value<'_>, mode: Option<Speaks>, around: &Around<'_>) -> Option<Condition> {
+    let section = value.section()?;
+    if section.is_empty() {
+        section.report("it asks nothing: name a condition, or leave `when` out for a rule that always acts");
+        return None;
+    }
+    let mut parts = Vec::new();
+    section.later(&["sni", "alpn", "client_cert", "rate"]);
+    if mode == Some(Speaks::Tcp) {
+        section.refuse(&HTTP, NEEDS_HTTP);
+    } else {
+        read_http(&section, &mut parts);
+    }
+    parts.extend(section.optional("source", |value| {
+        value.each("it would hold for nobody", |value| read_source(value, around)).map(Condition::Source)
+    }));
+    parts.extend(section.optional("port", |value| {
+        value.each("it would hold for nobody", |value| value.integer(1..=u16::MAX)).map(Condition::Port)
+    }));
+    parts.extend(section.optional("servers_up", |value| read_servers_up(value.section()?, around)));
+    let several = |value: Value<'_>| {
+        let read = value.clone().list()?;
+        if read.is_empty() {
+            value.report("it is empty; expected a list of conditions such as [{ path = \"/\" }]");
+            return None;
+        }
+        let read: Vec<Option<Condition>> = read.into_iter().map(|value| self::read(value, mode, around)).collect();
+        read.into_iter().collect()
+    };
+    parts.extend(section.optional("all", |value| several(value).map(Condition::All)));
+    parts.extend(section.optional("any", |value| several(value).map(Condition::Any)));
+    parts.extend(
+        section.optional("not", |value| {
+            self::read(value, mode, around).map(|condition| Condition::Not(Box::new(condition)))
+        }),
+    );
+    section.finish();
+    match parts.len() {
+        // Whatever was there was wrong.
+        0 => None,
+        1 => parts.pop(),
+        _ => Some(Condition::All(parts)),
+    }
+}
+
+fn read_http(section: &Section<'_>, parts: &mut Vec<Condition>) {
+    let ignore_case = section.optional("ignore_case", |value| {
+        if !TEXTS.iter().any(|key| section.has(key)) {
+            value.report(format!("`ignore_case` is for texts beside it, and there is none: `{}`", TEXTS.join("`, `")));
+        }
+        value.boolean()
+    });
+    let ignore_case = ignore_case.unwrap_or(false);
+    parts.extend(section.optional("tls", Value::boolean).map(Condition::Tls));
+    for (key, pattern) in [("host", Pattern::Is as fn(String) -> Pattern), ("host_suffix", Pattern::Suffix)] {
+        parts.extend(section.optional(key, |value| {
+            let any = value.each("it would hold for nobody", |value| read_host(value).map(pattern))?;
+            Some(Condition::Host(Text { any, ignore_case: true }))
+        }));
+    }
+    let paths: [(&'static str, fn(String) -> Pattern); 4] = [
+        ("path", Pattern::Is),
+        ("path_prefix", Pattern::Prefix),
+        ("path_suffix", Pattern::Suffix),
+        ("path_regex", Pattern::Regex),
+    ];
+    for (key, pattern) in paths {
+        parts.extend(section.optional(key, |value| {
+            let any = value.clone().each("it would hold for nobody", |value| read_path(key, value).map(pattern))?;
+            checked_text(&value, any, ignore_case).map(Condition::Path)
+        }));
+    }
+    parts.extend(section.optional("query", |value| {
+        let any = forms(value.clone(), false)?;
+        checked_text(&value, any, ignore_case).map(Condition::Query)
+    }));
+    parts.extend(
+        section.optional("method", |value| value.each("it would hold for nobody", read_method).map(Condition::Method)),
+    );
+    let named: [(&'static str, fn(String, Text) -> Condition); 2] =
+        [("header", Condition::Header), ("cookie", Condition::Cookie)];
+    for (key, condition) in named {
+        section.optional(key, |value| {
+            let table = value.section()?;
+            if table.is_empty() {
+                table.report(format!("`{key}` names none; expected {{ NAME = \"value\" }}"));
+            }
+            for (name, _, value) in table.entries() {
+                let name = value.checked(name.to_owned(), |name| check_name(name));
+                let text = forms(value.clone(), true).and_then(|any| checked_text(&value, any, ignore_case));
+                parts.extend(name.zip(text).map(|(name, text)| condition(name, text)));
+            }
+            Some(())
+        });
+    }
+}
+
+fn checked_text(value: &Value<'_>, any: Vec<Pattern>, ignore_case: bool) -> Option<Text> {
+    value.checked(Text { any, ignore_case }, Text::check)
+}
+
+/// `"value"`, `{ prefix = … }` and the like, a list of such; `true`, if being there is enough.
+fn forms(value: Value<'_>, or_present: bool) -> Option<Vec<Pattern>> {
+    if or_present && value.is_boolean() {
+        if !value.clone().boolean()? {
+            value.report("expected `true`: that it is there; for the opposite write not = { … }");
+            return None;
+        }
+        return Some(vec![Pattern::Present]);
+    }
+    value
+        .each("it would hold for nobody", |value| {
+            if !value.is_table() {
+                return Some(vec![Pattern::Is(value.text()?)]);
+            }
+            let table = value.clone().section()?;
+            let kinds: [(&'static str, fn(String) -> Pattern); 4] = [
+                ("prefix", Pattern::Prefix),
+                ("suffix", Pattern::Suffix),
+                ("contains", Pattern::Contains),
+                ("regex", Pattern::Regex),
+            ];
+            if kinds.iter().filter(|(key, _)| table.has(key)).count() != 1 {
+                value.report("expected one of `prefix`, `suffix`, `contains` and `regex`");
+            }
+            let mut found = None;
+            for (key, pattern) in kinds {
+                found = found.or(table.optional(key, |value| {
+                    value.each("it would hold for nobody", |value| value.string().map(pattern))
+                }));
+            }
+            table.finish();
+            found
+        })
+        .map(|forms| forms.into_iter().flatten().collect())
+}
+
+/// What a `Host` header may say (RFC 9110 §7.2), without the port, which is not compared.
+fn read_host(value: Value<'_>) -> Option<String> {
+    let host = value.clone().string()?.to_ascii_lowercase();
+    let literal = host.starts_with('[');
+    if !host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/') {
+        value.report(format!("`{}` is in no Host header: write international names in punycode", host.escape_debug()));
+        return None;
+    }
+    let port = if literal { !host.ends_with(']') } else { host.contains(':') };
+    if port {
+        value.report(format!(
+            "`{host}` would never hold: hosts are compared without their port; there is `port` for it"
+        ));
+        return None;
+    }
+    Some(host)
+}
+
+/// Says so where no path could ever be like that; paths are compared as they were sent.
+fn read_path(key: &str, value: Value<'_>) -> Option<String> {
+    let path = value.clone().string()?;
+    if key == "path_regex" {
+        return Some(path);
+    }
+    let why = if key != "path_suffix" && !path.starts_with('/') && path != "*" {
+        "every path begins with `/`"
+    } else if path.contains(['?', '#']) {
+        "a path ends before the `?`; there is `query` for what follows it"
+    } else if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        "paths are compared as they are sent, with such characters as %XX"
+    } else {
+        return Some(path);
+    };
+    value.report(format!("`{}` would never hold: {why}", path.escape_debug()));
+    None
+}
+
+fn read_method(value: Value<'_>) -> Option<String> {
+    let method = value.clone().string()?;
+    let method = value.checked(method, |method| check_method(method))?;
+    // Methods are case-sensitive (RFC 9110 §9.1), and nobody has one of these in lower case.
+    let upper = method.to_ascii_uppercase();
+    let known = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    if upper != method && known.contains(&upper.as_str()) {
+        value.report(format!("methods are compared exactly: expected `{upper}`"));
+        return None;
+    }
+    Some(method)
+}
+
+/// A network, or the name of a list.
+fn read_source(value: Value<'_>, around: &Around<'_>) -> Option<Sources> {
+    let text = value.clone().string()?;
+    if let Some(index) = around.lists.iter().position(|list| list.name == text) {
+        return Some(Sources::List(index));
+    }
+    let like_an_address = text.contains(['/', ':']) || text.parse::<IpAddr>().is_ok();
+    if like_an_address {
+        return list::network_value(value).map(Sources::Network);
+    }
+    let near = suggestion(&text, around.lists.iter().map(|list| list.name.as_str()));
+    value.report(format!("unknown list `{text}`{near}; a network such as 10.0.0.0/8 works too"));
+    None
+}
+
+fn read_servers_up(table: Section<'_>, around: &Around<'_>) -> Option<Condition> {
+    let backend = table.required("backend", |value| around.backend(&value));
+    let at_least = table.optional("at_least", |value| {
+        let wanted = value.clone().integer(1..=u32::MAX)?;
+        let servers = backend.and_then(|backend| backend.servers);
+        if let Some(servers) = servers.filter(|servers| (*servers as u64) < u64::from(wanted)) {
+            value.report(format!("it would never hold: the backend has {servers} servers"));
+        }
+        Some(wanted)
+    });
+    table.finish();
+    Some(Condition::ServersUp { backend: backend?.index, at_least: at_least.unwrap_or(1) })
+}

@@ -1,0 +1,111 @@
+//! Idle connections to one server, as one worker keeps them.
+//!
+//! A connection gets here only after a whole answer to a whole request, and leaves it only if nothing was heard from
+//! its server since. Each is watched by the runtime, so that looking costs no system call.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::route::Desk;
+use crate::server::ServerLive;
+
+/// After so long without use a connection is closed. Below the keep-alive of common servers (nginx 75 s, IIS 120 s);
+/// those that close earlier (Apache 5 s) are noticed.
+const KEPT_FOR: Duration = Duration::from_secs(60);
+/// Idle connections to one server, at most; one more is closed.
+const KEPT: usize = 512;
+
+/// A connection to a server, in use or idle.
+#[derive(Debug)]
+pub(crate) struct ServerConnection {
+    pub(crate) stream: TcpStream,
+    pub(crate) counted: Counted,
+}
+
+/// One connection in [`Desk::server_connections`], until dropped.
+#[derive(Debug)]
+pub(crate) struct Counted(Rc<Desk>);
+
+impl ServerConnection {
+    pub(crate) fn new(stream: TcpStream, desk: &Rc<Desk>) -> ServerConnection {
+        desk.server_connections.set(desk.server_connections.get() + 1);
+        ServerConnection { stream, counted: Counted(Rc::clone(desk)) }
+    }
+
+    /// Whether nothing has come: neither bytes, nor an end, nor a reset.
+    pub(crate) fn is_quiet(&self) -> bool {
+        match self.stream.poll_read_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => true,
+            // It may be the memory of bytes long since read: only the kernel knows.
+            Poll::Ready(Ok(())) => {
+                matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
+            Poll::Ready(Err(_)) => false,
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.server_connections.set(self.0.server_connections.get() - 1);
+    }
+}
+
+/// The idle connections to one server; the one used last is lent first.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    server: Arc<ServerLive>,
+    idle: RefCell<Vec<Idle>>,
+    closed: Cell<bool>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: ServerConnection,
+    since: Instant,
+}
+
+impl Pool {
+    pub(crate) fn new(server: Arc<ServerLive>) -> Pool {
+        Pool { server, idle: RefCell::default(), closed: Cell::new(false) }
+    }
+
+    pub(crate) fn server(&self) -> &Arc<ServerLive> {
+        &self.server
+    }
+
+    /// A connection that its server neither closed nor said anything on.
+    pub(crate) fn lend(&self) -> Option<ServerConnection> {
+        let mut idle = self.idle.borrow_mut();
+        std::iter::from_fn(|| idle.pop()).map(|idle| idle.connection).find(ServerConnection::is_quiet)
+    }
+
+    /// Takes a connection whose last exchange is over on both sides, if there is room for it.
+    pub(crate) fn give_back(&self, connection: ServerConnection, now: Instant) {
+        let desk = &connection.counted.0;
+        let mut idle = self.idle.borrow_mut();
+        let room = idle.len() < KEPT && desk.server_connections.get() <= desk.clients.get();
+        if room && !self.closed.get() && !desk.closing.get() {
+            idle.push(Idle { connection, since: now });
+        }
+    }
+
+    /// Closes what its server closed, and what was not used for long.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let fresh = |idle: &Idle| now.saturating_duration_since(idle.since) < KEPT_FOR && idle.connection.is_quiet();
+        self.idle.borrow_mut().retain(fresh);
+    }
+
+    /// Keeps nothing from now on: the server left the plan, or the worker drains.
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+        self.idle.borrow_mut().clear();
+    }
+}

@@ -1,0 +1,271 @@
+//! Where the clients of one frontend go, as one worker has it; rebuilt for each scheme.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::balance::Balancer;
+use crate::http::date::Date;
+use crate::http::forwarded::Forwarding;
+use crate::http::pool::Pool;
+use crate::http::rules::Rules;
+use crate::plan::{self, Balance, Mode};
+use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
+use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState};
+use crate::tcp::buffers::Buffers;
+
+/// Server connections that one worker opens at once; more wait their turn, so that a herd that comes back after a
+/// failover neither starves those already served nor delays the worker's beats.
+const CONNECTS_AT_ONCE: usize = 256;
+/// Bytes of an ordinary head; a longer one makes its vector grow.
+const HEAD: usize = 2048;
+/// Idle vectors for heads kept by a worker.
+const HEADS_KEPT: usize = 256;
+
+/// What all sessions of a worker share.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    pub(crate) worker: usize,
+    pub(crate) buffers: Buffers,
+    heads: RefCell<Vec<Vec<u8>>>,
+    pub(crate) date: RefCell<Date>,
+    pub(crate) connects: Semaphore,
+    /// Clients that it serves now.
+    pub(crate) clients: Cell<usize>,
+    /// HTTP connections to servers, in use or idle. Idle ones are kept only while there are fewer of them than of
+    /// clients, so that a session stays within its two descriptors.
+    pub(crate) server_connections: Cell<usize>,
+    /// The worker drains: nobody is served another request.
+    pub(crate) closing: Cell<bool>,
+    /// Clients that hear of [`Desk::closing`], by number.
+    guests: RefCell<HashMap<u64, Waker>>,
+    next_guest: Cell<u64>,
+}
+
+impl Desk {
+    pub(crate) fn new(worker: u16) -> Desk {
+        Desk {
+            worker: usize::from(worker),
+            buffers: Buffers::default(),
+            heads: RefCell::default(),
+            date: RefCell::default(),
+            connects: Semaphore::new(CONNECTS_AT_ONCE),
+            clients: Cell::new(0),
+            server_connections: Cell::new(0),
+            closing: Cell::new(false),
+            guests: RefCell::default(),
+            next_guest: Cell::new(0),
+        }
+    }
+
+    /// An empty vector for a head, with room for an ordinary one.
+    pub(crate) fn lend_head(&self) -> Vec<u8> {
+        self.heads.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(HEAD))
+    }
+
+    pub(crate) fn give_head_back(&self, mut head: Vec<u8>) {
+        let mut heads = self.heads.borrow_mut();
+        if heads.len() < HEADS_KEPT && head.capacity() <= 4 * HEAD {
+            head.clear();
+            heads.push(head);
+        }
+    }
+}
+
+/// A client's task, woken when the worker begins to drain; until dropped.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    desk: Rc<Desk>,
+    number: u64,
+}
+
+impl Guest {
+    pub(crate) fn new(desk: &Rc<Desk>, waker: Waker) -> Guest {
+        let number = desk.next_guest.replace(desk.next_guest.get() + 1);
+        desk.guests.borrow_mut().insert(number, waker);
+        Guest { desk: Rc::clone(desk), number }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.desk.guests.borrow_mut().remove(&self.number);
+    }
+}
+
+/// One frontend under one scheme.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) scheme: Arc<Scheme>,
+    pub(crate) index: usize,
+    pub(crate) rules: Rules,
+    pub(crate) backends: Rc<[BackendRoute]>,
+    pub(crate) desk: Rc<Desk>,
+}
+
+/// One backend under one scheme.
+#[derive(Debug)]
+pub(crate) struct BackendRoute {
+    pub(crate) balancer: Rc<RefCell<Balancer>>,
+    /// Idle connections by server, in the order of the plan.
+    pub(crate) pools: Vec<Rc<Pool>>,
+}
+
+/// The way in at one address: sessions keep it, and so find the route of the latest scheme at their next request.
+#[derive(Debug)]
+pub(crate) struct Entrance {
+    route: RefCell<Rc<Route>>,
+    /// No longer in the plan: who is inside is served what was asked for, and no more.
+    pub(crate) closed: Cell<bool>,
+}
+
+impl Entrance {
+    /// Whether nobody inside is served another request.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closed.get() || self.route.borrow().desk.closing.get()
+    }
+
+    pub(crate) fn route(&self) -> Rc<Route> {
+        Rc::clone(&self.route.borrow())
+    }
+}
+
+impl Route {
+    pub(crate) fn frontend(&self) -> &plan::Frontend {
+        &self.scheme.plan.frontends[self.index]
+    }
+
+    pub(crate) fn live(&self) -> &FrontendLive {
+        &self.scheme.frontends[self.index]
+    }
+
+    /// Of a frontend that speaks it.
+    pub(crate) fn http(&self) -> &plan::Http {
+        match &self.frontend().mode {
+            Mode::Http(http) => http,
+            Mode::Tcp => unreachable!("only frontends that speak HTTP are asked for it"),
+        }
+    }
+
+    pub(crate) fn forwarding(&self) -> Option<&Forwarding> {
+        self.scheme.forwarding[self.index].as_ref()
+    }
+
+    /// Servers of a backend that can be used.
+    pub(crate) fn servers_up(&self, backend: usize) -> u32 {
+        let servers = self.backend(backend).servers.iter().zip(&self.backend_live(backend).servers);
+        let up = servers.filter(|(server, live)| server.weight > 0 && live.health() != ServerState::Down).count();
+        u32::try_from(up).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn counters(&self) -> &FrontendShard {
+        &self.live().shards[self.desk.worker]
+    }
+
+    pub(crate) fn backend(&self, backend: usize) -> &plan::Backend {
+        &self.scheme.plan.backends[backend]
+    }
+
+    pub(crate) fn backend_live(&self, backend: usize) -> &BackendLive {
+        &self.scheme.backends[backend]
+    }
+
+    pub(crate) fn backend_counters(&self, backend: usize) -> &BackendShard {
+        &self.backend_live(backend).shards[self.desk.worker]
+    }
+
+    pub(crate) fn server_live(&self, backend: usize, server: usize) -> &Arc<ServerLive> {
+        &self.backend_live(backend).servers[server]
+    }
+
+    pub(crate) fn server_counters(&self, backend: usize, server: usize) -> &ServerShard {
+        &self.server_live(backend, server).shards[self.desk.worker]
+    }
+}
+
+/// A backend's balancer, and what it was made for.
+#[derive(Debug)]
+struct KeptBalancer {
+    kind: Balance,
+    weights: Vec<u16>,
+    balancer: Rc<RefCell<Balancer>>,
+}
+
+/// All routes of one worker, by the address that clients come to; what an apply keeps goes on from scheme to scheme.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    desk: Rc<Desk>,
+    entrances: HashMap<SocketAddr, Rc<Entrance>>,
+    balancers: HashMap<String, KeptBalancer>,
+    pools: HashMap<*const ServerLive, Rc<Pool>>,
+}
+
+impl Routes {
+    pub(crate) fn new(desk: Rc<Desk>) -> Self {
+        Routes { desk, entrances: HashMap::new(), balancers: HashMap::new(), pools: HashMap::new() }
+    }
+
+    pub(crate) fn entrance(&self, address: &SocketAddr) -> Option<&Rc<Entrance>> {
+        self.entrances.get(address)
+    }
+
+    /// Idle connections that their servers closed, or that nobody needed for a while, are closed.
+    pub(crate) fn sweep(&self) {
+        let now = Instant::now();
+        self.pools.values().for_each(|pool| pool.sweep(now));
+    }
+
+    /// The worker drains: who is inside is served what was asked for, and no more.
+    pub(crate) fn close(&self) {
+        self.desk.closing.set(true);
+        self.desk.guests.borrow().values().for_each(Waker::wake_by_ref);
+        self.pools.values().for_each(|pool| pool.close());
+    }
+
+    /// Takes up a scheme. Balancers whose servers are unchanged keep their turn, servers that stay their connections.
+    pub(crate) fn adopt(&mut self, scheme: &Arc<Scheme>) {
+        let mut balancers = std::mem::take(&mut self.balancers);
+        let mut pools = std::mem::take(&mut self.pools);
+        let mut closed = std::mem::take(&mut self.entrances);
+        let mut backends = Vec::new();
+        for (backend, live) in scheme.plan.backends.iter().zip(&scheme.backends) {
+            let weights: Vec<u16> = backend.servers.iter().map(|server| server.weight).collect();
+            let balancer = match balancers.remove(&backend.name) {
+                Some(old) if old.kind == backend.balance && old.weights == weights => old.balancer,
+                _ => Rc::new(RefCell::new(Balancer::new(backend.balance, &weights, self.desk.worker))),
+            };
+            let entry = KeptBalancer { kind: backend.balance, weights, balancer: Rc::clone(&balancer) };
+            self.balancers.insert(backend.name.clone(), entry);
+            let mut own = Vec::new();
+            for server in &live.servers {
+                let key = Arc::as_ptr(server);
+                let pool = pools.remove(&key).unwrap_or_else(|| Rc::new(Pool::new(Arc::clone(server))));
+                self.pools.insert(key, Rc::clone(&pool));
+                own.push(pool);
+            }
+            backends.push(BackendRoute { balancer, pools: own });
+        }
+        // A session may still hold a pool whose server is gone: it keeps nothing from now on.
+        pools.values().for_each(|pool| pool.close());
+        let backends: Rc<[BackendRoute]> = backends.into();
+        for (index, frontend) in scheme.plan.frontends.iter().enumerate() {
+            let (scheme, backends, desk) = (Arc::clone(scheme), Rc::clone(&backends), Rc::clone(&self.desk));
+            let rules = scheme.rules[index].clone();
+            let route = Rc::new(Route { scheme, index, rules, backends, desk });
+            for bind in &frontend.binds {
+                let entrance = closed.remove(bind).unwrap_or_else(|| {
+                    Rc::new(Entrance { route: RefCell::new(Rc::clone(&route)), closed: Cell::new(false) })
+                });
+                entrance.route.replace(Rc::clone(&route));
+                self.entrances.insert(*bind, entrance);
+            }
+        }
+        closed.values().for_each(|entrance| entrance.closed.set(true));
+    }
+}
