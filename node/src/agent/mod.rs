@@ -540,6 +540,9 @@ impl Agent {
 
     fn reload(&mut self) {
         systemd::reloading();
+        if !self.supervisor.reopen_logs() {
+            tracing::warn!("the logs are not opened anew: the supervisor is busy; send the signal again");
+        }
         let path = self.path.clone();
         self.work.spawn(work::reload(path));
     }
