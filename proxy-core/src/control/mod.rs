@@ -20,11 +20,11 @@ pub use codec::{FrameError, MAX_FRAME};
 
 use crate::limits::Limits;
 use crate::listener::ListenerKey;
-use crate::plan::Plan;
+use crate::plan::{List, Plan};
 use crate::stats::Stats;
 
 /// Changes with every change of a message; a core and an agent of different versions do not adopt each other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Descriptors in one batch; well below the kernel's 253 in one message.
 pub const BATCH: usize = 64;
@@ -98,6 +98,8 @@ pub enum ToCore {
     },
     /// Answered by [`FromCore::Stats`].
     Stats,
+    /// The plan's list of this name has these networks from now on. Answered by [`FromCore::ListTaken`].
+    List(List),
     /// Sent by an agent that adopts: hand over every descriptor.
     /// Answered by [`FromCore::Manifest`] and the descriptors.
     HandOver,
@@ -131,6 +133,8 @@ pub enum FromCore {
     },
     /// What the data plane counts.
     Stats(Box<Stats>),
+    /// Every rule is measured against the list's new networks; or there is no list of that name.
+    ListTaken,
     /// Nothing is left to carry.
     Drained {
         /// Sessions that were reset at the deadline.
