@@ -170,6 +170,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_changed_of_lists_lies_beside_the_revision() {
+        let (dir, store) = store("lists");
+        assert_eq!(store.lists().expect("readable"), Found::Empty);
+        let text = r#"{"admins":{"added":["192.0.2.1/32"],"removed":["10.0.0.0/8"]}}"#;
+        let overlay: Overlay = serde_json::from_str(text).expect("its form");
+        store.set_lists(&overlay).expect("writable");
+        assert_eq!(Store::open(&dir).expect("there").lists().expect("readable"), Found::Kept(overlay));
+        assert_eq!(store.read().expect("readable"), Found::Empty);
+        fs::remove_dir_all(dir).expect("ours");
+    }
+
+    #[test]
     fn maintenance_is_remembered_and_may_be_said_twice() {
         let (dir, store) = store("maintenance");
         for on in [false, true, true, false, false] {
