@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::balance::Candidate;
-use crate::limits::Gate;
 use crate::http::forwarded::Forwarding;
 use crate::http::lists::Lists;
 use crate::http::rules::Rules;
+use crate::limits::Gate;
 use crate::log_pipe::chain;
 use crate::plan::{self, Mode, Plan, PlanError};
 use crate::queue::Queue;

@@ -217,7 +217,8 @@ impl Connection {
         route.counters().http.requests.add(1);
         let servers_up = |backend| route.servers_up(backend);
         let (client, port, tls) = (self.ends.client, self.ends.own.port(), self.ends.tls);
-        let outcome = route.rules.walk(&Subject { client, port, tls, request: Some(&request), servers_up: &servers_up });
+        let outcome =
+            route.rules.walk(&Subject { client, port, tls, request: Some(&request), servers_up: &servers_up });
         let asked = Method::by(request.method);
         // What is at hand of the body goes with a head that is answered by us; of a longer one, nothing is awaited.
         let at_hand = bytes.len() - request.length;
@@ -476,7 +477,8 @@ impl Connection {
 
     fn count(&self, route: &Route, trip: &Trip, server: usize, status: u16, down: &Flow) {
         let (frontend, server) = (route.counters(), route.server_counters(trip.backend, server));
-        for (bytes_in, bytes_out) in [(&frontend.bytes_in, &frontend.bytes_out), (&server.bytes_in, &server.bytes_out)] {
+        for (bytes_in, bytes_out) in [(&frontend.bytes_in, &frontend.bytes_out), (&server.bytes_in, &server.bytes_out)]
+        {
             bytes_in.add(trip.up.written);
             bytes_out.add(down.written);
         }

@@ -150,12 +150,7 @@ impl<'t> Exchange<'t> {
         if self.upward == Upward::Going { self.trip.up.is_flushed() || untold } else { untold }
     }
 
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        client: &TcpStream,
-        server: &TcpStream,
-    ) -> Poll<Result<End, Failure>> {
+    fn poll(&mut self, cx: &mut Context<'_>, client: &TcpStream, server: &TcpStream) -> Poll<Result<End, Failure>> {
         if self.upward == Upward::Going {
             match self.trip.up.poll_pump(cx, client, server, &self.route.desk.buffers) {
                 Poll::Ready(Ok(())) => self.upward = Upward::Over,
@@ -209,12 +204,7 @@ impl<'t> Exchange<'t> {
     }
 
     /// Until there is a final answer: its head composed, its body begun.
-    fn poll_head(
-        &mut self,
-        cx: &mut Context<'_>,
-        client: &TcpStream,
-        server: &TcpStream,
-    ) -> Poll<Result<(), Failure>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>, client: &TcpStream, server: &TcpStream) -> Poll<Result<(), Failure>> {
         while self.downward == Downward::Head {
             // An interim response that was composed goes first.
             ready!(self.down.poll_send(cx, client)).map_err(|_| Failure::Client)?;

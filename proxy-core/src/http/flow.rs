@@ -71,7 +71,18 @@ impl Body {
 impl Flow {
     /// `window` begins with what is at hand of the body; [`Flow::sort`] it before anything else.
     pub(crate) fn new(head: Vec<u8>, window: Window, body: Body) -> Flow {
-        Flow { head, head_sent: 0, window, ready: 0, cut: 0, tail: Vec::new(), tail_sent: 0, body, written: 0, moved: 0 }
+        Flow {
+            head,
+            head_sent: 0,
+            window,
+            ready: 0,
+            cut: 0,
+            tail: Vec::new(),
+            tail_sent: 0,
+            body,
+            written: 0,
+            moved: 0,
+        }
     }
 
     /// Whether the whole message was written.
