@@ -8,6 +8,7 @@ mod first;
 pub mod http;
 pub mod limits;
 pub mod listener;
+mod log;
 mod log_pipe;
 pub mod plan;
 pub mod plane;

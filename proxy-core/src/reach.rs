@@ -10,7 +10,6 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use crate::balance::Pick;
-use crate::http::pool::ServerConnection;
 use crate::route::Route;
 use crate::server::{Place, ServerLive};
 use crate::stats::ServerState;
@@ -94,7 +93,7 @@ impl Route {
     }
 
     /// A place at a server of the backend that the client is with already, whatever its limit.
-    pub(crate) fn keep(&self, backend: usize, server: &Arc<ServerLive>) -> Option<Chosen> {
+    pub(crate) fn stay(&self, backend: usize, server: &Arc<ServerLive>) -> Option<Chosen> {
         let live = self.backend_live(backend);
         let index = live.servers.iter().position(|one| Arc::ptr_eq(one, server))?;
         Some(Chosen { server: index, place: server.take(None, &live.queue)? })
@@ -169,10 +168,5 @@ impl Route {
         };
         // The wait for a turn counts: `limit` is what the client waits.
         timeout(limit, connect).await?
-    }
-
-    /// A pooled connection to a server.
-    pub(crate) fn pooled(&self, backend: usize, server: usize) -> Option<ServerConnection> {
-        self.backends[backend].pools[server].lend()
     }
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::SystemTime;
 
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -15,6 +16,8 @@ use crate::http::date::Date;
 use crate::http::forwarded::Forwarding;
 use crate::http::pool::Pool;
 use crate::http::rules::Rules;
+use crate::limits::Gate;
+use crate::log::Logger;
 use crate::plan::{self, Balance, Mode};
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
 use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState};
@@ -32,9 +35,12 @@ const HEADS_KEPT: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Desk {
     pub(crate) worker: usize,
+    pub(crate) logger: Logger,
+    /// Counts the clients of the process.
+    pub(crate) process: Arc<Gate>,
     pub(crate) buffers: Buffers,
     heads: RefCell<Vec<Vec<u8>>>,
-    pub(crate) date: RefCell<Date>,
+    date: RefCell<Date>,
     pub(crate) connects: Semaphore,
     /// Clients that it serves now.
     pub(crate) clients: Cell<usize>,
@@ -49,9 +55,11 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
-    pub(crate) fn new(worker: u16) -> Desk {
+    pub(crate) fn new(worker: u16, logger: Logger, process: Arc<Gate>) -> Desk {
         Desk {
             worker: usize::from(worker),
+            logger,
+            process,
             buffers: Buffers::default(),
             heads: RefCell::default(),
             date: RefCell::default(),
@@ -62,6 +70,12 @@ impl Desk {
             guests: RefCell::default(),
             next_guest: Cell::new(0),
         }
+    }
+
+    /// Now, for a `Date` field.
+    pub(crate) fn date(&self) -> [u8; 29] {
+        let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs());
+        self.date.borrow_mut().at(now)
     }
 
     /// An empty vector for a head, with room for an ordinary one.

@@ -12,8 +12,9 @@ use crate::http::forwarded::Forwarding;
 use crate::http::lists::Lists;
 use crate::http::rules::Rules;
 use crate::limits::Gate;
+use crate::log::Sinks;
 use crate::log_pipe::chain;
-use crate::plan::{self, Mode, Plan, PlanError};
+use crate::plan::{self, LogSink, Mode, Plan, PlanError};
 use crate::queue::Queue;
 use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState, shards};
 
@@ -28,6 +29,8 @@ pub(crate) struct Scheme {
     /// Of each frontend; `None`: the servers are told nothing of the client.
     pub(crate) forwarding: Vec<Option<Forwarding>>,
     pub(crate) lists: Arc<Lists>,
+    /// Where the frontends' logs go.
+    pub(crate) sinks: Sinks,
 }
 
 /// A frontend, known by its name.
@@ -79,11 +82,16 @@ pub(crate) struct Place {
 }
 
 impl Scheme {
-    /// `plan`, which was validated, around the live state of `before`.
+    /// `plan`, which was validated, around the live state of `before`; `open` opens its logs, once nothing can fail any more.
     ///
     /// # Errors
     /// A rule that can't be used.
-    pub(crate) fn build(plan: Plan, before: Option<&Scheme>, workers: u16) -> Result<Scheme, PlanError> {
+    pub(crate) fn build(
+        plan: Plan,
+        before: Option<&Scheme>,
+        workers: u16,
+        open: impl FnOnce(&[LogSink]) -> Sinks,
+    ) -> Result<Scheme, PlanError> {
         let lists = Arc::new(Lists::new(&plan.lists));
         let compile = |frontend: &plan::Frontend| {
             let wrong = |error| PlanError::new(format!("frontend `{}`", frontend.name), chain(&error));
@@ -114,7 +122,8 @@ impl Scheme {
             Arc::new(BackendLive::build(backend, kept, workers))
         });
         let backends = backends.collect();
-        Ok(Scheme { plan, frontends, backends, rules, forwarding, lists })
+        let sinks = open(&plan.log_sinks);
+        Ok(Scheme { plan, frontends, backends, rules, forwarding, lists, sinks })
     }
 }
 

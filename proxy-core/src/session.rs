@@ -89,7 +89,7 @@ async fn tcp(client: TcpStream, peer: SocketAddr, route: Rc<Route>) {
     let idle: Duration = plan.tunnel_timeout.unwrap_or(frontend.client_timeout.min(plan.server_timeout));
     let up = [&counters.bytes_in, &server.bytes_in];
     let down = [&counters.bytes_out, &server.bytes_out];
-    let end = Relay::new(client.served(), stream, &route.desk.buffers).run(idle, &up, &down).await;
+    let (end, _) = Relay::new(client.served(), stream, &route.desk.buffers).run(idle, &up, &down).await;
     debug!(frontend = frontend.name, client = %peer, ?end, "session ended");
     drop(place);
 }

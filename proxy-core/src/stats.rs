@@ -29,6 +29,8 @@ pub struct Stats {
     pub backends: Vec<BackendStats>,
     /// By worker number.
     pub workers: Vec<WorkerStats>,
+    /// In the order of the plan.
+    pub log_sinks: Vec<LogSinkStats>,
 }
 
 /// One frontend.
@@ -139,6 +141,19 @@ pub struct WorkerStats {
     pub panics: u64,
     /// Times that accepting was paused because the kernel had no descriptor or memory left.
     pub accept_pauses: u64,
+    /// Log lines dropped because the writer did not come after.
+    pub log_drops: u64,
+}
+
+/// One log sink.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSinkStats {
+    /// As in the plan.
+    pub target: String,
+    /// Lines that it took.
+    pub written: u64,
+    /// Lines dropped because it was full, failed or could not be opened.
+    pub dropped: u64,
 }
 
 /// A number that one thread adds to and any thread reads.
@@ -225,6 +240,7 @@ pub(crate) struct WorkerShard {
     pub(crate) panics: Counter,
     pub(crate) accept_pauses: Counter,
     pub(crate) reset_by_drain: Counter,
+    pub(crate) log_drops: Counter,
 }
 
 /// One default shard a worker.

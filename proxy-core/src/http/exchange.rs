@@ -15,6 +15,7 @@ use super::chunked::Keep;
 use super::flow::{Body, Broken, Flow};
 use super::head::{self, BadRequest, BadResponse, Framing, Version};
 use super::rewrite::{Connection, ResponseHead};
+use super::story::Story;
 use super::trip::Trip;
 use crate::route::{Entrance, Route};
 use crate::tcp::window::Window;
@@ -57,6 +58,7 @@ pub(crate) struct Exchange<'t> {
     entrance: &'t Entrance,
     route: &'t Route,
     trip: &'t mut Trip,
+    story: Option<&'t mut Story>,
     down: Flow,
     upward: Upward,
     downward: Downward,
@@ -90,12 +92,18 @@ enum Downward {
 }
 
 impl<'t> Exchange<'t> {
-    pub(crate) fn new(entrance: &'t Entrance, route: &'t Route, trip: &'t mut Trip) -> Exchange<'t> {
+    pub(crate) fn new(
+        entrance: &'t Entrance,
+        route: &'t Route,
+        trip: &'t mut Trip,
+        story: Option<&'t mut Story>,
+    ) -> Exchange<'t> {
         let down = Flow::new(route.desk.lend_head(), Window::default(), Body::Ended);
         Exchange {
             entrance,
             route,
             trip,
+            story,
             down,
             upward: Upward::Going,
             downward: Downward::Head,
@@ -277,6 +285,9 @@ impl<'t> Exchange<'t> {
         if status >= 200 || status == 101 {
             self.status = status;
             self.server_persists = persistent;
+            if let Some(story) = &mut self.story {
+                story.answered(Instant::now());
+            }
         }
         self.down.begin(body).map_err(|bad| Failure::Response(bad.into()))
     }
