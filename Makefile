@@ -7,7 +7,7 @@ BENCH := $(or $(CARGO_TARGET_DIR),target)/release/bench
 # Tools that cargo builds for us stay inside the checkout.
 TOOLS := $(CURDIR)/target/tools
 
-.PHONY: help demo build test test-all sim fmt clippy deny rules docs unit lab-tests numbers compare bench bench-quick audit
+.PHONY: help demo build test test-all sim fmt clippy deny rules docs unit lab-tests numbers compare bench bench-quick differential audit
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST)
@@ -80,3 +80,8 @@ bench-quick: build  ## the same in two minutes: shows that it works, and roughly
 	@.ci/setup bench
 	$(CARGO) build --release --locked -p bench
 	$(BENCH) --quick
+
+differential: ## ten thousand requests through lbnode and haproxy: every difference has a name (docs/differences.md)
+	@.ci/setup test
+	$(CARGO) build --locked -p node
+	$(CARGO) test --locked -p tests --test differential -- --nocapture
