@@ -13,6 +13,7 @@ pub mod handoff;
 pub mod lab;
 pub mod listeners;
 pub mod log;
+pub mod logs;
 mod netlink;
 pub mod peer;
 mod pidfd;

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::{self, Contents};
+
 /// What runs on this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -16,6 +18,18 @@ pub struct Revision {
     pub number: u64,
     /// The cluster file, to the letter.
     pub text: String,
+    /// What the files said that it names, when it was applied: no later start depends on them.
+    #[serde(default, skip_serializing_if = "Contents::is_empty")]
+    pub files: Contents,
+}
+
+impl Revision {
+    /// What tells it from others: the SHA-256 of the text, or of the text and all files, in hex.
+    pub fn digest(&self) -> String {
+        let mut parts = vec![config::digest(&self.text)];
+        parts.extend(self.files.iter().map(|(path, content)| format!("{} {path}", config::digest(content))));
+        if self.files.is_empty() { parts.remove(0) } else { config::digest(&parts.join("\n")) }
+    }
 }
 
 /// Why the store could not be used.
@@ -136,11 +150,26 @@ mod tests {
         let (dir, store) = store("round-trip");
         assert_eq!(store.read().expect("readable"), Found::Empty);
         for number in 1..4 {
-            let revision = Revision { number, text: format!("# revision {number}\n") };
+            let files = [(format!("/etc/{number}.lst"), "10.0.0.1\n".to_owned())].into();
+            let revision = Revision { number, text: format!("# revision {number}\n"), files };
             store.write(&revision).expect("writable");
             assert_eq!(store.read().expect("readable"), Found::Revision(revision));
         }
         fs::remove_dir_all(dir).expect("ours");
+    }
+
+    #[test]
+    fn a_revision_without_files_is_its_text_and_any_file_makes_it_another() {
+        let revision = |content: &str| {
+            let files = (!content.is_empty()).then(|| ("/etc/a".to_owned(), content.to_owned()));
+            Revision { number: 1, text: "abc".into(), files: files.into_iter().collect() }.digest()
+        };
+        assert_eq!(revision(""), config::digest("abc"));
+        let (one, other) = (revision("10.0.0.1"), revision("10.0.0.2"));
+        assert_ne!(one, other);
+        assert_ne!(one, revision(""));
+        let before: Revision = serde_json::from_str(r#"{"number":1,"text":"abc"}"#).expect("what was written before");
+        assert_eq!(before.digest(), revision(""));
     }
 
     #[test]

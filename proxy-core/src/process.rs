@@ -238,8 +238,8 @@ impl Core {
     }
 
     fn apply(&mut self, plan: Plan, removed: &BTreeSet<ListenerKey>) -> Result<Limits, String> {
-        let added = self.listeners(&self.fresh)?;
         let sinks = std::mem::take(&mut self.sinks);
+        let added = self.listeners(&self.fresh)?;
         let (Some(plane), Some(running)) = (&mut self.plane, &mut self.running) else {
             return Err("it was not started".into());
         };

@@ -419,7 +419,7 @@ impl Agent {
             }
             Request::ConfigShow => Response::Config {
                 revision: self.revision.number,
-                digest: crate::config::digest(&self.revision.text),
+                digest: self.revision.digest(),
                 text: self.revision.text.clone(),
             },
             Request::ConfigApply { .. } if self.applying => {
@@ -540,6 +540,9 @@ impl Agent {
 
     fn reload(&mut self) {
         systemd::reloading();
+        if !self.supervisor.reopen_logs() {
+            tracing::warn!("the logs are not opened anew: the supervisor is busy; send the signal again");
+        }
         let path = self.path.clone();
         self.work.spawn(work::reload(path));
     }

@@ -118,14 +118,14 @@ pub(super) fn prepare(path: &Path) -> Result<Prepared, StartError> {
     let (revision, mut cluster) = match stored {
         Some(revision) => {
             let number = revision.number;
-            let parsed = config::parse_cluster(&format!("revision {number}"), &revision.text);
+            let parsed = config::parse_kept(&format!("revision {number}"), &revision.text, &revision.files);
             let cluster = parsed.map_err(|source| StartError::Stored { number, source })?;
             (revision, cluster)
         }
         None => {
             let text = config::read_text(&node.bootstrap)?;
-            let cluster = config::parse_cluster(&node.bootstrap.display().to_string(), &text)?;
-            (Revision { number: 1, text }, cluster)
+            let mut cluster = config::parse_cluster(&node.bootstrap.display().to_string(), &text)?;
+            (Revision { number: 1, text, files: std::mem::take(&mut cluster.files) }, cluster)
         }
     };
     cluster.plan.revision = revision.number;

@@ -53,7 +53,7 @@ pub(super) struct Candidate {
 
 impl Candidate {
     pub(super) fn as_response(&self, dry_run: bool) -> Response {
-        let digest = config::digest(&self.revision.text);
+        let digest = self.revision.digest();
         Response::Applied { revision: self.revision.number, digest, changed: self.changed, dry_run }
     }
 }
@@ -66,10 +66,12 @@ impl Agent {
             error => Response::Failed { message: chain(&error) },
         })?;
         let routers = config::routers(&self.node, &cluster).map_err(|errors| Response::Invalid { errors })?;
-        let changed = config::digest(text) != config::digest(&self.revision.text);
-        let number = self.revision.number + u64::from(changed);
-        cluster.plan.revision = number;
-        Ok(Candidate { revision: Revision { number, text: text.to_owned() }, cluster, routers, changed })
+        let (number, files) = (self.revision.number, std::mem::take(&mut cluster.files));
+        let mut revision = Revision { number, text: text.to_owned(), files };
+        let changed = revision.digest() != self.revision.digest();
+        revision.number += u64::from(changed);
+        cluster.plan.revision = revision.number;
+        Ok(Candidate { revision, cluster, routers, changed })
     }
 }
 

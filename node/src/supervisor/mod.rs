@@ -30,6 +30,7 @@ pub use policy::Timing;
 pub use settings::{Settings, UserError, identity};
 
 use crate::listeners::{BindErrors, Listeners};
+use crate::logs::OpenError;
 
 /// Commands that may wait for the supervisor; a further one waits for room.
 const COMMANDS: usize = 16;
@@ -153,6 +154,9 @@ pub enum ApplyError {
     /// An address cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindErrors),
+    /// A log sink cannot be opened.
+    #[error(transparent)]
+    Log(#[from] OpenError),
     /// The core refused it.
     #[error("the proxy core refused revision {revision}: {why}")]
     Rejected {
@@ -213,6 +217,7 @@ enum Command {
     Apply(Box<Plan>, oneshot::Sender<Result<u64, ApplyError>>),
     Stop(Duration, oneshot::Sender<Stopped>),
     Stats(oneshot::Sender<Stats>),
+    ReopenLogs,
 }
 
 impl Supervisor {
@@ -283,6 +288,12 @@ impl Supervisor {
             answer.await.ok()
         };
         tokio::time::timeout(STATISTICS, ask).await.ok()?
+    }
+
+    /// Has the log sinks of the plan that runs opened anew, now or after the change that is on its way: their files were
+    /// moved away. Whether it could be said; never waits.
+    pub fn reopen_logs(&self) -> bool {
+        self.commands.try_send(Command::ReopenLogs).is_ok()
     }
 
     /// From now on the first client that the running core accepts at `address`, whatever the port, is noticed; what was

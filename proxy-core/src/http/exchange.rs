@@ -161,9 +161,15 @@ impl<'t> Exchange<'t> {
     fn poll(&mut self, cx: &mut Context<'_>, client: &TcpStream, server: &TcpStream) -> Poll<Result<End, Failure>> {
         if self.upward == Upward::Going {
             match self.trip.up.poll_pump(cx, client, server, &self.route.desk.buffers) {
-                Poll::Ready(Ok(())) => self.upward = Upward::Over,
-                Poll::Ready(Err(Broken::Write(_))) => self.upward = Upward::Refused,
-                Poll::Ready(Err(Broken::Read(_) | Broken::Truncated)) => return Poll::Ready(Err(Failure::Client)),
+                Poll::Ready(Ok(())) => {
+                    self.upward = Upward::Over;
+                    // What may have to be said again is kept; an answer that takes its time holds nothing else.
+                    if self.trip.replay.is_none_or(|body| body == 0) {
+                        self.trip.up.window.release(&self.route.desk.buffers);
+                    }
+                }
+                Poll::Ready(Err(Broken::Write)) => self.upward = Upward::Refused,
+                Poll::Ready(Err(Broken::Read | Broken::Truncated)) => return Poll::Ready(Err(Failure::Client)),
                 Poll::Ready(Err(Broken::Chunk(bad))) => return Poll::Ready(Err(Failure::Request(bad.into()))),
                 Poll::Pending => {}
             }
@@ -179,9 +185,9 @@ impl<'t> Exchange<'t> {
         if self.downward == Downward::Body {
             match ready!(self.down.poll_pump(cx, server, client, &self.route.desk.buffers)) {
                 Ok(()) => self.downward = Downward::Over,
-                Err(Broken::Read(_) | Broken::Truncated) => return Poll::Ready(Err(Failure::Server)),
+                Err(Broken::Read | Broken::Truncated) => return Poll::Ready(Err(Failure::Server)),
                 Err(Broken::Chunk(bad)) => return Poll::Ready(Err(Failure::Response(bad.into()))),
-                Err(Broken::Write(_)) => return Poll::Ready(Err(Failure::Client)),
+                Err(Broken::Write) => return Poll::Ready(Err(Failure::Client)),
             }
         }
         self.poll_rest(cx, server).map(Ok)
@@ -190,7 +196,7 @@ impl<'t> Exchange<'t> {
     /// The answer is over. A request that goes on is carried on for as long as its server keeps the connection.
     fn poll_rest(&mut self, cx: &mut Context<'_>, server: &TcpStream) -> Poll<End> {
         let whole = self.upward == Upward::Over;
-        if self.upward == Upward::Going && self.server_persists {
+        if self.upward == Upward::Going && self.server_persists && self.down.window.is_empty() {
             // Whatever the server says now, even an end, is the end.
             ready!(self.down.window.poll_fill(cx, server, &self.route.desk.buffers)).ok();
         }

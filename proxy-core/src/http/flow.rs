@@ -27,13 +27,13 @@ pub(crate) enum Body {
 #[derive(Debug)]
 pub(crate) enum Broken {
     /// Reading failed.
-    Read(io::Error),
+    Read,
     /// The stream ended inside the body.
     Truncated,
     /// Its chunks are none.
     Chunk(BadChunk),
     /// Writing failed.
-    Write(io::Error),
+    Write,
 }
 
 /// The bytes of one message.
@@ -83,11 +83,6 @@ impl Flow {
             written: 0,
             moved: 0,
         }
-    }
-
-    /// Whether the whole message was written.
-    pub(crate) fn is_done(&self) -> bool {
-        matches!(self.body, Body::Ended) && self.is_flushed()
     }
 
     /// Whether nothing waits to be written.
@@ -168,11 +163,11 @@ impl Flow {
         buffers: &Buffers,
     ) -> Poll<Result<(), Broken>> {
         loop {
-            ready!(self.poll_send(cx, to)).map_err(Broken::Write)?;
+            ready!(self.poll_send(cx, to)).map_err(|_| Broken::Write)?;
             if matches!(self.body, Body::Ended) {
                 return Poll::Ready(Ok(()));
             }
-            let read = ready!(self.window.poll_fill(cx, from, buffers)).map_err(Broken::Read)?;
+            let read = ready!(self.window.poll_fill(cx, from, buffers)).map_err(|_| Broken::Read)?;
             self.moved += read as u64;
             match self.body {
                 _ if read > 0 => self.sort().map_err(Broken::Chunk)?,

@@ -95,7 +95,13 @@ impl Connection {
                     self.input.release(&route.desk.buffers);
                     route.desk.give_head_back(down.head);
                     route.desk.give_head_back(trip.up.head);
-                    return Outcome::Next(if client_goes_on { Next::Request } else { Next::Linger });
+                    let next = match client_goes_on {
+                        true => Next::Request,
+                        // It asked for the end, and has said all.
+                        false if !trip.persistent && self.input.is_empty() => Next::Close,
+                        false => Next::Linger,
+                    };
+                    return Outcome::Next(next);
                 }
                 // Nobody heard anything of it.
                 Err(Failure::Server) if !heard => {

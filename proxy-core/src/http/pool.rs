@@ -6,7 +6,6 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -14,7 +13,6 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::route::Desk;
-use crate::server::ServerLive;
 
 /// After so long without use a connection is closed. Below the keep-alive of common servers (nginx 75 s, IIS 120 s);
 /// those that close earlier (Apache 5 s) are noticed.
@@ -59,9 +57,8 @@ impl Drop for Counted {
 }
 
 /// The idle connections to one server; the one used last is lent first.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Pool {
-    server: Arc<ServerLive>,
     idle: RefCell<Vec<Idle>>,
     closed: Cell<bool>,
 }
@@ -73,14 +70,6 @@ struct Idle {
 }
 
 impl Pool {
-    pub(crate) fn new(server: Arc<ServerLive>) -> Pool {
-        Pool { server, idle: RefCell::default(), closed: Cell::new(false) }
-    }
-
-    pub(crate) fn server(&self) -> &Arc<ServerLive> {
-        &self.server
-    }
-
     /// A connection that its server neither closed nor said anything on.
     pub(crate) fn lend(&self) -> Option<ServerConnection> {
         let mut idle = self.idle.borrow_mut();
