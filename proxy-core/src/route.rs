@@ -259,7 +259,7 @@ impl Routes {
             let mut own = Vec::new();
             for server in &live.servers {
                 let key = Arc::as_ptr(server);
-                let pool = pools.remove(&key).unwrap_or_else(|| Rc::default());
+                let pool = pools.remove(&key).unwrap_or_default();
                 self.pools.insert(key, Rc::clone(&pool));
                 own.push(pool);
             }

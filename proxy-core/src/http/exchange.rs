@@ -265,11 +265,13 @@ impl<'t> Exchange<'t> {
         };
         self.trip.private |= response.hop.connection_auth;
         self.down.head.clear();
-        // An old client knows no interim response (RFC 9110 §15.2).
+        // An old client knows no interim response (RFC 9110 §15.2); the others get it as it is.
         if status >= 200 || !old_client {
             let rules = self.route.rules.response_edits(&self.trip.response_edits);
             let edits = self.route.backend(self.trip.backend).response_edits.iter();
             let edits = edits.chain(&self.route.http().response_edits).chain(rules);
+            let final_only = if status >= 200 { usize::MAX } else { 0 };
+            let edits = edits.take(final_only);
             let head = ResponseHead { bytes, response: &response, edits, connection, dechunked };
             match head.as_it_is() {
                 Some(same) => self.down.head.extend_from_slice(same),

@@ -10,7 +10,6 @@ use super::connection::{Connection, Next, Outcome};
 use super::decide::Step;
 use super::exchange::{End, Exchange, Failure};
 use super::flow::Flow;
-use super::head::Asked;
 use super::pool::ServerConnection;
 use super::trip::Trip;
 use crate::reach::{Attempts, Chosen, Unreached};
@@ -158,7 +157,7 @@ impl Connection {
         if why == Unreached::Left {
             return Outcome::Next(Next::Close);
         }
-        let answer = self.error(route, trip.asked == Asked::Head, 503, None);
+        let answer = self.error(route, Some(trip), 503, None);
         Outcome::Next(self.answer(route, answer, Next::Linger).await)
     }
 
@@ -182,7 +181,7 @@ impl Connection {
                 (502, None)
             }
         };
-        let answer = self.error(route, trip.asked == Asked::Head, status, sentence);
+        let answer = self.error(route, Some(trip), status, sentence);
         Outcome::Next(self.answer(route, answer, Next::Linger).await)
     }
 }
