@@ -132,14 +132,15 @@ impl<'t> Exchange<'t> {
         let client_timeout = self.route.frontend().client_timeout;
         let server_timeout = self.route.backend(self.trip.backend).server_timeout;
         let mut last = Instant::now();
-        let mut moved = 0;
+        // What goes at once moves nothing on: it has just begun.
+        let mut moved = None;
         poll_fn(|cx| {
             if let Poll::Ready(end) = self.poll(cx, client, server) {
                 return Poll::Ready(end);
             }
             let now_moved = self.trip.up.moved + self.down.moved;
-            if now_moved != moved {
-                (moved, last) = (now_moved, Instant::now());
+            if moved.replace(now_moved).is_some_and(|before| before != now_moved) {
+                last = Instant::now();
             }
             let (limit, expired) = if self.waits_for_client() {
                 (client_timeout, Failure::ClientTimeout)
@@ -173,11 +174,12 @@ impl<'t> Exchange<'t> {
                 Poll::Ready(Err(Broken::Chunk(bad))) => return Poll::Ready(Err(Failure::Request(bad.into()))),
                 Poll::Pending => {}
             }
-        } else if self.watched {
-            self.watch(cx, client)?;
         }
-        if self.downward == Downward::Head {
-            ready!(self.poll_head(cx, client, server))?;
+        if self.downward == Downward::Head && self.poll_head(cx, client, server)?.is_pending() {
+            if self.watched && self.upward != Upward::Going {
+                self.watch(cx, client)?;
+            }
+            return Poll::Pending;
         }
         if self.downward == Downward::Tunnel {
             return self.down.poll_send(cx, client).map(|sent| sent.map(|()| End::Tunnel).map_err(|_| Failure::Client));

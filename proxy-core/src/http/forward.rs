@@ -3,7 +3,6 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::time::Instant;
 use tracing::debug;
 
 use super::connection::{Connection, Next, Outcome};
@@ -75,7 +74,7 @@ impl Connection {
             let mut exchange = Exchange::new(&self.entrance, route, &mut trip, self.story.as_deref_mut());
             let end = exchange.run(&self.client, &server.stream, &mut self.alarm).await;
             let (status, heard) = (exchange.status, exchange.heard);
-            let down = exchange.into_down();
+            let mut down = exchange.into_down();
             count(route, &trip, chosen.server, status, &down);
             self.tell(|story| {
                 story.status = status;
@@ -92,6 +91,7 @@ impl Connection {
                     }
                     self.input = std::mem::take(&mut trip.up.window);
                     self.input.release(&route.desk.buffers);
+                    down.window.clear(&route.desk.buffers);
                     route.desk.give_head_back(down.head);
                     route.desk.give_head_back(trip.up.head);
                     let next = match client_goes_on {
@@ -145,7 +145,7 @@ impl Connection {
             let server = Arc::clone(route.server_live(trip.backend, chosen.server));
             self.private.push(Private { server, connection });
         } else {
-            route.backends[trip.backend].pools[chosen.server].give_back(connection, Instant::now());
+            route.backends[trip.backend].pools[chosen.server].give_back(connection);
         }
     }
 
