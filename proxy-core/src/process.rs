@@ -200,6 +200,12 @@ impl Core {
                 let stats = self.plane.as_ref().map(DataPlane::stats).unwrap_or_default();
                 self.say(FromCore::Stats(Box::new(stats)));
             }
+            ToCore::List(list) => {
+                if let Some(plane) = &self.plane {
+                    plane.replace_list(&list);
+                }
+                self.say(FromCore::ListTaken);
+            }
             ToCore::HandOver => {
                 if let Some(agent) = &mut self.agent
                     && let Err(error) = agent.queue_descriptors(&self.held)
@@ -238,8 +244,8 @@ impl Core {
     }
 
     fn apply(&mut self, plan: Plan, removed: &BTreeSet<ListenerKey>) -> Result<Limits, String> {
-        let added = self.listeners(&self.fresh)?;
         let sinks = std::mem::take(&mut self.sinks);
+        let added = self.listeners(&self.fresh)?;
         let (Some(plane), Some(running)) = (&mut self.plane, &mut self.running) else {
             return Err("it was not started".into());
         };
