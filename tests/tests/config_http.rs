@@ -79,7 +79,7 @@ fn the_exchange_example_is_good() {
     let exchange = &plan.frontends[0];
     assert_eq!((exchange.name.as_str(), exchange.rules.len()), ("exchange", 9));
     assert_eq!(exchange.client_timeout, Duration::from_secs(30));
-    assert_eq!(http(plan).response_edits.len(), 3);
+    assert_eq!(http(plan).response_edits.len(), 2);
     let prefix = Condition::Path(any_case(&[Pattern::Prefix("/ecp".into())]));
     let admins = plan.lists.iter().position(|list| list.name == "admins").unwrap();
     let outsiders = Condition::Not(Box::new(Condition::Source(vec![Sources::List(admins)])));
