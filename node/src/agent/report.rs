@@ -265,7 +265,7 @@ fn proxy_state(state: &CoreState, crash_loop: bool) -> ProxyState {
         CoreState::Ready { .. } => ProxyState::Ready,
         CoreState::Starting | CoreState::Adopted { .. } => ProxyState::Starting,
         CoreState::Hung { .. } => ProxyState::Hung,
-        CoreState::Exited(_) | CoreState::Backoff { .. } => ProxyState::Backoff,
+        CoreState::Ending | CoreState::Exited(_) | CoreState::Backoff { .. } => ProxyState::Backoff,
         CoreState::CrashLoop { .. } => ProxyState::CrashLoop,
         CoreState::Draining => ProxyState::Draining,
         CoreState::Stopped => ProxyState::Stopped,

@@ -8,7 +8,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child as StdChild, Command, ExitStatus};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -17,9 +16,6 @@ use tokio::io::unix::AsyncFd;
 
 use super::Settings;
 use crate::pidfd;
-
-/// How long a core that closed its channel may take to be gone before it is called broken.
-pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 /// A core's process, ours or one that we adopted.
 #[derive(Debug)]
