@@ -1,4 +1,4 @@
-//! Child processes: started inside a namespace, their words in a file, and never longer-lived than the lab.
+//! Child processes: started inside a namespace (or here), their words in a file, and never longer-lived than the lab.
 //!
 //! Three nets hold them: [`Process`] kills on drop; the kernel kills when the namespace's thread ends, however
 //! that happens; and a mark in the environment lets the next lab find what escaped both (a grandchild).
@@ -56,7 +56,21 @@ pub struct Process {
 
 impl Process {
     /// Starts `command` inside `netns`; what it prints is appended to `log`.
-    pub fn start(netns: &Netns, name: &str, mut command: Command, log: &Path) -> Result<Process, ProcessError> {
+    pub fn start(netns: &Netns, name: &str, command: Command, log: &Path) -> Result<Process, ProcessError> {
+        Process::launch(name, command, log, |mut command| netns.run(move || command.spawn()))
+    }
+
+    /// The same without a namespace. The process ends with the thread that calls this, at the latest.
+    pub fn start_here(name: &str, command: Command, log: &Path) -> Result<Process, ProcessError> {
+        Process::launch(name, command, log, |mut command| command.spawn())
+    }
+
+    fn launch(
+        name: &str,
+        mut command: Command,
+        log: &Path,
+        spawn: impl FnOnce(Command) -> io::Result<Child>,
+    ) -> Result<Process, ProcessError> {
         let open = || File::options().create(true).append(true).open(log);
         let log_error = |source| ProcessError::Log { path: log.into(), source };
         let out = open().map_err(log_error)?;
@@ -71,7 +85,7 @@ impl Process {
             });
         }
         let program = command.get_program().to_string_lossy().into_owned();
-        let child = netns.run(move || command.spawn()).map_err(|source| ProcessError::Spawn { program, source })?;
+        let child = spawn(command).map_err(|source| ProcessError::Spawn { program, source })?;
         Ok(Process { child, name: name.into(), log: log.into() })
     }
 

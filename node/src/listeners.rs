@@ -61,6 +61,13 @@ impl fmt::Display for BindErrors {
 
 impl std::error::Error for BindErrors {}
 
+impl BindErrors {
+    /// Whether all that is missing is a right.
+    pub fn not_permitted(&self) -> bool {
+        self.0.iter().all(|error| error.source.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
 /// The sockets that a plan needs with so many workers.
 pub fn wanted(plan: &Plan, workers: u16) -> BTreeSet<ListenerKey> {
     let addresses = plan.frontends.iter().flat_map(|frontend| &frontend.binds);
@@ -98,6 +105,22 @@ impl Listeners {
         }
         self.current.store(Arc::new(set));
         Ok(added)
+    }
+
+    /// For who has no lock against a second one of themselves: the kernel would let it bind the same addresses
+    /// (`SO_REUSEPORT`) and deal the clients out to both. A port that we listen at already is not looked at.
+    ///
+    /// # Errors
+    /// Every address that somebody listens at, or that cannot be bound for another reason.
+    pub fn refuse_shared(&self, addresses: &[SocketAddr]) -> Result<(), BindErrors> {
+        let current = self.current.load();
+        let ours = |address: &SocketAddr| current.keys().any(|key| key.address.port() == address.port());
+        let shared = addresses.iter().copied().filter(|address| !ours(address)).filter_map(|address| {
+            let source = bound(address, false).err()?;
+            Some(BindError { address, remedy: remedy(address, &source), source })
+        });
+        let shared: Vec<_> = shared.collect();
+        if shared.is_empty() { Ok(()) } else { Err(BindErrors(shared)) }
     }
 
     /// Takes over a socket that somebody else kept: an adopted core, or systemd. One that is shut listens again: the
@@ -156,9 +179,15 @@ pub fn migrate_requests() -> io::Result<()> {
 }
 
 fn open(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = bound(address, true)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(shared)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
         socket.set_freebind_v6(true)?;
@@ -166,8 +195,7 @@ fn open(address: SocketAddr) -> io::Result<OwnedFd> {
         socket.set_freebind_v4(true)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 fn backlog() -> Backlog {

@@ -49,7 +49,7 @@ impl Bench {
         let settings = Settings {
             executable: env!("CARGO_BIN_EXE_lbnode").into(),
             arguments: vec!["proxy-core".into()],
-            adoption_socket: folder.join("core.sock"),
+            adoption_socket: Some(folder.join("core.sock")),
             identity: Identity { uid, gid },
             workers: 2,
             log_level: tracing::Level::INFO,
@@ -483,7 +483,7 @@ async fn a_second_supervisor_is_refused_and_the_first_ones_core_is_untouched() {
     let mut bench = Bench::new("second");
     let (first, mut events) = bench.start();
     let pid = ready(&mut events).await;
-    let socket = std::fs::metadata(&bench.settings.adoption_socket).unwrap().ino();
+    let socket = std::fs::metadata(bench.settings.adoption_socket.as_ref().unwrap()).unwrap().ino();
     let client = TcpStream::connect(bench.address).unwrap();
     echo(&client).unwrap();
 
@@ -494,7 +494,7 @@ async fn a_second_supervisor_is_refused_and_the_first_ones_core_is_untouched() {
     assert!(matches!(&refused, StartError::Taken(path) if path.starts_with(&bench.folder)), "{refused}");
     assert!(listeners.current().is_empty());
     assert_eq!(listening(bench.address), usize::from(bench.settings.workers));
-    assert_eq!(std::fs::metadata(&bench.settings.adoption_socket).unwrap().ino(), socket);
+    assert_eq!(std::fs::metadata(bench.settings.adoption_socket.as_ref().unwrap()).unwrap().ino(), socket);
     echo(&client).expect("the session lives");
     assert_eq!(first.stats().await.unwrap().revision, 1);
     assert_eq!((first.status().borrow().pid, first.status().borrow().restarts), (Some(pid), 0));
@@ -606,6 +606,6 @@ async fn stopping_resets_what_is_left_at_the_deadline_and_counts_it() {
     assert!(begin.elapsed() >= Duration::from_millis(500));
     assert!(echo(&client).is_err());
     assert!(!PathBuf::from(format!("/proc/{pid}")).exists());
-    assert!(!bench.settings.adoption_socket.exists());
+    assert!(!bench.settings.adoption_socket.as_ref().unwrap().exists());
     assert!(matches!(supervisor.apply(bench.plan(2, &[])).await, Err(ApplyError::Stopping)));
 }

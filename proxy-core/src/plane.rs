@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime;
 
@@ -15,7 +15,9 @@ use crate::beat::{BeatBoard, MAX_WORKERS};
 use crate::check::Checks;
 use crate::limits::{Gate, Limits};
 use crate::listener::{Listener, ListenerKey};
-use crate::plan::{Plan, PlanError};
+pub use crate::log::Descriptors as LogDescriptors;
+use crate::log::Logs;
+use crate::plan::{List, Plan, PlanError};
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
 use crate::stats::{
     BackendStats, CheckReport, FrontendStats, ServerState, ServerStats, Stats, WorkerShard, WorkerStats, shards, sum,
@@ -60,12 +62,14 @@ pub struct DataPlane {
     checks: Checks,
     gate: Arc<Gate>,
     shards: Arc<[WorkerShard]>,
+    logs: Logs,
 }
 
 impl DataPlane {
     /// Starts `workers` workers and the checks. `probes[i]` is worker `i`'s end of the agent's accept-path probe:
     /// each byte that the agent writes comes back once the worker's accept loop has seen it. There may be fewer
-    /// probes than workers.
+    /// probes than workers. `sinks` are the plan's log sinks by index; one that is missing drops
+    /// its lines.
     ///
     /// # Errors
     /// [`PlaneError`]; threads that had been started are ended.
@@ -76,13 +80,16 @@ impl DataPlane {
         probes: Vec<UnixStream>,
         board: &BeatBoard,
         limits: Limits,
+        sinks: LogDescriptors,
     ) -> Result<DataPlane, PlaneError> {
         plan.validate()?;
         if workers == 0 || workers > MAX_WORKERS {
             return Err(PlaneError::Workers(workers));
         }
-        let scheme = Arc::new(Scheme::build(plan, None, workers));
         let start = |what| move |source| PlaneError::Start { what, source };
+        let shards: Arc<[WorkerShard]> = shards(workers).into();
+        let (mut logs, loggers) = Logs::start(&shards).map_err(start("the log"))?;
+        let scheme = Arc::new(Scheme::build(plan, None, workers, |plan| logs.open(plan, sinks))?);
         let checks = Checks::start(Arc::clone(&scheme)).map_err(start("the checks"))?;
         let mut plane = DataPlane {
             scheme,
@@ -91,12 +98,13 @@ impl DataPlane {
             threads: Vec::new(),
             checks,
             gate: Arc::new(Gate::new(Some(limits.sessions))),
-            shards: shards(workers).into(),
+            shards,
+            logs,
         };
         plane.refuse_strangers(&listeners)?;
         plane.post(listeners, &[]);
         let mut probes = probes.into_iter();
-        for number in 0..workers {
+        for (number, logger) in (0..workers).zip(loggers) {
             let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(start("a worker"))?;
             let seed = Seed {
                 number,
@@ -105,6 +113,7 @@ impl DataPlane {
                 gate: Arc::clone(&plane.gate),
                 shards: Arc::clone(&plane.shards),
                 probe: probes.next(),
+                logger,
             };
             let thread = std::thread::Builder::new().name(format!("worker-{number}"));
             let thread = thread.spawn(move || worker::run(seed, runtime)).map_err(start("a worker"))?;
@@ -114,20 +123,34 @@ impl DataPlane {
     }
 
     /// Swaps the plan. Sessions go on under the plan they began with; state of servers with the same backend, name
-    /// and address is kept; `removed` listeners accept nothing more, `added` ones begin.
+    /// and address is kept; `removed` listeners accept nothing more, `added` ones begin. `sinks` as at the start: lines go on
+    /// into the new descriptors.
     /// [`DataPlane::ready`] says when every worker has taken it up.
     ///
     /// # Errors
     /// [`PlaneError::Plan`], [`PlaneError::NoSuchWorker`].
-    pub fn apply(&mut self, plan: Plan, added: Vec<Listener>, removed: &[ListenerKey]) -> Result<(), PlaneError> {
+    pub fn apply(
+        &mut self,
+        plan: Plan,
+        added: Vec<Listener>,
+        removed: &[ListenerKey],
+        sinks: LogDescriptors,
+    ) -> Result<(), PlaneError> {
         plan.validate()?;
         self.refuse_strangers(&added)?;
-        self.scheme = Arc::new(Scheme::build(plan, Some(&self.scheme), self.workers()));
+        let (workers, logs) = (self.workers(), &mut self.logs);
+        self.scheme = Arc::new(Scheme::build(plan, Some(&self.scheme), workers, |plan| logs.open(plan, sinks))?);
         self.post(added, removed);
         self.checks.apply(Arc::clone(&self.scheme));
         // A raised limit may have made room.
         self.scheme.backends.iter().for_each(|backend| backend.queue.wake());
         Ok(())
+    }
+
+    /// Measures clients against other networks from the next request on; a list that the plan doesn't have is no
+    /// mistake: a new plan and the change of a list may pass each other.
+    pub fn replace_list(&self, list: &List) {
+        self.scheme.lists.replace(&list.name, &list.networks);
     }
 
     /// Whether every worker runs the latest plan.
@@ -164,7 +187,18 @@ impl DataPlane {
             frontends: frontends.map(|(frontend, live)| frontend_stats(frontend.name.clone(), live)).collect(),
             backends: backends.map(|(backend, live)| backend_stats(backend, live)).collect(),
             workers: self.shards.iter().map(worker_stats).collect(),
+            log_sinks: self.logs.stats(),
         }
+    }
+
+    /// Log lines go on into these descriptors, by the index of their sink.
+    pub fn reopen_logs(&mut self, sinks: LogDescriptors) {
+        self.logs.reopen(sinks);
+    }
+
+    /// Has what was logged written, and waits for it, but no longer than `within`.
+    pub fn flush_logs(&self, within: Duration) {
+        self.logs.flush(within);
     }
 
     fn workers(&self) -> u16 {
@@ -260,6 +294,7 @@ fn worker_stats(shard: &WorkerShard) -> WorkerStats {
         accepted,
         panics: shard.panics.get(),
         accept_pauses: shard.accept_pauses.get(),
+        log_drops: shard.log_drops.get(),
     }
 }
 

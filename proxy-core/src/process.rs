@@ -2,9 +2,9 @@
 //!
 //! The main thread speaks with the agent; workers have threads of their own ([`DataPlane`]). The core outlives its agent:
 //! it serves on, waits for the next one at the adoption socket, hands it every descriptor, and drains and ends
-//! when none comes.
+//! when none comes. One that was given no adoption socket ends with its agent.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
@@ -23,6 +23,7 @@ use crate::beat::{BeatBoard, MAX_WORKERS};
 use crate::control::{Channel, DescriptorKey, Descriptors, FromCore, Hello, Received, Running, ToCore, VERSION};
 use crate::limits::Limits;
 use crate::listener::{Listener, ListenerKey};
+use crate::log;
 use crate::log_pipe;
 use crate::plan::Plan;
 use crate::plane::DataPlane;
@@ -48,6 +49,7 @@ pub struct Options {
 
 /// Runs until it is told to end. To be called on the main thread, before any other exists.
 pub fn run(channel: OwnedFd, options: Options) -> ExitCode {
+    log::clock::load_zone();
     let confined = match sandbox::enter(options.identity) {
         Ok(confined) => confined,
         Err(error) => {
@@ -79,6 +81,8 @@ struct Core {
     held: Descriptors,
     /// Listeners that arrived for the next `Start` or `Apply`.
     fresh: BTreeSet<ListenerKey>,
+    /// Log sinks that arrived for the next plan.
+    sinks: BTreeMap<u16, OwnedFd>,
     plane: Option<DataPlane>,
     running: Option<Running>,
     /// What is said once every worker has taken up the plan.
@@ -95,6 +99,7 @@ impl Core {
             adoption: None,
             held: Descriptors::new(),
             fresh: BTreeSet::new(),
+            sinks: BTreeMap::new(),
             plane: None,
             running: None,
             taking_up: None,
@@ -185,10 +190,21 @@ impl Core {
                     }
                 }
             }
+            ToCore::ReopenLogs => {
+                if let Some(plane) = &mut self.plane {
+                    plane.reopen_logs(std::mem::take(&mut self.sinks));
+                }
+            }
             ToCore::Drain { deadline } => self.drain(deadline),
             ToCore::Stats => {
                 let stats = self.plane.as_ref().map(DataPlane::stats).unwrap_or_default();
                 self.say(FromCore::Stats(Box::new(stats)));
+            }
+            ToCore::List(list) => {
+                if let Some(plane) = &self.plane {
+                    plane.replace_list(&list);
+                }
+                self.say(FromCore::ListTaken);
             }
             ToCore::HandOver => {
                 if let Some(agent) = &mut self.agent
@@ -220,20 +236,22 @@ impl Core {
         });
         let probes = probes.collect::<io::Result<_>>().map_err(|error| format!("cannot copy a probe: {error}"))?;
         let listeners = self.listeners(&fresh)?;
-        let plane = DataPlane::start(plan, workers, listeners, probes, &board, limits);
+        let sinks = std::mem::take(&mut self.sinks);
+        let plane = DataPlane::start(plan, workers, listeners, probes, &board, limits, sinks);
         self.plane = Some(plane.map_err(|error| log_pipe::chain(&error))?);
         self.running = Some(Running { revision, workers, limits });
         Ok(limits)
     }
 
     fn apply(&mut self, plan: Plan, removed: &BTreeSet<ListenerKey>) -> Result<Limits, String> {
+        let sinks = std::mem::take(&mut self.sinks);
         let added = self.listeners(&self.fresh)?;
         let (Some(plane), Some(running)) = (&mut self.plane, &mut self.running) else {
             return Err("it was not started".into());
         };
         let revision = plan.revision;
         let gone: Vec<_> = removed.iter().copied().collect();
-        plane.apply(plan, added, &gone).map_err(|error| log_pipe::chain(&error))?;
+        plane.apply(plan, added, &gone, sinks).map_err(|error| log_pipe::chain(&error))?;
         running.revision = revision;
         self.fresh.clear();
         self.held.retain(|key, _| !matches!(key, DescriptorKey::Listener(key) if removed.contains(key)));
@@ -267,6 +285,10 @@ impl Core {
                 DescriptorKey::Listener(key) => {
                     self.fresh.insert(key);
                 }
+                DescriptorKey::LogSink(index) => {
+                    self.sinks.insert(index, copy(&fd)?);
+                    continue;
+                }
                 DescriptorKey::Board | DescriptorKey::Probe(_) | DescriptorKey::ProbeAgent(_) => {}
             }
             self.held.insert(key, fd);
@@ -294,6 +316,10 @@ impl Core {
             error!("{why}, and there is nothing to go on with");
             return self.drain(Duration::ZERO);
         }
+        if self.adoption.is_none() {
+            warn!("{why}, and no other can come: ending");
+            return self.drain(Duration::ZERO);
+        }
         warn!("{why}; serving on for {} s", ORPHAN_SERVES.as_secs());
         self.orphan_until = Some(Instant::now() + ORPHAN_SERVES);
     }
@@ -315,12 +341,16 @@ impl Core {
         info!(pid = credentials.pid(), "adopted by a new agent");
         self.orphan_until = None;
         self.fresh.clear();
+        self.sinks.clear();
         self.agent = Some(Channel::from_stream(stream));
         self.say(FromCore::Hello(self.hello()));
     }
 
     async fn farewell(mut self) -> io::Result<()> {
         let reset = self.plane.as_ref().map_or(0, |plane| plane.stats().reset_by_drain);
+        if let Some(plane) = &self.plane {
+            plane.flush_logs(FAREWELL);
+        }
         info!(reset, "drained");
         self.say(FromCore::Drained { reset });
         if let Some(agent) = &mut self.agent {

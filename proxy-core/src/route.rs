@@ -5,49 +5,113 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Waker;
+use std::time::SystemTime;
 
-use tokio::sync::{Notify, Semaphore};
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
 
 use crate::balance::Balancer;
+use crate::http::date::Date;
+use crate::http::forwarded::Forwarding;
 use crate::http::pool::Pool;
-use crate::plan::{self, Balance};
+use crate::http::rules::Rules;
+use crate::limits::Gate;
+use crate::log::Logger;
+use crate::plan::{self, Balance, Mode};
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
-use crate::stats::{BackendShard, FrontendShard, ServerShard};
+use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState};
 use crate::tcp::buffers::Buffers;
 
 /// Server connections that one worker opens at once; more wait their turn, so that a herd that comes back after a
 /// failover neither starves those already served nor delays the worker's beats.
 const CONNECTS_AT_ONCE: usize = 256;
+/// Bytes of an ordinary head; a longer one makes its vector grow.
+const HEAD: usize = 2048;
+/// Idle vectors for heads kept by a worker.
+const HEADS_KEPT: usize = 256;
 
 /// What all sessions of a worker share.
 #[derive(Debug)]
 pub(crate) struct Desk {
     pub(crate) worker: usize,
+    pub(crate) logger: Logger,
+    /// Counts the clients of the process.
+    pub(crate) process: Arc<Gate>,
     pub(crate) buffers: Buffers,
+    heads: RefCell<Vec<Vec<u8>>>,
+    date: RefCell<Date>,
     pub(crate) connects: Semaphore,
     /// Clients that it serves now.
     pub(crate) clients: Cell<usize>,
     /// HTTP connections to servers, in use or idle. Idle ones are kept only while there are fewer of them than of
     /// clients, so that a session stays within its two descriptors.
     pub(crate) server_connections: Cell<usize>,
+    /// Of the pools of idle server connections, so far.
+    pub(crate) sweeps: Cell<u32>,
     /// The worker drains: nobody is served another request.
     pub(crate) closing: Cell<bool>,
-    /// Idle clients hear of [`Desk::closing`] here.
-    pub(crate) close: Notify,
+    /// Clients that hear of [`Desk::closing`], by number.
+    guests: RefCell<HashMap<u64, Waker>>,
+    next_guest: Cell<u64>,
 }
 
 impl Desk {
-    pub(crate) fn new(worker: u16) -> Desk {
+    pub(crate) fn new(worker: u16, logger: Logger, process: Arc<Gate>) -> Desk {
         Desk {
             worker: usize::from(worker),
+            logger,
+            process,
             buffers: Buffers::default(),
+            heads: RefCell::default(),
+            date: RefCell::default(),
             connects: Semaphore::new(CONNECTS_AT_ONCE),
             clients: Cell::new(0),
             server_connections: Cell::new(0),
+            sweeps: Cell::new(0),
             closing: Cell::new(false),
-            close: Notify::new(),
+            guests: RefCell::default(),
+            next_guest: Cell::new(0),
         }
+    }
+
+    /// Now, for a `Date` field.
+    pub(crate) fn date(&self) -> [u8; 29] {
+        let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs());
+        self.date.borrow_mut().at(now)
+    }
+
+    /// An empty vector for a head, with room for an ordinary one.
+    pub(crate) fn lend_head(&self) -> Vec<u8> {
+        self.heads.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(HEAD))
+    }
+
+    pub(crate) fn give_head_back(&self, mut head: Vec<u8>) {
+        let mut heads = self.heads.borrow_mut();
+        if heads.len() < HEADS_KEPT && head.capacity() <= 4 * HEAD {
+            head.clear();
+            heads.push(head);
+        }
+    }
+}
+
+/// A client's task, woken when the worker begins to drain; until dropped.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    desk: Rc<Desk>,
+    number: u64,
+}
+
+impl Guest {
+    pub(crate) fn new(desk: &Rc<Desk>, waker: Waker) -> Guest {
+        let number = desk.next_guest.replace(desk.next_guest.get() + 1);
+        desk.guests.borrow_mut().insert(number, waker);
+        Guest { desk: Rc::clone(desk), number }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.desk.guests.borrow_mut().remove(&self.number);
     }
 }
 
@@ -56,6 +120,7 @@ impl Desk {
 pub(crate) struct Route {
     pub(crate) scheme: Arc<Scheme>,
     pub(crate) index: usize,
+    pub(crate) rules: Rules,
     pub(crate) backends: Rc<[BackendRoute]>,
     pub(crate) desk: Rc<Desk>,
 }
@@ -77,6 +142,11 @@ pub(crate) struct Entrance {
 }
 
 impl Entrance {
+    /// Whether nobody inside is served another request.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closed.get() || self.route.borrow().desk.closing.get()
+    }
+
     pub(crate) fn route(&self) -> Rc<Route> {
         Rc::clone(&self.route.borrow())
     }
@@ -89,6 +159,25 @@ impl Route {
 
     pub(crate) fn live(&self) -> &FrontendLive {
         &self.scheme.frontends[self.index]
+    }
+
+    /// Of a frontend that speaks it.
+    pub(crate) fn http(&self) -> &plan::Http {
+        match &self.frontend().mode {
+            Mode::Http(http) => http,
+            Mode::Tcp => unreachable!("only frontends that speak HTTP are asked for it"),
+        }
+    }
+
+    pub(crate) fn forwarding(&self) -> Option<&Forwarding> {
+        self.scheme.forwarding[self.index].as_ref()
+    }
+
+    /// Servers of a backend that can be used.
+    pub(crate) fn servers_up(&self, backend: usize) -> u32 {
+        let servers = self.backend(backend).servers.iter().zip(&self.backend_live(backend).servers);
+        let up = servers.filter(|(server, live)| server.weight > 0 && live.health() != ServerState::Down).count();
+        u32::try_from(up).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn counters(&self) -> &FrontendShard {
@@ -144,14 +233,15 @@ impl Routes {
 
     /// Idle connections that their servers closed, or that nobody needed for a while, are closed.
     pub(crate) fn sweep(&self) {
-        let now = Instant::now();
-        self.pools.values().for_each(|pool| pool.sweep(now));
+        let sweeps = self.desk.sweeps.get().wrapping_add(1);
+        self.desk.sweeps.set(sweeps);
+        self.pools.values().for_each(|pool| pool.sweep(sweeps));
     }
 
     /// The worker drains: who is inside is served what was asked for, and no more.
     pub(crate) fn close(&self) {
         self.desk.closing.set(true);
-        self.desk.close.notify_waiters();
+        self.desk.guests.borrow().values().for_each(Waker::wake_by_ref);
         self.pools.values().for_each(|pool| pool.close());
     }
 
@@ -172,7 +262,7 @@ impl Routes {
             let mut own = Vec::new();
             for server in &live.servers {
                 let key = Arc::as_ptr(server);
-                let pool = pools.remove(&key).unwrap_or_else(|| Rc::new(Pool::new(Arc::clone(server))));
+                let pool = pools.remove(&key).unwrap_or_default();
                 self.pools.insert(key, Rc::clone(&pool));
                 own.push(pool);
             }
@@ -183,7 +273,8 @@ impl Routes {
         let backends: Rc<[BackendRoute]> = backends.into();
         for (index, frontend) in scheme.plan.frontends.iter().enumerate() {
             let (scheme, backends, desk) = (Arc::clone(scheme), Rc::clone(&backends), Rc::clone(&self.desk));
-            let route = Rc::new(Route { scheme, index, backends, desk });
+            let rules = scheme.rules[index].clone();
+            let route = Rc::new(Route { scheme, index, rules, backends, desk });
             for bind in &frontend.binds {
                 let entrance = closed.remove(bind).unwrap_or_else(|| {
                     Rc::new(Entrance { route: RefCell::new(Rc::clone(&route)), closed: Cell::new(false) })

@@ -8,8 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::balance::Candidate;
+use crate::http::forwarded::Forwarding;
+use crate::http::lists::Lists;
+use crate::http::rules::Rules;
 use crate::limits::Gate;
-use crate::plan::{self, Plan};
+use crate::log::Sinks;
+use crate::log_pipe::chain;
+use crate::per_source::PerSource;
+use crate::plan::{self, LogSink, Mode, Plan, PlanError};
 use crate::queue::Queue;
 use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState, shards};
 
@@ -19,12 +25,20 @@ pub(crate) struct Scheme {
     pub(crate) plan: Plan,
     pub(crate) frontends: Vec<Arc<FrontendLive>>,
     pub(crate) backends: Vec<Arc<BackendLive>>,
+    /// Of each frontend.
+    pub(crate) rules: Vec<Rules>,
+    /// Of each frontend; `None`: the servers are told nothing of the client.
+    pub(crate) forwarding: Vec<Option<Forwarding>>,
+    pub(crate) lists: Arc<Lists>,
+    /// Where the frontends' logs go.
+    pub(crate) sinks: Sinks,
 }
 
 /// A frontend, known by its name.
 #[derive(Debug)]
 pub(crate) struct FrontendLive {
     pub(crate) gate: Arc<Gate>,
+    pub(crate) per_source: Arc<PerSource>,
     pub(crate) shards: Box<[FrontendShard]>,
 }
 
@@ -70,15 +84,39 @@ pub(crate) struct Place {
 }
 
 impl Scheme {
-    /// `plan` around the live state of `before`; `plan` was validated.
-    pub(crate) fn build(plan: Plan, before: Option<&Scheme>, workers: u16) -> Scheme {
+    /// `plan`, which was validated, around the live state of `before`; `open` opens its logs, once nothing can fail any more.
+    ///
+    /// # Errors
+    /// A rule that can't be used.
+    pub(crate) fn build(
+        plan: Plan,
+        before: Option<&Scheme>,
+        workers: u16,
+        open: impl FnOnce(&[LogSink]) -> Sinks,
+    ) -> Result<Scheme, PlanError> {
+        let lists = Arc::new(Lists::new(&plan.lists));
+        let compile = |frontend: &plan::Frontend| {
+            let wrong = |error| PlanError::new(format!("frontend `{}`", frontend.name), chain(&error));
+            Rules::compile(frontend, &lists).map_err(wrong)
+        };
+        let rules = plan.frontends.iter().map(compile).collect::<Result<_, _>>()?;
+        let forwarding = plan.frontends.iter().map(|frontend| match &frontend.mode {
+            Mode::Http(http) => http.forwarded.as_ref().map(Forwarding::new),
+            Mode::Tcp => None,
+        });
+        let forwarding = forwarding.collect();
         let frontends = plan.frontends.iter().map(|frontend| {
             let kept = before.and_then(|before| {
                 let index = before.plan.frontends.iter().position(|old| old.name == frontend.name)?;
                 Some(Arc::clone(&before.frontends[index]))
             });
-            let live = kept
-                .unwrap_or_else(|| Arc::new(FrontendLive { gate: Arc::new(Gate::new(None)), shards: shards(workers) }));
+            let live = kept.unwrap_or_else(|| {
+                Arc::new(FrontendLive {
+                    gate: Arc::new(Gate::new(None)),
+                    per_source: Arc::default(),
+                    shards: shards(workers),
+                })
+            });
             live.gate.set_limit(frontend.max_connections);
             live
         });
@@ -91,7 +129,8 @@ impl Scheme {
             Arc::new(BackendLive::build(backend, kept, workers))
         });
         let backends = backends.collect();
-        Scheme { plan, frontends, backends }
+        let sinks = open(&plan.log_sinks);
+        Ok(Scheme { plan, frontends, backends, rules, forwarding, lists, sinks })
     }
 }
 

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
 
+use crate::http::head::{BadRequest, BadResponse};
+
 /// The state of the data plane. Counters run from the start of the process; those of a frontend, backend or
 /// server that an apply keeps go on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +29,8 @@ pub struct Stats {
     pub backends: Vec<BackendStats>,
     /// By worker number.
     pub workers: Vec<WorkerStats>,
+    /// In the order of the plan.
+    pub log_sinks: Vec<LogSinkStats>,
 }
 
 /// One frontend.
@@ -137,6 +141,19 @@ pub struct WorkerStats {
     pub panics: u64,
     /// Times that accepting was paused because the kernel had no descriptor or memory left.
     pub accept_pauses: u64,
+    /// Log lines dropped because the writer did not come after.
+    pub log_drops: u64,
+}
+
+/// One log sink.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSinkStats {
+    /// As in the plan.
+    pub target: String,
+    /// Lines that it took.
+    pub written: u64,
+    /// Lines dropped because it was full, failed or could not be opened.
+    pub dropped: u64,
 }
 
 /// A number that one thread adds to and any thread reads.
@@ -153,6 +170,20 @@ impl Counter {
     }
 }
 
+/// What is counted of HTTP in several places.
+#[derive(Debug, Default)]
+pub(crate) struct HttpCounters {
+    pub(crate) requests: Counter,
+    /// By the first digit of the status, from 1; beyond 5: the last.
+    responses: [Counter; 6],
+}
+
+impl HttpCounters {
+    pub(crate) fn count_response(&self, status: u16) {
+        self.responses[usize::from(status / 100).clamp(1, 6) - 1].add(1);
+    }
+}
+
 /// A worker's own part of a frontend's counters.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -161,6 +192,8 @@ pub(crate) struct FrontendShard {
     pub(crate) bytes_in: Counter,
     pub(crate) bytes_out: Counter,
     pub(crate) denied: Counter,
+    pub(crate) http: HttpCounters,
+    pub(crate) bad_requests: Reasons<{ BadRequest::ALL.len() }>,
 }
 
 /// A worker's own part of a backend's counters.
@@ -173,6 +206,8 @@ pub(crate) struct BackendShard {
     pub(crate) no_server: Counter,
     pub(crate) retries: Counter,
     pub(crate) redispatches: Counter,
+    pub(crate) http: HttpCounters,
+    pub(crate) bad_responses: Reasons<{ BadResponse::ALL.len() }>,
 }
 
 /// A worker's own part of a server's counters.
@@ -183,6 +218,17 @@ pub(crate) struct ServerShard {
     pub(crate) bytes_in: Counter,
     pub(crate) bytes_out: Counter,
     pub(crate) connect_errors: Counter,
+    pub(crate) http: HttpCounters,
+}
+
+/// One counter a reason.
+#[derive(Debug)]
+pub(crate) struct Reasons<const N: usize>(pub(crate) [Counter; N]);
+
+impl<const N: usize> Default for Reasons<N> {
+    fn default() -> Self {
+        Reasons(std::array::from_fn(|_| Counter::default()))
+    }
 }
 
 /// A worker's counters of itself.
@@ -194,6 +240,7 @@ pub(crate) struct WorkerShard {
     pub(crate) panics: Counter,
     pub(crate) accept_pauses: Counter,
     pub(crate) reset_by_drain: Counter,
+    pub(crate) log_drops: Counter,
 }
 
 /// One default shard a worker.

@@ -15,7 +15,7 @@ use data_support::{PATIENCE, at, client, echo, echoes, listeners, pace, plan, se
 use nix::sys::resource::{Resource, setrlimit};
 use proxy_core::beat::BeatBoard;
 use proxy_core::limits::Limits;
-use proxy_core::plane::DataPlane;
+use proxy_core::plane::{DataPlane, LogDescriptors};
 use socket2::{Domain, SockRef, Socket, Type};
 
 #[test]
@@ -174,7 +174,7 @@ fn fifty_applies_under_load_lose_no_connection() {
     for round in 0..50 {
         let mut wanted = plan(address, vec![if round % 2 == 0 { at("b", second) } else { at("a", first) }]);
         wanted.revision = round;
-        plane.apply(wanted, Vec::new(), &[]).unwrap();
+        plane.apply(wanted, Vec::new(), &[], LogDescriptors::new()).unwrap();
         wait_for("the apply", || plane.ready());
         pace(Duration::from_millis(5));
     }
@@ -193,7 +193,7 @@ fn listeners_come_and_go_with_an_apply() {
     let mut kept = client(old);
     assert!(echoes(&mut kept));
     let (new, sockets) = listeners(1);
-    plane.apply(plan(new, vec![at("a", backend)]), sockets, &[gone]).unwrap();
+    plane.apply(plan(new, vec![at("a", backend)]), sockets, &[gone], LogDescriptors::new()).unwrap();
     assert!(echoes(&mut client(new)));
     wait_for("refusals", || TcpStream::connect(old).is_err());
     assert!(echoes(&mut kept));
@@ -209,7 +209,7 @@ fn the_probe_is_answered_and_polls_are_seen_on_the_board() {
     agent.set_read_timeout(Some(PATIENCE)).unwrap();
     let limits = Limits { nofile: 65_536, sessions: 1 };
     let wanted = plan(address, vec![at("a", backend)]);
-    let plane = DataPlane::start(wanted, 1, sockets, vec![core], &board, limits).unwrap();
+    let plane = DataPlane::start(wanted, 1, sockets, vec![core], &board, limits, LogDescriptors::new()).unwrap();
     let mut stream = client(address);
     assert!(echoes(&mut stream));
     let before = board.read(0);
@@ -239,7 +239,7 @@ fn the_board_says_when_the_first_client_came_to_a_watched_address_but_the_probe_
     agent.set_read_timeout(Some(PATIENCE)).unwrap();
     let limits = Limits { nofile: 65_536, sessions: 10_000 };
     let wanted = plan(address, vec![at("a", backend)]);
-    let _plane = DataPlane::start(wanted, 2, sockets, vec![core], &board, limits).unwrap();
+    let _plane = DataPlane::start(wanted, 2, sockets, vec![core], &board, limits, LogDescriptors::new()).unwrap();
     assert!(echoes(&mut client(address)));
     let elsewhere = IpAddr::from([127, 0, 0, 2]);
     board.watch_first_client(address.ip());
@@ -385,7 +385,7 @@ fn accepting_rests_while_no_descriptor_is_left() {
     let board = BeatBoard::create().unwrap();
     let limits = Limits { nofile: 65_536, sessions: 10_000 };
     let wanted = plan(address, vec![at("a", backend)]);
-    let plane = DataPlane::start(wanted, 1, sockets, Vec::new(), &board, limits).unwrap();
+    let plane = DataPlane::start(wanted, 1, sockets, Vec::new(), &board, limits, LogDescriptors::new()).unwrap();
     let mut before = client(address);
     assert!(echoes(&mut before));
     let late = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();

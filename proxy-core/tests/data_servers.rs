@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use data_support::{at, client, echo, echoes, listeners, nobody, pace, plan, server, start, wait_for};
 use proxy_core::plan::{Balance, Check, Probe};
-use proxy_core::plane::DataPlane;
+use proxy_core::plane::{DataPlane, LogDescriptors};
 use proxy_core::stats::ServerState;
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -245,7 +245,7 @@ fn checks_take_a_server_down_and_bring_it_up_and_an_apply_keeps_its_state() {
     let mut alone = wanted.clone();
     alone.backends[0].check = Some(http_check());
     alone.backends[0].servers.truncate(1);
-    plane.apply(alone.clone(), Vec::new(), &[]).unwrap();
+    plane.apply(alone.clone(), Vec::new(), &[], LogDescriptors::new()).unwrap();
     wait_for("down by HTTP", || state(&plane).state == ServerState::Down);
     let report = state(&plane).last_check.unwrap();
     assert_eq!((report.ok, report.code, &*report.what), (false, Some(503), "got 503, expected 200-399"));
@@ -255,7 +255,7 @@ fn checks_take_a_server_down_and_bring_it_up_and_an_apply_keeps_its_state() {
     // Down stays down over an apply that changes something else, and the added server is checked too.
     let mut with_spare = alone.clone();
     with_spare.backends[0].servers.push(wanted.backends[0].servers[1].clone());
-    plane.apply(with_spare, Vec::new(), &[]).unwrap();
+    plane.apply(with_spare, Vec::new(), &[], LogDescriptors::new()).unwrap();
     wait_for("the apply", || plane.ready());
     assert_eq!(state(&plane).state, ServerState::Down);
     let before = spared.load(SeqCst);

@@ -1,1 +1,23 @@
-//! Cross-crate tests live in `tests/`.
+//! Real parts on loopback: `lbnode serve`, nginx, Apache, HAProxy, wrk and whatever else a test or the benchmark
+//! puts around a proxy core. Each is a child process that lives no longer than the value that stands for it.
+//! The tests across crates are in `tests/`; none needs root.
+//!
+//! ```text
+//! place  an address of its own in 127.0.0.0/8 and a folder: nobody's ports collide
+//! part   a child in a place: started, waited for, ended with all its children
+//! serve · nginx · apache · haproxy · python     the parts, with the configuration each is given
+//! wrk    load, and what it saw
+//! usage  processor time and memory of a part, from /proc
+//! ```
+
+pub mod apache;
+pub mod haproxy;
+pub mod nginx;
+pub mod part;
+pub mod place;
+pub mod python;
+pub mod serve;
+pub mod usage;
+pub mod wrk;
+
+pub use netns_lab::wait;

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use nix::unistd::{Gid, Uid, User};
 use proxy_core::sandbox::Identity;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -16,20 +15,21 @@ use vrrp::io::driver::{Driver, Hooks};
 use vrrp::io::pair::PairSettings;
 
 use crate::causes::chain;
-use crate::config::{self, ClusterConfig, ConfigError, Diagnostic, LogLevel, NodeConfig};
+use crate::config::{self, ClusterConfig, ConfigError, Diagnostic, NodeConfig};
 use crate::control;
 use crate::events;
 use crate::failover::{Failover, Input};
 use crate::guard::Guard;
 use crate::handoff;
 use crate::listeners::{self, Listeners};
+use crate::lists::{Lists, Overlay};
 use crate::privileges;
 use crate::sock_diag;
+use crate::status::traffic::Traffic;
 use crate::store::{Found, Revision, Store, StoreError};
-use crate::supervisor::{self, Supervisor, Timing};
+use crate::supervisor::{self, Settings, Supervisor, UserError};
 
 use super::pair::Peering;
-use super::report::Traffic;
 use super::{Agent, Events};
 
 /// Why the agent did not run, or did not go on.
@@ -43,8 +43,8 @@ pub(super) enum StartError {
     Stored { number: u64, source: ConfigError },
     #[error("{0}")]
     NotPermitted(String),
-    #[error("no user `{0}`: make it (`useradd --system {0}`), or set `[proxy] user` in the node file")]
-    NoUser(String),
+    #[error("{0}: make it (`useradd --system`), or set another `[proxy] user` in the node file")]
+    NoUser(#[source] UserError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("cannot {what}")]
@@ -91,6 +91,7 @@ pub(super) struct Prepared {
     cluster: ClusterConfig,
     routers: Vec<RouterConfig>,
     revision: Revision,
+    overlay: Overlay,
     identity: Identity,
     store: Store,
     /// To be logged once there is a log.
@@ -106,7 +107,7 @@ pub(super) fn prepare(path: &Path) -> Result<Prepared, StartError> {
     let store = Store::open(&node.state_dir)?;
     let mut remarks = Vec::new();
     let stored = match store.read()? {
-        Found::Revision(revision) => Some(revision),
+        Found::Kept(revision) => Some(revision),
         Found::Empty => None,
         Found::SetAside(aside, why) => {
             remarks.push(format!(
@@ -130,11 +131,22 @@ pub(super) fn prepare(path: &Path) -> Result<Prepared, StartError> {
         }
     };
     cluster.plan.revision = revision.number;
+    let overlay = match store.lists()? {
+        Found::Kept(overlay) => overlay,
+        Found::Empty => Overlay::default(),
+        Found::SetAside(aside, why) => {
+            remarks.push(format!(
+                "what was changed of lists could not be read ({why}); it now lies at {}, and the lists are the file's",
+                aside.display()
+            ));
+            Overlay::default()
+        }
+    };
     let routers = config::routers(&node, &cluster).map_err(StartError::Routers)?;
-    let identity = identity(&node.proxy.user)?;
+    let identity = supervisor::identity(&node.proxy.user).map_err(StartError::NoUser)?;
     std::fs::create_dir_all(&node.runtime_dir)
         .map_err(|source| StartError::System { what: "make the runtime directory", source })?;
-    Ok(Prepared { path: path.to_owned(), node, cluster, routers, revision, identity, store, remarks })
+    Ok(Prepared { path: path.to_owned(), node, cluster, routers, revision, overlay, identity, store, remarks })
 }
 
 impl Prepared {
@@ -189,16 +201,11 @@ impl Prepared {
                 tracing::warn!(%error, address = %key.address, "a socket from systemd's store is not used");
             }
         }
-        let settings = supervisor::Settings {
-            executable: "/proc/self/exe".into(),
-            arguments: vec!["proxy-core".into()],
-            adoption_socket: self.node.runtime_dir.join("core.sock"),
-            identity: self.identity,
-            workers: workers(self.node.proxy.threads),
-            log_level: level(self.node.log.level),
-            timing: Timing::default(),
-        };
-        let (supervisor, core_events) = Supervisor::start(settings, self.cluster.plan.clone(), listeners.clone())?;
+        let (threads, level) = (self.node.proxy.threads, self.node.log.level);
+        let settings = Settings::new(self.identity, threads, level, Some(self.node.runtime_dir.join("core.sock")));
+        let lists = Lists::new(&self.cluster.plan, self.overlay, Some(self.store.clone()));
+        let plan = lists.laid_over(self.cluster.plan.clone()).await;
+        let (supervisor, core_events) = Supervisor::start(settings, plan, listeners.clone())?;
         if let Err(error) = listeners::keep_in_fd_store(&listeners.current()) {
             tracing::warn!(%error, "systemd did not take the listening sockets");
         }
@@ -239,6 +246,7 @@ impl Prepared {
             applied_at: Instant::now(),
             store: self.store,
             listeners,
+            lists,
             supervisor,
             core,
             vrrp,
@@ -284,43 +292,6 @@ fn on_taken(listeners: Listeners) -> OnTaken {
             tracing::warn!(%error, vip = router.name, "connections of the VIP could not be reset and fall silent");
         }
     })
-}
-
-/// The user of the proxy core, by name or number.
-fn identity(user: &str) -> Result<Identity, StartError> {
-    let by_number = || Some(Uid::from_raw(user.parse().ok()?));
-    let found = match by_number() {
-        Some(uid) => User::from_uid(uid).map(|user| (uid, user)),
-        None => User::from_name(user).map(|user| (Uid::from_raw(0), user)),
-    };
-    match found {
-        Ok((_, Some(user))) => Ok(Identity { uid: user.uid.as_raw(), gid: user.gid.as_raw() }),
-        // A number needs no entry anywhere; its group is the one of the same number.
-        Ok((uid, None)) if !uid.is_root() || user == "0" => {
-            Ok(Identity { uid: uid.as_raw(), gid: Gid::from_raw(uid.as_raw()).as_raw() })
-        }
-        Ok(_) => Err(StartError::NoUser(user.to_owned())),
-        Err(error) => Err(StartError::System { what: "look up the proxy core's user", source: error.into() }),
-    }
-}
-
-/// 0 stands for one worker per core.
-fn workers(threads: u16) -> u16 {
-    if threads > 0 {
-        return threads;
-    }
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    u16::try_from(cores).unwrap_or(proxy_core::beat::MAX_WORKERS).min(proxy_core::beat::MAX_WORKERS)
-}
-
-fn level(level: LogLevel) -> tracing::Level {
-    match level {
-        LogLevel::Error => tracing::Level::ERROR,
-        LogLevel::Warn => tracing::Level::WARN,
-        LogLevel::Info => tracing::Level::INFO,
-        LogLevel::Debug => tracing::Level::DEBUG,
-        LogLevel::Trace => tracing::Level::TRACE,
-    }
 }
 
 fn list(found: &[Diagnostic]) -> String {

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use proxy_core::stats::Stats;
 use sync::Channel;
@@ -12,19 +11,18 @@ use vrrp::config::RouterConfig;
 use crate::causes::chain;
 use crate::config::{self, ClusterConfig, ConfigError, NodeConfig};
 use crate::control::Response;
+use crate::events::{self, Draft, Kind};
 use crate::handoff::{Job, Kernel, Outcome, Vip};
+use crate::lists::Lists;
 use crate::peer::Message;
 use crate::records::Telling;
 use crate::status::Status;
+use crate::status::traffic::Traffic;
 use crate::store::{Revision, Store};
-use crate::supervisor::{ApplyError, Supervisor};
+use crate::supervisor::Supervisor;
 use crate::tickle::{Sent, TickleError};
 
 use super::Agent;
-use super::report::Traffic;
-
-/// How long the proxy core may take to answer a question about its counters.
-const STATISTICS: Duration = Duration::from_millis(500);
 
 /// How a task ended.
 pub(super) enum Done {
@@ -79,22 +77,24 @@ impl Agent {
     }
 }
 
+/// What the proxy core runs, and how to change it.
+pub(super) struct Running {
+    pub(super) supervisor: Supervisor,
+    pub(super) lists: Lists,
+}
+
 /// Has the proxy core run the candidate, and keeps it for the next start.
 pub(super) async fn apply(
     candidate: Candidate,
     before: ClusterConfig,
-    supervisor: Supervisor,
+    running: Running,
     store: Store,
     reply: oneshot::Sender<Response>,
 ) -> Done {
     let number = candidate.revision.number;
-    if let Err(error) = supervisor.apply(candidate.cluster.plan.clone()).await {
-        let why = match &error {
-            // It lists every address with its remedy.
-            ApplyError::Bind(errors) => errors.to_string(),
-            error => chain(error),
-        };
-        return Done::NotApplied { number, why, reply };
+    let Running { supervisor, lists } = running;
+    if let Err(error) = lists.apply(&supervisor, candidate.cluster.plan.clone()).await {
+        return Done::NotApplied { number, why: chain(&error), reply };
     }
     let revision = candidate.revision.clone();
     let written = tokio::task::spawn_blocking(move || store.write(&revision)).await;
@@ -104,7 +104,7 @@ pub(super) async fn apply(
         Err(error) => error.to_string(),
     };
     // What would be forgotten at the next start must not run now.
-    let back = supervisor.apply(before.plan).await;
+    let back = lists.apply(&supervisor, before.plan).await;
     let why = match back {
         Ok(_) => why,
         Err(error) => format!("{why}; and the proxy core could not go back: {}", chain(&error)),
@@ -114,23 +114,50 @@ pub(super) async fn apply(
 
 /// Asks the proxy core for its counters.
 pub(super) async fn statistics(supervisor: Supervisor) -> Done {
-    match tokio::time::timeout(STATISTICS, supervisor.stats()).await {
-        Ok(Some(stats)) => Done::Statistics(Box::new(stats)),
-        _ => Done::Answered,
-    }
+    supervisor.stats().await.map_or(Done::Answered, |stats| Done::Statistics(Box::new(stats)))
 }
 
 /// Completes a status with the proxy core's counters, if it answers, and sends it.
 pub(super) async fn answer_status(
-    mut status: Status,
+    status: Status,
     traffic: Traffic,
     supervisor: Supervisor,
     reply: oneshot::Sender<Response>,
 ) -> Done {
-    if let Ok(Some(stats)) = tokio::time::timeout(STATISTICS, supervisor.stats()).await {
-        traffic.fill(&mut status, &stats);
-    }
+    let status = traffic.complete(status, &supervisor).await;
     let _ = reply.send(Response::Status { status: Box::new(status) });
+    Done::Answered
+}
+
+/// What somebody wants of a list.
+pub(super) struct ListChange {
+    pub(super) list: String,
+    pub(super) add: Vec<String>,
+    pub(super) remove: Vec<String>,
+}
+
+/// Changes a list in the proxy core and on disk.
+pub(super) async fn change_list(
+    change: ListChange,
+    running: Running,
+    events: events::Store,
+    reply: oneshot::Sender<Response>,
+) -> Done {
+    let ListChange { list, add, remove } = change;
+    let response = running.lists.answer_change(&running.supervisor, list, &add, &remove).await;
+    if let Response::ListChanged { list, added, removed, .. } = &response
+        && added.len() + removed.len() > 0
+    {
+        let text = format!("list {list} on this node: {} added, {} removed", added.len(), removed.len());
+        events.record(Draft { kind: Kind::Config, text, ..Draft::default() });
+    }
+    let _ = reply.send(response);
+    Done::Answered
+}
+
+/// Tells what a list has, or which there are.
+pub(super) async fn show_list(list: Option<String>, lists: Lists, reply: oneshot::Sender<Response>) -> Done {
+    let _ = reply.send(lists.show(list.as_deref()).await);
     Done::Answered
 }
 

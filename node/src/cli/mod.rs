@@ -7,6 +7,7 @@ mod check;
 mod events;
 mod failover;
 mod hidden;
+mod list;
 mod paint;
 mod pair;
 mod reference;
@@ -69,9 +70,9 @@ pub struct Cli {
     /// Talk to this node of a running `lbnode lab --keep`
     #[arg(long, global = true, value_name = "NODE", conflicts_with = "control")]
     lab: Option<LabNode>,
-    /// The agent's control socket
-    #[arg(long, global = true, value_name = "SOCKET", default_value = ControlConfig::SOCKET)]
-    control: PathBuf,
+    /// The agent's control socket [default: /run/lbnode/control.sock; `serve` opens one only if told]
+    #[arg(long, global = true, value_name = "SOCKET")]
+    control: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -92,6 +93,13 @@ enum Command {
         #[arg(long, default_value = "/etc/lbnode/node.toml")]
         config: PathBuf,
     },
+    /// Serve a cluster file in the foreground, without a pair: SIGHUP reads it again
+    #[command(after_help = "\
+Examples:
+  lbnode serve cluster.toml --threads 2    until Ctrl-C; a second one ends clients at once
+  lbnode serve cluster.toml --control /tmp/lb.sock
+  lbnode --control /tmp/lb.sock status     … from another terminal")]
+    Serve(crate::serve::Options),
     /// What goes on: 0 healthy, 1 degraded, 3 not serving
     #[command(after_help = "Examples:\n  lbnode status\n  lbnode status --json | jq '.vips[].state'")]
     Status(Json),
@@ -131,6 +139,15 @@ Examples:
         #[command(flatten)]
         json: Json,
     },
+    /// The lists of networks that rules refer to, changed while they are used
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  lbnode list show blocked
+  lbnode list add blocked 198.51.100.7     from the next request on; on this node"
+    )]
+    List(list::ListCommand),
     /// Make two nodes a pair: who this one is, and whom it trusts
     #[command(
         subcommand,
@@ -212,9 +229,10 @@ pub fn run(cli: Cli) -> ExitCode {
     let socket = match cli.lab {
         Some(LabNode::A) => crate::lab::control_socket("a"),
         Some(LabNode::B) => crate::lab::control_socket("b"),
-        None => cli.control,
+        None => cli.control.clone().unwrap_or_else(|| ControlConfig::SOCKET.into()),
     };
     match cli.command {
+        Command::Serve(options) => crate::serve::run(options, cli.control),
         Command::Run { config } => crate::agent::run(&config),
         Command::Status(json) => remote::status(&socket, json).into(),
         Command::Check { files, json } => check::check(files, json).into(),
@@ -225,6 +243,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Maintenance { state, json } => remote::maintenance(&socket, matches!(state, Switch::On), json).into(),
         Command::Failover(options) => failover::failover(&socket, &options).into(),
         Command::Events(options) => events::events(&socket, &options).into(),
+        Command::List(command) => list::list(command, &socket).into(),
         Command::Pair(command) => pair::pair(command, &socket).into(),
         Command::Release { config, json } => release::release(&config, json).into(),
         Command::Lab(options) => crate::lab::run(options),

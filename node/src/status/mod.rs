@@ -5,6 +5,7 @@
 
 mod render;
 mod time;
+pub(crate) mod traffic;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -41,8 +42,9 @@ pub struct Status {
     pub frontends: Vec<Frontend>,
     /// Where they are sent.
     pub backends: Vec<Backend>,
-    /// Whether the election runs with the priority and the memory that it wants.
-    pub realtime: Realtime,
+    /// Whether the election runs with the priority and the memory that it wants; absent: there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub realtime: Option<Realtime>,
     /// What the node can carry, and which limit says so; absent until a proxy core was ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
@@ -105,6 +107,8 @@ pub enum Role {
     Maintenance,
     /// The peer, and it does not answer.
     Unreachable,
+    /// Belongs to no pair: `lbnode serve`.
+    Alone,
 }
 
 /// The proxy core, as its supervisor sees it. All of it is known of this node's; of the peer's the state at least.

@@ -14,9 +14,11 @@ pub fn render(status: &Status) -> String {
         }
     }
     page += &status.sync.as_ref().map(sync_remarks).unwrap_or_default();
-    for (what, answer) in [("scheduling", &status.realtime.scheduling), ("memory lock", &status.realtime.memory_lock)] {
-        if answer != "yes" {
-            page += &format!("  ! realtime {what}: {answer}\n");
+    if let Some(realtime) = &status.realtime {
+        for (what, answer) in [("scheduling", &realtime.scheduling), ("memory lock", &realtime.memory_lock)] {
+            if answer != "yes" {
+                page += &format!("  ! realtime {what}: {answer}\n");
+            }
         }
     }
     if let Some(dual) = &status.dual_active {
@@ -68,6 +70,7 @@ fn headline(status: &Status) -> String {
         (Some(true), _) => " · a failover would work",
         (Some(false), _) => " · a failover would NOT work",
         (None, Some(_)) => " · whether a failover would work is not known",
+        (None, None) if status.this_node().is_some_and(|node| node.role == Role::Alone) => " · no pair",
         (None, None) => " · the node file names no peer: run this there too",
     };
     line + "\n"
@@ -140,6 +143,7 @@ fn node_row(node: &Node) -> Vec<String> {
         Role::Fault => "fault",
         Role::Maintenance => "maintenance",
         Role::Unreachable => "unreachable",
+        Role::Alone => "alone",
     };
     let unknown = || "-".to_owned();
     vec![

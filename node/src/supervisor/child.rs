@@ -50,8 +50,11 @@ impl Child {
             .stderr(log)
             // Ctrl-C at a terminal is for the agent; it decides what becomes of the core.
             .process_group(0);
-        if let Some(backtrace) = std::env::var_os("RUST_BACKTRACE") {
-            command.env("RUST_BACKTRACE", backtrace);
+        // Its log lines have local time, as ours.
+        for name in ["RUST_BACKTRACE", "TZ"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
         }
         // SAFETY: between fork and exec only fcntl is called, which is async-signal-safe and allocates nothing.
         unsafe {

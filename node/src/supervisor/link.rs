@@ -24,6 +24,7 @@ use super::child::Child;
 use super::liveness::Sign;
 use super::log::Log;
 use crate::listeners::{self, Listeners};
+use crate::logs;
 
 /// Between two attempts to be let in by a core that is to be adopted, or to get the lock.
 pub(super) const KNOCK_EVERY: Duration = Duration::from_millis(50);
@@ -53,14 +54,14 @@ impl Link {
         settings: &Settings,
         plan: &Plan,
         sockets: &Listeners,
-        adoption: &Arc<OwnedFd>,
+        adoption: Option<&Arc<OwnedFd>>,
     ) -> Result<Link, ChannelError> {
         let (ours, theirs) = StdUnixStream::pair()?;
         let (log, log_end) = Log::open()?;
         let board = BeatBoard::create()?;
         let mut descriptors = Descriptors::new();
         descriptors.insert(DescriptorKey::Board, Arc::new(board.as_fd().try_clone_to_owned()?));
-        descriptors.insert(DescriptorKey::Adoption, Arc::clone(adoption));
+        descriptors.extend(adoption.map(|socket| (DescriptorKey::Adoption, Arc::clone(socket))));
         let mut probes = Vec::new();
         for worker in 0..settings.workers {
             let (ask, answer) = StdUnixStream::pair()?;
@@ -74,6 +75,7 @@ impl Link {
         let current = sockets.current();
         let mine = current.iter().filter(|(key, _)| wanted.contains(key));
         descriptors.extend(mine.map(|(key, fd)| (DescriptorKey::Listener(*key), Arc::clone(fd))));
+        descriptors.extend(logs::open_what_there_is(&plan.log_sinks));
 
         let mut channel = Channel::new(ours.into())?;
         channel.queue_descriptors(&descriptors)?;
@@ -134,11 +136,11 @@ pub(super) struct Adopted {
 
 /// Adopts the core behind the adoption socket, if there is one. One that answers nothing of use within the deadline is
 /// killed, by the pid that the kernel vouches for.
-pub(super) async fn adopt(settings: &Settings, sockets: &Listeners) -> io::Result<Found> {
-    let deadline = tokio::time::Instant::now() + settings.timing.adopt_within;
+pub(super) async fn adopt(path: &Path, within: Duration, sockets: &Listeners) -> io::Result<Found> {
+    let deadline = tokio::time::Instant::now() + within;
     let mut stale: Option<Child> = None;
     loop {
-        let attempt = tokio::time::timeout_at(deadline, knock(settings, sockets, &mut stale)).await;
+        let attempt = tokio::time::timeout_at(deadline, knock(path, sockets, &mut stale)).await;
         let why = match attempt {
             Ok(Ok(Found::Nothing)) if stale.is_some() => "it does not listen any more".to_owned(),
             Ok(Ok(found)) => return Ok(found),
@@ -160,13 +162,13 @@ pub(super) async fn adopt(settings: &Settings, sockets: &Listeners) -> io::Resul
     }
 }
 
-async fn knock(settings: &Settings, sockets: &Listeners, stale: &mut Option<Child>) -> Result<Found, String> {
-    let stream = match UnixStream::connect(&settings.adoption_socket).await {
+async fn knock(path: &Path, sockets: &Listeners, stale: &mut Option<Child>) -> Result<Found, String> {
+    let stream = match UnixStream::connect(path).await {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             return Ok(Found::Nothing);
         }
-        Err(error) => return Err(format!("cannot connect to {}: {error}", settings.adoption_socket.display())),
+        Err(error) => return Err(format!("cannot connect to {}: {error}", path.display())),
     };
     let system = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
     let peer = stream.peer_cred().map_err(system("see who listens"))?;

@@ -9,9 +9,9 @@ mod link;
 mod liveness;
 mod log;
 mod policy;
+mod settings;
 mod shell;
 
-use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -22,39 +22,24 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwapOption;
 use proxy_core::beat::BeatBoard;
 use proxy_core::limits::Limits;
-use proxy_core::plan::Plan;
-use proxy_core::sandbox::Identity;
+use proxy_core::plan::{List, Plan};
 use proxy_core::stats::Stats;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use policy::Timing;
+pub use settings::{Settings, UserError, identity};
 
 use crate::listeners::{BindErrors, Listeners};
+use crate::logs::OpenError;
 
 /// Commands that may wait for the supervisor; a further one waits for room.
 const COMMANDS: usize = 16;
 /// Events that may wait for the agent; further ones are dropped, [`Status`] has the truth.
 const EVENTS: usize = 256;
-
-/// What the supervisor needs to know beside the plan.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The binary to start; `/proc/self/exe` for ourselves.
-    pub executable: PathBuf,
-    /// What comes before the core's own arguments: `["proxy-core"]` for `lbnode`.
-    pub arguments: Vec<OsString>,
-    /// Where a later agent finds the core: `core.sock` in the runtime directory, which must exist. Beside it lies
-    /// `core.lock`, which is locked for as long as there is a supervisor.
-    pub adoption_socket: PathBuf,
-    /// The user and group that the core runs as.
-    pub identity: Identity,
-    /// Worker threads of a core that is started; one that is adopted keeps its own number.
-    pub workers: u16,
-    /// Level of the core's log.
-    pub log_level: tracing::Level,
-    /// Deadlines and intervals.
-    pub timing: Timing,
-}
+/// How long the core may take to answer a question about its counters.
+const STATISTICS: Duration = Duration::from_millis(500);
+/// How long it may take to take up the new content of a list.
+const CONFIRM: Duration = Duration::from_secs(5);
 
 /// What is known of the core, as an event and as the current state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,8 +154,11 @@ pub struct Status {
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// An address cannot be bound.
-    #[error("not every address can be listened on")]
+    #[error(transparent)]
     Bind(#[from] BindErrors),
+    /// A log sink cannot be opened.
+    #[error(transparent)]
+    Log(#[from] OpenError),
     /// The core refused it.
     #[error("the proxy core refused revision {revision}: {why}")]
     Rejected {
@@ -195,6 +183,11 @@ pub enum ApplyError {
     Stopping,
 }
 
+/// The core did not say that it measures clients against the new content of a list. The next one begins with it.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the proxy core did not confirm it within {} s", CONFIRM.as_secs())]
+pub struct Unconfirmed;
+
 /// Why there is no supervisor.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -202,7 +195,7 @@ pub enum StartError {
     #[error("the supervisor of the proxy core cannot be started")]
     Io(#[from] io::Error),
     /// An address of the first plan cannot be bound.
-    #[error("not every address can be listened on")]
+    #[error(transparent)]
     Bind(#[from] BindErrors),
     /// Its core is left alone.
     #[error("another agent runs with this runtime directory: it holds the lock on {}; stop it, or set another `runtime_dir` in the node file", .0.display())]
@@ -231,6 +224,8 @@ enum Command {
     Apply(Box<Plan>, oneshot::Sender<Result<u64, ApplyError>>),
     Stop(Duration, oneshot::Sender<Stopped>),
     Stats(oneshot::Sender<Stats>),
+    ReopenLogs,
+    List(List, oneshot::Sender<()>),
 }
 
 impl Supervisor {
@@ -284,6 +279,22 @@ impl Supervisor {
         answer.await.map_err(|_| ApplyError::Stopping)?
     }
 
+    /// Gives the plan's list of this name other networks, and waits until the core that runs, if one does, measures
+    /// clients against them.
+    ///
+    /// # Errors
+    /// The core is silent.
+    pub async fn replace_list(&self, list: List) -> Result<(), Unconfirmed> {
+        let (reply, answer) = oneshot::channel();
+        let replaced = async {
+            // Without a supervisor there is no core, and one that goes takes the question along: neither has clients.
+            if self.commands.send(Command::List(list, reply)).await.is_ok() {
+                let (Ok(()) | Err(_)) = answer.await;
+            }
+        };
+        tokio::time::timeout(CONFIRM, replaced).await.map_err(|_| Unconfirmed)
+    }
+
     /// Ends the core: sessions have until the deadline to end by themselves. The supervisor ends with it.
     pub async fn stop(&self, deadline: Duration) -> Stopped {
         let (reply, answer) = oneshot::channel();
@@ -293,11 +304,20 @@ impl Supervisor {
         answer.await.unwrap_or_default()
     }
 
-    /// What the data plane counts; `None` while no core answers.
+    /// What the data plane counts; `None` when no core answers within half a second.
     pub async fn stats(&self) -> Option<Stats> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Stats(reply)).await.ok()?;
-        answer.await.ok()
+        let ask = async {
+            self.commands.send(Command::Stats(reply)).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::time::timeout(STATISTICS, ask).await.ok()?
+    }
+
+    /// Has the log sinks of the plan that runs opened anew, now or after the change that is on its way: their files were
+    /// moved away. Whether it could be said; never waits.
+    pub fn reopen_logs(&self) -> bool {
+        self.commands.try_send(Command::ReopenLogs).is_ok()
     }
 
     /// From now on the first client that the running core accepts at `address`, whatever the port, is noticed; what was

@@ -7,14 +7,15 @@ use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use proxy_core::beat::BeatBoard;
 use proxy_core::control::{ChannelError, DescriptorKey, Descriptors, FromCore, Received, ToCore};
 use proxy_core::listener::ListenerKey;
-use proxy_core::plan::Plan;
+use proxy_core::plan::{List, Plan};
 use proxy_core::stats::Stats;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
@@ -26,6 +27,7 @@ use super::policy::{Input, Output, Policy};
 use super::{ApplyError, Command, CoreState, Exit, Settings, StartError, Status, Stopped};
 use crate::causes::chain;
 use crate::listeners::{self, BindErrors, Listeners};
+use crate::logs;
 
 /// Questions for statistics that may wait for the core; who asks more often gets no answer.
 const ASKING: usize = 64;
@@ -62,16 +64,20 @@ pub(super) fn start(settings: Settings, plan: Plan, sockets: Listeners, ends: En
 }
 
 async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends) -> Result<Shell, StartError> {
-    let lock = lock(&settings).await?;
-    // First: a second set of sockets beside an adopted core's would take clients that nobody accepts.
-    let found = adopt(&settings, &sockets).await?;
-    let (link, adoption, held) = match found {
-        Found::Nothing => (None, Arc::new(adoption_socket(&settings.adoption_socket)?), BTreeSet::new()),
-        Found::Adopted(adopted) => {
-            let note = adopted.hello;
-            ends.publish.send_modify(|status| (status.uid, status.uid_note) = (Some(note.uid), note.uid_note));
-            ends.board.store(Some(Arc::new(adopted.link.board.clone())));
-            (Some(adopted.link), adopted.adoption, adopted.listeners)
+    let (lock, link, adoption, held) = match &settings.adoption_socket {
+        None => (None, None, None, BTreeSet::new()),
+        Some(path) => {
+            let lock = lock(path, settings.timing.adopt_within).await?;
+            // First: a second set of sockets beside an adopted core's would take clients that nobody accepts.
+            match adopt(path, settings.timing.adopt_within, &sockets).await? {
+                Found::Nothing => (Some(lock), None, Some(Arc::new(adoption_socket(path)?)), BTreeSet::new()),
+                Found::Adopted(adopted) => {
+                    let note = adopted.hello;
+                    ends.publish.send_modify(|status| (status.uid, status.uid_note) = (Some(note.uid), note.uid_note));
+                    ends.board.store(Some(Arc::new(adopted.link.board.clone())));
+                    (Some(lock), Some(adopted.link), Some(adopted.adoption), adopted.listeners)
+                }
+            }
         }
     };
     // One that is adopted keeps its workers; whoever follows it gets what our number of workers needs.
@@ -93,7 +99,9 @@ async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends)
         liveness: None,
         rounds,
         change: None,
+        reopen_due: false,
         asking: VecDeque::new(),
+        listing: VecDeque::new(),
         stopping: Vec::new(),
         reset: None,
         closed_at: None,
@@ -109,7 +117,9 @@ async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends)
             shell.spawned = true;
             let pid = link.child.pid;
             shell.policy.handle(Input::Adopted { pid }, now);
-            shell.change = Some(Change { previous: shell.plan.clone(), added, removed, reply: None, sent: None });
+            let previous = shell.plan.clone();
+            let sinks = logs::open_what_there_is(&previous.log_sinks);
+            shell.change = Some(Change { previous, added, removed, sinks, reply: None, sent: None });
             shell.send_change(now);
         }
     }
@@ -119,10 +129,10 @@ async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends)
 
 /// Locks the runtime directory. The agent before us may be about to be gone, so it gets the time that its core gets.
 /// The file stays: whoever removed it could not know who has it open.
-async fn lock(settings: &Settings) -> Result<File, StartError> {
-    let path = settings.adoption_socket.with_extension("lock");
+async fn lock(adoption_socket: &Path, within: Duration) -> Result<File, StartError> {
+    let path = adoption_socket.with_extension("lock");
     let file = File::options().create(true).write(true).truncate(false).mode(0o600).open(&path)?;
-    let deadline = tokio::time::Instant::now() + settings.timing.adopt_within;
+    let deadline = tokio::time::Instant::now() + within;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
@@ -142,13 +152,17 @@ struct Shell {
     /// What a core is to run; tentative while `change` is there.
     plan: Plan,
     sockets: Listeners,
-    adoption: Arc<OwnedFd>,
+    adoption: Option<Arc<OwnedFd>>,
     link: Option<Link>,
     /// While the core is to show signs of life.
     liveness: Option<Liveness>,
     rounds: Interval,
     change: Option<Change>,
+    /// The log sinks are to be opened anew as soon as a core runs and no change is on its way.
+    reopen_due: bool,
     asking: VecDeque<oneshot::Sender<Stats>>,
+    /// Who waits for a list's new content to be taken up. As many as change lists at once, which is few.
+    listing: VecDeque<oneshot::Sender<()>>,
     stopping: Vec<oneshot::Sender<Stopped>>,
     reset: Option<u64>,
     /// When the core closed its channel.
@@ -157,7 +171,7 @@ struct Shell {
     spawned: bool,
     ends: Ends,
     /// Nobody else adopts, and kills, our core.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 /// A plan on its way into the core.
@@ -165,6 +179,8 @@ struct Change {
     previous: Plan,
     added: BTreeSet<ListenerKey>,
     removed: BTreeSet<ListenerKey>,
+    /// Log sinks, until they are sent; a core that is started gets others.
+    sinks: Descriptors,
     /// `None`: nobody asked; an adopted core is brought up to date.
     reply: Option<oneshot::Sender<Result<u64, ApplyError>>>,
     /// When the core was told; `None`: not yet.
@@ -197,10 +213,13 @@ impl Shell {
                 Event::Round => self.round(),
                 Event::Due => self.due(),
             }
+            self.reopen_logs();
             self.act();
         }
         // Its successor would find nobody behind it.
-        if let Err(error) = std::fs::remove_file(&self.settings.adoption_socket) {
+        if let Some(path) = &self.settings.adoption_socket
+            && let Err(error) = std::fs::remove_file(path)
+        {
             tracing::debug!(%error, "the adoption socket was gone already");
         }
         let reset = self.reset;
@@ -288,6 +307,10 @@ impl Shell {
             Received::Message(FromCore::Stats(stats)) => {
                 self.asking.drain(..).for_each(|asker| drop(asker.send((*stats).clone())));
             }
+            Received::Message(FromCore::ListTaken) => {
+                // Whoever gave up waiting has no use for it.
+                self.listing.pop_front().map(|reply| reply.send(()));
+            }
             Received::Message(FromCore::Drained { reset }) => self.reset = Some(reset),
             Received::Message(FromCore::Draining { deadline }) => {
                 // Workers without a session are done and silent, and a plan is for the successor.
@@ -329,9 +352,23 @@ impl Shell {
         }
     }
 
+    /// Opens the log sinks anew, if that is due. During a change it waits for its end: the indices are those of one plan.
+    fn reopen_logs(&mut self) {
+        if !self.reopen_due || self.liveness.is_none() || self.change.is_some() {
+            return;
+        }
+        self.reopen_due = false;
+        let sinks = logs::open_what_there_is(&self.plan.log_sinks);
+        let Some(channel) = self.link.as_mut().and_then(|link| link.channel.as_mut()) else { return };
+        if let Err(error) = channel.queue_descriptors(&sinks).and_then(|()| channel.queue(&ToCore::ReopenLogs)) {
+            self.policy.handle(Input::Broken(chain(&error)), Instant::now());
+        }
+    }
+
     fn told(&mut self, command: Command) {
         match command {
             Command::Apply(plan, reply) => self.apply(*plan, reply),
+            Command::ReopenLogs => self.reopen_due = true,
             Command::Stop(deadline, reply) => {
                 self.stopping.push(reply);
                 self.undo_change(|_| ApplyError::Stopping);
@@ -349,6 +386,7 @@ impl Shell {
                     self.asking.push_back(reply);
                 }
             }
+            Command::List(list, reply) => self.replace_list(list, reply),
         }
     }
 
@@ -360,6 +398,10 @@ impl Shell {
         if self.change.is_some() {
             return refuse(reply, ApplyError::Busy);
         }
+        let sinks = match logs::open(&plan.log_sinks) {
+            Ok(sinks) => sinks,
+            Err(error) => return refuse(reply, error.into()),
+        };
         let workers = self.link.as_ref().map_or(self.settings.workers, |link| link.workers);
         let wanted = listeners::wanted(&plan, workers);
         let added = match self.sockets.bind(&wanted) {
@@ -368,10 +410,23 @@ impl Shell {
         };
         let removed = surplus(&self.sockets, &wanted);
         let previous = std::mem::replace(&mut self.plan, plan);
-        self.change = Some(Change { previous, added, removed, reply: Some(reply), sent: None });
+        self.change = Some(Change { previous, added, removed, sinks, reply: Some(reply), sent: None });
         // Without a core that is ready it waits for the next start, or for the running one.
         if self.liveness.is_some() {
             self.send_change(Instant::now());
+        }
+    }
+
+    fn replace_list(&mut self, list: List, reply: oneshot::Sender<()>) {
+        // The plan that is tried and the one that would come back.
+        let plans = std::iter::once(&mut self.plan).chain(self.change.as_mut().map(|change| &mut change.previous));
+        for known in plans.flat_map(|plan| &mut plan.lists).filter(|known| known.name == list.name) {
+            known.networks.clone_from(&list.networks);
+        }
+        // Even one that is not ready yet has its plan already. Without any, dropping the sender is the answer.
+        if self.link.as_ref().is_some_and(|link| link.channel.is_some()) {
+            self.listing.push_back(reply);
+            self.say(&ToCore::List(list));
         }
     }
 
@@ -380,7 +435,8 @@ impl Shell {
         change.sent = Some(now);
         let current = self.sockets.current();
         let of = |key: &ListenerKey| Some((DescriptorKey::Listener(*key), Arc::clone(current.get(key)?)));
-        let added: Descriptors = change.added.iter().filter_map(of).collect();
+        let mut added: Descriptors = change.added.iter().filter_map(of).collect();
+        added.append(&mut change.sinks);
         let message = ToCore::Apply { plan: self.plan.clone(), removed: change.removed.clone() };
         let Some(channel) = self.link.as_mut().and_then(|link| link.channel.as_mut()) else { return };
         if let Err(error) = channel.queue_descriptors(&added).and_then(|()| channel.queue(&message)) {
@@ -423,6 +479,7 @@ impl Shell {
         self.liveness = None;
         self.closed_at = None;
         self.asking.clear();
+        self.listing.clear();
         self.ends.publish.send_modify(|status| status.pid = None);
         if self.change.as_ref().is_some_and(|change| change.sent.is_some()) {
             let why = format!("it ended: {exit}");
@@ -491,7 +548,8 @@ impl Shell {
         let restart = std::mem::replace(&mut self.spawned, true);
         let fitted = self.fit_listeners().map_err(|errors| chain(&errors));
         let started = fitted.and_then(|()| {
-            Link::start(&self.settings, &self.plan, &self.sockets, &self.adoption).map_err(|error| chain(&error))
+            let adoption = self.adoption.as_ref();
+            Link::start(&self.settings, &self.plan, &self.sockets, adoption).map_err(|error| chain(&error))
         });
         match started {
             Ok(link) => {

@@ -20,11 +20,11 @@ pub use codec::{FrameError, MAX_FRAME};
 
 use crate::limits::Limits;
 use crate::listener::ListenerKey;
-use crate::plan::Plan;
+use crate::plan::{List, Plan};
 use crate::stats::Stats;
 
 /// Changes with every change of a message; a core and an agent of different versions do not adopt each other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Descriptors in one batch; well below the kernel's 253 in one message.
 pub const BATCH: usize = 64;
@@ -48,6 +48,9 @@ pub enum DescriptorKey {
     Adoption,
     /// The pipe that takes the core's log, in place of the one before.
     Log,
+    /// What takes the lines of this log sink of the plan that comes next ([`crate::plan::Plan::log_sinks`]). Not handed
+    /// over: every agent opens its own.
+    LogSink(u16),
 }
 
 impl fmt::Display for DescriptorKey {
@@ -59,6 +62,7 @@ impl fmt::Display for DescriptorKey {
             DescriptorKey::ProbeAgent(worker) => write!(f, "agent's end of the probe of worker {worker}"),
             DescriptorKey::Adoption => f.write_str("adoption socket"),
             DescriptorKey::Log => f.write_str("log pipe"),
+            DescriptorKey::LogSink(index) => write!(f, "log sink {index}"),
         }
     }
 }
@@ -76,7 +80,7 @@ pub enum ToCore {
         /// 1 to [`BATCH`].
         count: u16,
     },
-    /// Begin. Answered by [`FromCore::Ready`] or [`FromCore::Rejected`].
+    /// Begin, with the listeners, log sinks and the rest that came before. Answered by [`FromCore::Ready`] or [`FromCore::Rejected`].
     Start {
         /// What to do.
         plan: Plan,
@@ -98,6 +102,10 @@ pub enum ToCore {
     },
     /// Answered by [`FromCore::Stats`].
     Stats,
+    /// The plan's list of this name has these networks from now on. Answered by [`FromCore::ListTaken`].
+    List(List),
+    /// Use the log sinks that came from now on, for the plan that runs: their files were moved away.
+    ReopenLogs,
     /// Sent by an agent that adopts: hand over every descriptor.
     /// Answered by [`FromCore::Manifest`] and the descriptors.
     HandOver,
@@ -131,6 +139,8 @@ pub enum FromCore {
     },
     /// What the data plane counts.
     Stats(Box<Stats>),
+    /// Every rule is measured against the list's new networks; or there is no list of that name.
+    ListTaken,
     /// Nothing is left to carry.
     Drained {
         /// Sessions that were reset at the deadline.

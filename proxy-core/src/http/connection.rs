@@ -1,6 +1,276 @@
-//! x
-use crate::route::Entrance;
-use std::net::SocketAddr;
+//! One client's connection: request after request, until one side has had enough.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use socket2::SockRef;
 use tokio::net::TcpStream;
-pub(crate) async fn serve(_client: TcpStream, _peer: SocketAddr, _entrance: Rc<Entrance>) {}
+use tokio::time::{Instant, sleep, timeout};
+use tracing::debug;
+
+use super::alarm::Alarm;
+use super::decide::Step;
+use super::forward::Private;
+use super::forwarded::Ends;
+use super::head::BadRequest;
+use super::pool::ServerConnection;
+use super::story::Story;
+use crate::log::{Ended, Phase};
+use crate::route::{Desk, Entrance, Guest, Route};
+use crate::session::leaves;
+use crate::tcp::relay::{End, Relay, reset_on_close};
+use crate::tcp::stream::poll_write;
+use crate::tcp::window::Window;
+
+/// How long an idle client may still send a request after its worker began to drain: one may be under way.
+const LAST_CALL: Duration = Duration::from_secs(1);
+/// How long a client may take to read a last answer while it still sends, and how much of that is read.
+const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
+
+/// A client that was let in.
+pub(super) struct Connection {
+    pub(super) client: TcpStream,
+    pub(super) peer: SocketAddr,
+    pub(super) ends: Ends,
+    pub(super) entrance: Rc<Entrance>,
+    pub(super) desk: Rc<Desk>,
+    /// What was read of the next head, or of requests behind it.
+    pub(super) input: Window,
+    pub(super) alarm: Alarm,
+    /// When the first byte of the current request came; of the first one: when the connection began.
+    pub(super) began: Instant,
+    /// Requests answered so far.
+    pub(super) answered: u64,
+    /// Server connections that belong to this client alone.
+    pub(super) private: Vec<Private>,
+    /// Of the current request; `None`: it isn't logged.
+    pub(super) story: Option<Box<Story>>,
+    _guest: Guest,
+}
+
+/// What becomes of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Another request.
+    Request,
+    Close,
+    /// Close it when the client has had a chance to read what was said: it may still be sending.
+    Linger,
+    Reset,
+}
+
+/// What one request came to.
+pub(super) enum Outcome {
+    Next(Next),
+    Tunnel { server: ServerConnection, backend: usize, up: Window, down: Window },
+}
+
+/// To the end of the connection.
+pub(crate) async fn serve(client: TcpStream, peer: SocketAddr, entrance: Rc<Entrance>) {
+    let route = entrance.route();
+    let began = Instant::now();
+    let guest = poll_fn(|cx| Poll::Ready(Guest::new(&route.desk, cx.waker().clone()))).await;
+    // A client that is gone already has no address of ours; its first read will say so.
+    let own = client.local_addr().unwrap_or(peer);
+    let mut connection = Connection {
+        client,
+        peer,
+        ends: Ends { client: peer.ip().to_canonical(), own, tls: false },
+        desk: Rc::clone(&route.desk),
+        entrance,
+        input: Window::default(),
+        alarm: Alarm::new(began + route.http().request_timeout),
+        began,
+        answered: 0,
+        private: Vec::new(),
+        story: None,
+        _guest: guest,
+    };
+    drop(route);
+    let next = loop {
+        let (outcome, route) = connection.request().await;
+        let next = match outcome {
+            Outcome::Next(next) => next,
+            Outcome::Tunnel { server, backend, up, down } => {
+                return connection.tunnel(&route, server, backend, up, down).await;
+            }
+        };
+        if let Some(story) = connection.story.take() {
+            story.tell(&route, peer);
+        }
+        if next != Next::Request {
+            break next;
+        }
+        connection.answered += 1;
+    };
+    match next {
+        Next::Request | Next::Close => {}
+        Next::Linger => linger(connection.client).await,
+        Next::Reset => reset_on_close(&connection.client),
+    }
+}
+
+impl Connection {
+    /// One request, from its first byte to the end of its answer, by the plan of the moment when its head was whole.
+    async fn request(&mut self) -> (Outcome, Rc<Route>) {
+        let (step, route) = self.head().await;
+        let outcome = match step {
+            Step::Forward(trip) => self.forward(&route, trip).await,
+            Step::Answer(answer, next) => Outcome::Next(self.answer(&route, answer, next).await),
+            Step::Tarpit(answer, delay) => {
+                tokio::select! {
+                    biased;
+                    () = leaves(&self.client) => Outcome::Next(Next::Close),
+                    () = sleep(delay) => Outcome::Next(self.answer(&route, answer, Next::Linger).await),
+                }
+            }
+            Step::End(next) => Outcome::Next(next),
+        };
+        (outcome, route)
+    }
+
+    /// Reads to the end of a head, and decides what is to be done about it.
+    async fn head(&mut self) -> (Step, Rc<Route>) {
+        let mut looked_at = 0;
+        if self.answered > 0 {
+            self.began = Instant::now();
+        }
+        loop {
+            let fresh = &self.input.bytes()[looked_at..];
+            // Bytes without the end of a line can't end a head: a client that sends them singly costs no parsing.
+            if memchr::memchr(b'\n', fresh).is_some() || self.input.is_full() {
+                let route = self.entrance.route();
+                if let Some(step) = self.decide(&route) {
+                    return (step, route);
+                }
+            }
+            looked_at = self.input.bytes().len();
+            let read = self.read().await;
+            let begins = looked_at == 0;
+            match read {
+                // Silence is no request.
+                Ok(0) | Err(_) if begins => return (Step::End(Next::Close), self.entrance.route()),
+                Ok(1..) if begins && self.answered > 0 => self.began = Instant::now(),
+                Ok(1..) => {}
+                Ok(0) => {
+                    return self
+                        .give_up(Ended::Client, |connection, route| connection.refuse(route, BadRequest::Truncated));
+                }
+                Err(Some(_)) => return self.give_up(Ended::Client, |_, _| Step::End(Next::Close)),
+                Err(None) => {
+                    return self.give_up(Ended::ClientTimeout, |connection, route| {
+                        Step::Answer(connection.error(route, None, 408, None), Next::Linger)
+                    });
+                }
+            }
+        }
+    }
+
+    /// The rest of a head won't come.
+    fn give_up(&mut self, by: Ended, answer: impl FnOnce(&mut Connection, &Rc<Route>) -> Step) -> (Step, Rc<Route>) {
+        let route = self.entrance.route();
+        self.story = route.frontend().log.map(|_| Story::new(self.began, &route));
+        self.tell(|story| story.ends(by, Phase::Request));
+        (answer(self, &route), route)
+    }
+
+    pub(super) fn tell(&mut self, note: impl FnOnce(&mut Story)) {
+        if let Some(story) = &mut self.story {
+            note(story);
+        }
+    }
+
+    /// Reads on in a head, or waits for one; an error of `None`: the time is over.
+    async fn read(&mut self) -> Result<usize, Option<io::Error>> {
+        let Connection { client, entrance, input, desk, alarm, answered, began, .. } = self;
+        let idle = input.is_empty() && *answered > 0;
+        let limit = {
+            let route = entrance.route();
+            if idle { route.http().keep_alive_timeout } else { route.http().request_timeout }
+        };
+        let mut deadline = *began + limit;
+        poll_fn(|cx| {
+            if let Poll::Ready(read) = input.poll_fill(cx, client, &desk.buffers) {
+                return Poll::Ready(read.map_err(Some));
+            }
+            if desk.closing.get() && input.is_empty() {
+                deadline = deadline.min(Instant::now() + LAST_CALL);
+            }
+            alarm.poll(cx, deadline).map(|()| Err(None))
+        })
+        .await
+    }
+
+    /// Says an answer of ours.
+    pub(super) async fn answer(&mut self, route: &Route, answer: Vec<u8>, next: Next) -> Next {
+        let Connection { client, alarm, .. } = self;
+        let (mut said, mut deadline) = (0, Instant::now() + route.frontend().client_timeout);
+        let done = poll_fn(|cx| {
+            while said < answer.len() {
+                match poll_write(cx, client, &answer[said..]) {
+                    Poll::Ready(Ok(written)) => {
+                        said += written;
+                        deadline = Instant::now() + route.frontend().client_timeout;
+                    }
+                    Poll::Ready(Err(_)) => return Poll::Ready(Some(Ended::Client)),
+                    Poll::Pending => return alarm.poll(cx, deadline).map(|()| Some(Ended::ClientTimeout)),
+                }
+            }
+            Poll::Ready(None)
+        })
+        .await;
+        route.counters().bytes_out.add(said as u64);
+        self.tell(|story| {
+            story.bytes += said as u64;
+            if let Some(by) = done {
+                story.ends(by, Phase::Last);
+            }
+        });
+        route.desk.give_head_back(answer);
+        if done.is_none() { next } else { Next::Close }
+    }
+
+    /// Carries what both sides say in another protocol.
+    async fn tunnel(self, route: &Route, server: ServerConnection, backend: usize, up: Window, down: Window) {
+        let (frontend, plan) = (route.frontend(), route.backend(backend));
+        let idle = plan.tunnel_timeout.unwrap_or(frontend.client_timeout.min(plan.server_timeout));
+        let counters = route.counters();
+        let relay = Relay::new(self.client, server.stream, &self.desk.buffers).with(up, down);
+        let (end, passed) = relay.run(idle, &[&counters.bytes_in], &[&counters.bytes_out]).await;
+        debug!(frontend = frontend.name, client = %self.peer, ?end, "tunnel ended");
+        if let Some(mut story) = self.story {
+            story.bytes += passed;
+            match end {
+                Ok(End::Finished) => {}
+                Ok(End::Idle) => story.ends(Ended::ClientTimeout, Phase::Data),
+                Err(_) => story.ends(Ended::Client, Phase::Data),
+            }
+            story.tell(route, self.peer);
+        }
+    }
+}
+
+/// Closes a connection whose client may still be sending: without this, what was said last would be lost to a reset
+/// (RFC 9112 §9.6).
+async fn linger(client: TcpStream) {
+    if SockRef::from(&client).shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let (time, most) = LINGER;
+    let drain = async {
+        let (mut read, mut buffer) = (0, [0; 1024]);
+        while read < most && client.readable().await.is_ok() {
+            match client.try_read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => read += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => break,
+            }
+        }
+    };
+    let _ = timeout(time, drain).await;
+}

@@ -19,11 +19,11 @@ impl Default for Date {
 
 impl Date {
     /// The text for so many seconds since 1970, up to the year 9999.
-    pub(crate) fn at(&mut self, second: u64) -> &[u8] {
+    pub(crate) fn at(&mut self, second: u64) -> [u8; 29] {
         if self.second != second {
             *self = Date { second, text: text(second) };
         }
-        &self.text
+        self.text
     }
 }
 
@@ -76,4 +76,27 @@ fn is_leap(year: u64) -> bool {
 
 fn index(number: u64) -> usize {
     usize::try_from(number).expect("a day of the week or a month")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_is_written_as_rfc_9110_wants_it() {
+        let mut date = Date::default();
+        for (second, text) in [
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"),
+            (951_868_800, "Wed, 01 Mar 2000 00:00:00 GMT"),
+            (1_735_689_599, "Tue, 31 Dec 2024 23:59:59 GMT"),
+            (1_735_689_600, "Wed, 01 Jan 2025 00:00:00 GMT"),
+            (4_107_542_400, "Mon, 01 Mar 2100 00:00:00 GMT"),
+            (4_107_542_399, "Sun, 28 Feb 2100 23:59:59 GMT"),
+            (253_402_300_799, "Fri, 31 Dec 9999 23:59:59 GMT"),
+        ] {
+            assert_eq!(date.at(second), text.as_bytes(), "{second}");
+        }
+    }
 }

@@ -1,12 +1,22 @@
 //! HTTP/1: strict heads and bodies (pure), and the engine that carries them.
 
+pub(crate) mod alarm;
+pub mod chunked;
 pub(crate) mod connection;
+pub mod cookie;
 pub(crate) mod date;
+mod decide;
 pub(crate) mod edits;
+pub(crate) mod exchange;
+pub(crate) mod flow;
+mod forward;
 pub(crate) mod forwarded;
 pub mod head;
+pub mod host;
 pub(crate) mod lists;
 pub(crate) mod pool;
 pub(crate) mod reply;
 pub(crate) mod rewrite;
 pub(crate) mod rules;
+mod story;
+pub(crate) mod trip;

@@ -3,6 +3,9 @@
 //! Names keep their case and fields their order. Lines that stay are copied as they lie in the buffer, in as few
 //! pieces as there are lines between that go; a head of which nothing changes needn't be copied at all.
 
+#[cfg(test)]
+mod tests;
+
 use super::edits::{Edits, append, clear, field, write_one};
 use super::forwarded::{Ends, Forwarding, address, decimal};
 use super::head::{Request, Response, Version};
@@ -78,7 +81,9 @@ impl<'a, E: Edits<'a>> RequestHead<'a, E> {
                     clears |= request.absolute && request.host.is_some_and(|host| host.as_bytes() != field.value);
                     has_host |= !clears;
                 }
-                goes |= u128::from(clears) << index;
+                if clears {
+                    goes |= 1 << index;
+                }
             }
         }
         let from = if self.line_stays() { request.start } else { self.line(out, &lines) };
@@ -107,12 +112,6 @@ impl<'a, E: Edits<'a>> RequestHead<'a, E> {
         let target = self.target.unwrap_or(self.request.target);
         out.extend_from_slice(self.request.method.as_bytes());
         out.push(b' ');
-        // RFC 9112 §3.2.1 and §3.2.4: an absolute-form may have had no path.
-        match target.as_bytes().first() {
-            None if self.request.method == "OPTIONS" => out.push(b'*'),
-            None | Some(b'?') => out.push(b'/'),
-            Some(_) => {}
-        }
         out.extend_from_slice(target.as_bytes());
         out.extend_from_slice(b" HTTP/1.1\r\n");
         lines.begin(0)
@@ -168,6 +167,15 @@ impl<'a, E: Edits<'a>> ResponseHead<'a, E> {
 pub(super) const VERSION: &[u8] = b"HTTP/1.1";
 
 impl Connection {
+    /// What a client is told that speaks `version`.
+    pub(crate) fn to(version: Version, goes_on: bool) -> Connection {
+        match (goes_on, version) {
+            (false, _) => Connection::Close,
+            (true, Version::Http10) => Connection::KeepAlive,
+            (true, Version::Http11) => Connection::Persistent,
+        }
+    }
+
     /// Appends what is said; `fields` are those of the message, for the protocols of an upgrade.
     pub(super) fn write(self, out: &mut Vec<u8>, fields: &[httparse::Header<'_>]) {
         match self {

@@ -19,7 +19,7 @@ use text::check_edits;
 
 pub use check::{Check, Probe};
 pub use http::{ClientSupplied, Forwarded, Http};
-pub use log::{Log, LogFormat, LogSink};
+pub use log::{Log, LogFormat, LogSink, Target};
 pub use rule::{Action, Condition, HeaderEdit, List, Pattern, Redirect, Reply, Rule, Sources, Text, regex};
 pub use text::{BadText, MAX_BODY, Side, check_method, check_name, check_path};
 

@@ -5,8 +5,8 @@
 use std::cell::RefCell;
 
 /// Bytes in flight in one direction of one session, at most.
-pub(crate) const SIZE: usize = 16 * 1024;
-/// Idle buffers kept by a worker (4 MiB).
+pub(crate) const SIZE: usize = 32 * 1024;
+/// Idle buffers kept by a worker (8 MiB).
 const KEPT: usize = 256;
 
 /// A buffer on loan.

@@ -1,4 +1,6 @@
-//! TCP: reaching a server, and carrying bytes both ways.
+//! TCP: carrying bytes both ways, in buffers that are lent.
 
 pub(crate) mod buffers;
 pub(crate) mod relay;
+pub(crate) mod stream;
+pub(crate) mod window;

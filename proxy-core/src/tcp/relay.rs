@@ -17,7 +17,9 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-use super::buffers::{Buffer, Buffers};
+use super::buffers::Buffers;
+use super::stream::poll_write;
+use super::window::Window;
 use crate::stats::Counter;
 
 /// How a session's relay ended.
@@ -30,7 +32,7 @@ pub(crate) enum End {
 }
 
 /// Where the bytes of one direction are counted.
-pub(crate) type Tally<'a> = [&'a Counter; 2];
+pub(crate) type Tally<'a> = &'a [&'a Counter];
 
 /// Both sockets; they are reset, not closed, when dropped before the relay finished.
 #[derive(Debug)]
@@ -38,31 +40,37 @@ pub(crate) struct Relay<'a> {
     client: TcpStream,
     server: TcpStream,
     buffers: &'a Buffers,
+    to_server: Direction,
+    to_client: Direction,
     finished: bool,
 }
 
 impl<'a> Relay<'a> {
     pub(crate) fn new(client: TcpStream, server: TcpStream, buffers: &'a Buffers) -> Relay<'a> {
-        Relay { client, server, buffers, finished: false }
+        let (to_server, to_client) = Default::default();
+        Relay { client, server, buffers, to_server, to_client, finished: false }
     }
 
-    /// Runs to the end; `up` counts bytes from the client, `down` bytes to it.
-    ///
-    /// # Errors
-    /// A side reset the connection or could not be written to; the other is reset then.
-    pub(crate) async fn run(mut self, idle: Duration, up: Tally<'_>, down: Tally<'_>) -> io::Result<End> {
-        let mut to_server = Direction::default();
-        let mut to_client = Direction::default();
+    /// What was read from either side before, and goes on first.
+    pub(crate) fn with(mut self, from_client: Window, from_server: Window) -> Relay<'a> {
+        (self.to_server.window, self.to_client.window) = (from_client, from_server);
+        self
+    }
+
+    /// Runs to the end; `up` counts bytes from the client, `down` bytes to it. How it ended, and how much went to the
+    /// client; an error: a side reset the connection or could not be written to, and so the other was reset.
+    pub(crate) async fn run(mut self, idle: Duration, up: Tally<'_>, down: Tally<'_>) -> (io::Result<End>, u64) {
         let mut last = Instant::now();
         let mut alarm = pin!(sleep_until(last + idle));
-        let (client, server) = (&self.client, &self.server);
+        let Relay { client, server, buffers, to_server, to_client, finished } = &mut self;
+        let (client, server) = (&*client, &*server);
         // A side that isn't read, because the other one takes nothing, shows its reset here and nowhere else.
         let mut client_reset = pin!(client.ready(Interest::ERROR));
         let mut server_reset = pin!(server.ready(Interest::ERROR));
         let end = poll_fn(|cx| {
             let before = (to_server.passed, to_client.passed);
-            let upward = to_server.poll(cx, client, server, self.buffers);
-            let downward = to_client.poll(cx, server, client, self.buffers);
+            let upward = to_server.poll(cx, client, server, buffers);
+            let downward = to_client.poll(cx, server, client, buffers);
             count(to_server.passed - before.0, up);
             count(to_client.passed - before.1, down);
             match (upward, downward) {
@@ -86,10 +94,10 @@ impl<'a> Relay<'a> {
             Poll::Pending
         })
         .await;
-        to_server.release(self.buffers);
-        to_client.release(self.buffers);
-        self.finished = end.is_ok();
-        end
+        to_server.window.clear(buffers);
+        to_client.window.clear(buffers);
+        *finished = end.is_ok();
+        (end, to_client.passed)
     }
 }
 
@@ -114,12 +122,10 @@ fn count(bytes: u64, tally: Tally<'_>) {
     }
 }
 
-/// One direction. It holds a buffer only while there are bytes in it.
+/// One direction.
 #[derive(Debug, Default)]
 struct Direction {
-    buffer: Option<Buffer>,
-    start: usize,
-    end: usize,
+    window: Window,
     passed: u64,
     state: State,
 }
@@ -141,56 +147,16 @@ impl Direction {
         buffers: &Buffers,
     ) -> Poll<io::Result<()>> {
         while self.state == State::Open {
-            while self.start < self.end {
-                let buffer = self.buffer.as_deref().expect("bytes are in a buffer");
-                let written = ready!(poll_write(cx, to, &buffer[self.start..self.end]))?;
-                self.start += written;
+            while !self.window.is_empty() {
+                let written = ready!(poll_write(cx, to, self.window.bytes()))?;
+                self.window.consume(written);
                 self.passed += written as u64;
             }
-            let mut buffer = self.buffer.take().unwrap_or_else(|| buffers.lend());
-            match poll_read(cx, from, &mut buffer) {
-                Poll::Ready(Ok(filled @ 1..)) => {
-                    (self.start, self.end) = (0, filled);
-                    self.buffer = Some(buffer);
-                }
-                Poll::Ready(Ok(0)) => {
-                    buffers.give_back(buffer);
-                    SockRef::from(to).shutdown(Shutdown::Write)?;
-                    self.state = State::Ended;
-                }
-                other => {
-                    buffers.give_back(buffer);
-                    return other.map_ok(|_| ());
-                }
+            if ready!(self.window.poll_fill(cx, from, buffers))? == 0 {
+                SockRef::from(to).shutdown(Shutdown::Write)?;
+                self.state = State::Ended;
             }
         }
         Poll::Ready(Ok(()))
-    }
-
-    fn release(&mut self, buffers: &Buffers) {
-        if let Some(buffer) = self.buffer.take() {
-            buffers.give_back(buffer);
-        }
-    }
-}
-
-// By shared reference, unlike `AsyncRead` and `AsyncWrite`: resets are waited for meanwhile.
-fn poll_read(cx: &mut Context<'_>, from: &TcpStream, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-    loop {
-        ready!(from.poll_read_ready(cx))?;
-        match from.try_read(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            read => return Poll::Ready(read),
-        }
-    }
-}
-
-fn poll_write(cx: &mut Context<'_>, to: &TcpStream, bytes: &[u8]) -> Poll<io::Result<usize>> {
-    loop {
-        ready!(to.poll_write_ready(cx))?;
-        match to.try_write(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            written => return Poll::Ready(written),
-        }
     }
 }

@@ -13,7 +13,7 @@ use proxy_core::beat::BeatBoard;
 use proxy_core::limits::Limits;
 use proxy_core::listener::{Listener, ListenerKey};
 use proxy_core::plan::{Backend, Balance, Frontend, Mode, Plan, Server};
-use proxy_core::plane::DataPlane;
+use proxy_core::plane::{DataPlane, LogDescriptors};
 use socket2::{Domain, Socket, Type};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -111,7 +111,16 @@ pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
 
 pub(crate) fn start(plan: Plan, workers: u16, listeners: Vec<Listener>) -> DataPlane {
     let limits = Limits { nofile: 65_536, sessions: 10_000 };
-    let plane = DataPlane::start(plan, workers, listeners, Vec::new(), &BeatBoard::create().unwrap(), limits).unwrap();
+    let plane = DataPlane::start(
+        plan,
+        workers,
+        listeners,
+        Vec::new(),
+        &BeatBoard::create().unwrap(),
+        limits,
+        LogDescriptors::new(),
+    )
+    .unwrap();
     wait_for("the workers", || plane.ready());
     plane
 }

@@ -23,6 +23,7 @@ use proxy_core::plan::{List, Plan};
 use super::diagnostic::suggestion;
 use super::files::Files;
 use super::reader::{Section, Value};
+pub(crate) use list::network;
 use timeouts::Timeouts;
 
 /// How long handed-off connections may live unless somebody says so.

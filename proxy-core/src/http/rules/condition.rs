@@ -4,6 +4,7 @@ use memchr::memmem;
 
 use super::{Picked, Rules, Subject, path_and_query};
 use crate::http::lists::Networks;
+use crate::http::{cookie, host};
 use crate::plan::HeaderEdit;
 
 /// [`crate::plan::Condition`]; regular expressions and lists by their numbers.
@@ -59,7 +60,7 @@ impl View<'_> {
             Test::Any(any) => any.iter().any(|test| self.holds(test)),
             Test::Not(test) => !self.holds(test),
             Test::Tls(tls) => self.subject.tls == *tls,
-            Test::Host(texts) => self.host().is_some_and(|host| self.is(without_port(host).as_bytes(), texts)),
+            Test::Host(texts) => self.host().is_some_and(|host| self.is(host::without_port(host).as_bytes(), texts)),
             Test::Path(texts) => self.target.is_some_and(|all| self.is(path_and_query(all).0.as_bytes(), texts)),
             Test::Query(texts) => self.target.is_some_and(|all| {
                 let query = path_and_query(all).1;
@@ -70,7 +71,7 @@ impl View<'_> {
             }
             Test::Header(name, texts) => self.any_value(name, |value| self.is(value, texts)),
             Test::Cookie(name, texts) => self.any_value("Cookie", |value| {
-                cookies(value).any(|(cookie, value)| cookie == name.as_bytes() && self.is(value, texts))
+                cookie::pairs(value).any(|(sent, value)| sent == name.as_bytes() && self.is(value, texts))
             }),
             Test::Source { networks, lists } => {
                 let client = self.subject.client;
@@ -128,20 +129,4 @@ impl View<'_> {
     fn edits(&self) -> impl Iterator<Item = &HeaderEdit> {
         self.rules.shared.before.iter().chain(self.rules.request_edits(self.edits))
     }
-}
-
-/// A checked host without its port; IPv6 keeps its brackets.
-pub(in crate::http) fn without_port(host: &str) -> &str {
-    match host.rfind([':', ']']) {
-        Some(at) if host.as_bytes()[at] == b':' => &host[..at],
-        _ => host,
-    }
-}
-
-/// Names and values of a `Cookie` field, as servers read it (RFC 6265 §5.4, leniently): what has no `=` is no cookie.
-fn cookies(value: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    value.split(|byte| *byte == b';').filter_map(|pair| {
-        let at = memchr::memchr(b'=', pair)?;
-        Some((pair[..at].trim_ascii(), pair[at + 1..].trim_ascii()))
-    })
 }

@@ -5,6 +5,8 @@
 
 mod compile;
 mod condition;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,8 +19,6 @@ use super::head::Request;
 use super::lists::Lists;
 use crate::plan::{HeaderEdit, Redirect, Reply};
 
-pub(crate) use compile::RuleError;
-pub(super) use condition::without_port;
 use condition::{Test, View};
 
 /// Compiled rules. A clone shares everything but the scratch memory of the regular expressions: one for each worker
@@ -127,10 +127,6 @@ impl Picked {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.first == 0 && self.beyond.is_empty()
-    }
-
     /// Ascending: rules are walked from the top.
     fn numbers(&self) -> impl Iterator<Item = usize> + Clone {
         let mut bits = self.first;
@@ -144,11 +140,6 @@ impl Picked {
 }
 
 impl Rules {
-    /// Whether there is nothing to walk.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.shared.steps.is_empty()
-    }
-
     /// Top to bottom, to the first rule that ends it.
     pub(crate) fn walk(&self, subject: &Subject<'_>) -> Outcome<'_> {
         let mut outcome = Outcome::default();
@@ -213,11 +204,9 @@ impl End {
     }
 }
 
-/// Path and query (with its `?`) of a target in origin-form or `*`. An absolute-form without a path has `/`
-/// (RFC 9112 §3.2.1).
+/// Path and query (with its `?`) of a target in origin-form or `*`.
 fn path_and_query(target: &str) -> (&str, &str) {
-    let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
-    (if path.is_empty() { "/" } else { path }, query)
+    target.split_at(target.find('?').unwrap_or(target.len()))
 }
 
 /// The target with another path; `None`: `change` wants none, or the target is `*`, which has no path.

@@ -1,6 +1,20 @@
 //! The head of a message as it was read: checked, classified, and still where it lies in the buffer.
+//!
+//! httparse finds lines and fields; what it lets pass and two readers could understand differently is refused here.
+//! Nothing is allocated, nothing copied.
+
+mod fault;
+mod fields;
+mod reason;
+mod request;
+mod response;
 
 use std::mem::MaybeUninit;
+
+pub(crate) use fault::is_token;
+pub use reason::{BadChunk, BadHead, BadRequest, BadResponse};
+pub use request::request;
+pub use response::{Asked, response};
 
 /// Header fields that one head may have (the width of [`Request::hop_by_hop`]).
 pub const MAX_FIELDS: usize = 128;
@@ -42,7 +56,7 @@ pub struct Hop {
     pub persistent: bool,
     /// `Connection: upgrade` with an `Upgrade` header that names another protocol than `h2c`.
     pub upgrade: bool,
-    /// Credentials or a challenge of a scheme that authenticates the connection, not the request: NTLM, Negotiate.
+    /// Credentials or a challenge of a scheme that authenticates the connection, not the request: NTLM, Negotiate and their kin.
     pub connection_auth: bool,
     /// Bit `i`: field `i` concerns this connection only and is not forwarded (RFC 9110 §7.6.1). `Transfer-Encoding`
     /// is not among them, because a body is forwarded in its framing; `Upgrade` is.
@@ -95,6 +109,12 @@ pub struct Response<'h, 'b> {
     pub length: usize,
 }
 
+/// Whether every line of a head that httparse has accepted ends with CR LF. It takes LF alone too, but no CR without LF:
+/// so there are as many CRs as lines, the first and the empty one among them.
+fn only_crlf(head: &[u8], fields: &[httparse::Header<'_>]) -> Result<(), BadHead> {
+    if memchr::memchr_iter(b'\r', head).count() == fields.len() + 2 { Ok(()) } else { Err(BadHead::BareLf) }
+}
+
 impl Request<'_, '_> {
     /// The path: the target without its query.
     pub fn path(&self) -> &str {
@@ -106,3 +126,6 @@ impl Request<'_, '_> {
         self.target.split_once('?').map_or("", |(_, query)| query)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! Apache as a server behind a proxy.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use crate::part::{Part, PartError, path_with_sbin, write};
+use crate::place::Place;
+
+/// A parent and its children.
+#[derive(Debug)]
+pub struct Apache {
+    /// The process.
+    pub part: Part,
+}
+
+impl Apache {
+    /// A server of the files below `place`'s folder `files` as `/files/`, which answers `/echo` with the request's body.
+    pub fn server(place: &Place, name: &str, address: SocketAddr) -> Result<Apache, PartError> {
+        let files = place.path("files");
+        std::fs::create_dir_all(&files).map_err(|source| PartError::File { path: files.clone(), source })?;
+        let modules: String = ["mpm_event", "authz_core", "alias", "reflector", "headers", "mime", "reqtimeout"]
+            .map(|module| format!("LoadModule {module}_module /usr/lib/apache2/modules/mod_{module}.so\n"))
+            .concat();
+        // Apache refuses to serve as root: children of root become somebody without rights.
+        let user = if nix::unistd::geteuid().is_root() { "User www-data\nGroup www-data\n" } else { "" };
+        let config = format!(
+            "{modules}{user}\
+            ServerName parts.test\nServerRoot {folder}\nListen {address}\nPidFile {folder}/{name}.pid\n\
+            ErrorLog /dev/stderr\nMutex file:{folder}\nTypesConfig /dev/null\n\
+            StartServers 1\nServerLimit 2\nThreadsPerChild 64\nMaxRequestWorkers 128\n\
+            KeepAlive On\nKeepAliveTimeout 600\nMaxKeepAliveRequests 0\n\
+            Header always set X-Server {name}\n\
+            Alias /files {files}\n<Directory {files}>\nRequire all granted\n</Directory>\n\
+            <Location /echo>\nSetHandler reflector\nRequire all granted\n</Location>\n",
+            folder = place.folder().display(),
+            files = files.display(),
+        );
+        let file = write(place.path(&format!("{name}.conf")), &config)?;
+        let mut command = Command::new("apache2");
+        command.env("PATH", path_with_sbin()).arg("-DFOREGROUND").arg("-f").arg(file);
+        let mut part = Part::start(name, command, place.folder())?;
+        part.wait_listening(address)?;
+        Ok(Apache { part })
+    }
+}
