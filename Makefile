@@ -7,7 +7,7 @@ BENCH := $(or $(CARGO_TARGET_DIR),target)/release/bench
 # Tools that cargo builds for us stay inside the checkout.
 TOOLS := $(CURDIR)/target/tools
 
-.PHONY: help demo build test test-all sim fmt clippy deny rules docs unit lab-tests numbers compare bench bench-quick audit
+.PHONY: help demo build test test-all sim fmt clippy deny rules docs unit lab-tests numbers compare bench bench-quick differential audit
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST)
@@ -31,9 +31,9 @@ test-all: test   ## make test, and what takes longer: soak, many seeds, the othe
 	LBNODE_LONG=1 $(CARGO) test --locked -p netns-tests --test pair -- --nocapture long_
 	@$(MAKE) --no-print-directory sim
 
-sim:             ## the election under 20,000 seeds of loss, cuts, stalls and crashes; the hand-off under 10,000
+sim:             ## the election and the hand-off under 20,000 seeds of loss, cuts, stalls and crashes
 	SIM_SEEDS=20000 $(CARGO) test --release --locked -p vrrp --test simulation -- --nocapture
-	SIM_SEEDS=10000 $(CARGO) test --locked -p node --test handoff_simulation -- --nocapture
+	SIM_SEEDS=20000 $(CARGO) test --locked -p node --test handoff_simulation -- --nocapture
 
 numbers: build   ## the failover table of docs/failover.md, 20 runs of each scenario
 	$(LBNODE_RELEASE) lab --repeat 20
@@ -80,3 +80,8 @@ bench-quick: build  ## the same in two minutes: shows that it works, and roughly
 	@.ci/setup bench
 	$(CARGO) build --release --locked -p bench
 	$(BENCH) --quick
+
+differential: ## ten thousand requests through lbnode and haproxy: every difference has a name (docs/differences.md)
+	@.ci/setup test
+	$(CARGO) build --locked -p node
+	$(CARGO) test --locked -p tests --test differential -- --nocapture

@@ -12,6 +12,7 @@ pub mod guard;
 pub mod handoff;
 pub mod lab;
 pub mod listeners;
+pub mod lists;
 pub mod log;
 pub mod logs;
 mod netlink;

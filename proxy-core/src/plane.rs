@@ -17,7 +17,7 @@ use crate::limits::{Gate, Limits};
 use crate::listener::{Listener, ListenerKey};
 pub use crate::log::Descriptors as LogDescriptors;
 use crate::log::Logs;
-use crate::plan::{Plan, PlanError};
+use crate::plan::{List, Plan, PlanError};
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
 use crate::stats::{
     BackendStats, CheckReport, FrontendStats, ServerState, ServerStats, Stats, WorkerShard, WorkerStats, shards, sum,
@@ -86,12 +86,10 @@ impl DataPlane {
         if workers == 0 || workers > MAX_WORKERS {
             return Err(PlaneError::Workers(workers));
         }
-        let mut scheme = Scheme::build(plan, None, workers)?;
         let start = |what| move |source| PlaneError::Start { what, source };
         let shards: Arc<[WorkerShard]> = shards(workers).into();
         let (mut logs, loggers) = Logs::start(&shards).map_err(start("the log"))?;
-        scheme.sinks = logs.open(&scheme.plan.log_sinks, sinks);
-        let scheme = Arc::new(scheme);
+        let scheme = Arc::new(Scheme::build(plan, None, workers, |plan| logs.open(plan, sinks))?);
         let checks = Checks::start(Arc::clone(&scheme)).map_err(start("the checks"))?;
         let mut plane = DataPlane {
             scheme,
@@ -140,14 +138,19 @@ impl DataPlane {
     ) -> Result<(), PlaneError> {
         plan.validate()?;
         self.refuse_strangers(&added)?;
-        let mut scheme = Scheme::build(plan, Some(&self.scheme), self.workers())?;
-        scheme.sinks = self.logs.open(&scheme.plan.log_sinks, sinks);
-        self.scheme = Arc::new(scheme);
+        let (workers, logs) = (self.workers(), &mut self.logs);
+        self.scheme = Arc::new(Scheme::build(plan, Some(&self.scheme), workers, |plan| logs.open(plan, sinks))?);
         self.post(added, removed);
         self.checks.apply(Arc::clone(&self.scheme));
         // A raised limit may have made room.
         self.scheme.backends.iter().for_each(|backend| backend.queue.wake());
         Ok(())
+    }
+
+    /// Measures clients against other networks from the next request on; a list that the plan doesn't have is no
+    /// mistake: a new plan and the change of a list may pass each other.
+    pub fn replace_list(&self, list: &List) {
+        self.scheme.lists.replace(&list.name, &list.networks);
     }
 
     /// Whether every worker runs the latest plan.

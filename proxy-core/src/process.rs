@@ -200,6 +200,12 @@ impl Core {
                 let stats = self.plane.as_ref().map(DataPlane::stats).unwrap_or_default();
                 self.say(FromCore::Stats(Box::new(stats)));
             }
+            ToCore::List(list) => {
+                if let Some(plane) = &self.plane {
+                    plane.replace_list(&list);
+                }
+                self.say(FromCore::ListTaken);
+            }
             ToCore::HandOver => {
                 if let Some(agent) = &mut self.agent
                     && let Err(error) = agent.queue_descriptors(&self.held)

@@ -6,15 +6,17 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::SystemTime;
 
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 
 use crate::balance::Balancer;
 use crate::http::date::Date;
 use crate::http::forwarded::Forwarding;
 use crate::http::pool::Pool;
 use crate::http::rules::Rules;
+use crate::limits::Gate;
+use crate::log::Logger;
 use crate::plan::{self, Balance, Mode};
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
 use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState};
@@ -32,15 +34,20 @@ const HEADS_KEPT: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Desk {
     pub(crate) worker: usize,
+    pub(crate) logger: Logger,
+    /// Counts the clients of the process.
+    pub(crate) process: Arc<Gate>,
     pub(crate) buffers: Buffers,
     heads: RefCell<Vec<Vec<u8>>>,
-    pub(crate) date: RefCell<Date>,
+    date: RefCell<Date>,
     pub(crate) connects: Semaphore,
     /// Clients that it serves now.
     pub(crate) clients: Cell<usize>,
     /// HTTP connections to servers, in use or idle. Idle ones are kept only while there are fewer of them than of
     /// clients, so that a session stays within its two descriptors.
     pub(crate) server_connections: Cell<usize>,
+    /// Of the pools of idle server connections, so far.
+    pub(crate) sweeps: Cell<u32>,
     /// The worker drains: nobody is served another request.
     pub(crate) closing: Cell<bool>,
     /// Clients that hear of [`Desk::closing`], by number.
@@ -49,19 +56,28 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
-    pub(crate) fn new(worker: u16) -> Desk {
+    pub(crate) fn new(worker: u16, logger: Logger, process: Arc<Gate>) -> Desk {
         Desk {
             worker: usize::from(worker),
+            logger,
+            process,
             buffers: Buffers::default(),
             heads: RefCell::default(),
             date: RefCell::default(),
             connects: Semaphore::new(CONNECTS_AT_ONCE),
             clients: Cell::new(0),
             server_connections: Cell::new(0),
+            sweeps: Cell::new(0),
             closing: Cell::new(false),
             guests: RefCell::default(),
             next_guest: Cell::new(0),
         }
+    }
+
+    /// Now, for a `Date` field.
+    pub(crate) fn date(&self) -> [u8; 29] {
+        let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs());
+        self.date.borrow_mut().at(now)
     }
 
     /// An empty vector for a head, with room for an ordinary one.
@@ -217,8 +233,9 @@ impl Routes {
 
     /// Idle connections that their servers closed, or that nobody needed for a while, are closed.
     pub(crate) fn sweep(&self) {
-        let now = Instant::now();
-        self.pools.values().for_each(|pool| pool.sweep(now));
+        let sweeps = self.desk.sweeps.get().wrapping_add(1);
+        self.desk.sweeps.set(sweeps);
+        self.pools.values().for_each(|pool| pool.sweep(sweeps));
     }
 
     /// The worker drains: who is inside is served what was asked for, and no more.
@@ -245,7 +262,7 @@ impl Routes {
             let mut own = Vec::new();
             for server in &live.servers {
                 let key = Arc::as_ptr(server);
-                let pool = pools.remove(&key).unwrap_or_else(|| Rc::new(Pool::new(Arc::clone(server))));
+                let pool = pools.remove(&key).unwrap_or_default();
                 self.pools.insert(key, Rc::clone(&pool));
                 own.push(pool);
             }

@@ -14,7 +14,8 @@ use crate::http::rules::Rules;
 use crate::limits::Gate;
 use crate::log::Sinks;
 use crate::log_pipe::chain;
-use crate::plan::{self, Mode, Plan, PlanError};
+use crate::per_source::PerSource;
+use crate::plan::{self, LogSink, Mode, Plan, PlanError};
 use crate::queue::Queue;
 use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState, shards};
 
@@ -29,8 +30,7 @@ pub(crate) struct Scheme {
     /// Of each frontend; `None`: the servers are told nothing of the client.
     pub(crate) forwarding: Vec<Option<Forwarding>>,
     pub(crate) lists: Arc<Lists>,
-    /// Where the frontends' logs go; none until the log is opened.
-    #[allow(dead_code, reason = "sessions log there")]
+    /// Where the frontends' logs go.
     pub(crate) sinks: Sinks,
 }
 
@@ -38,6 +38,7 @@ pub(crate) struct Scheme {
 #[derive(Debug)]
 pub(crate) struct FrontendLive {
     pub(crate) gate: Arc<Gate>,
+    pub(crate) per_source: Arc<PerSource>,
     pub(crate) shards: Box<[FrontendShard]>,
 }
 
@@ -83,11 +84,16 @@ pub(crate) struct Place {
 }
 
 impl Scheme {
-    /// `plan`, which was validated, around the live state of `before`.
+    /// `plan`, which was validated, around the live state of `before`; `open` opens its logs, once nothing can fail any more.
     ///
     /// # Errors
     /// A rule that can't be used.
-    pub(crate) fn build(plan: Plan, before: Option<&Scheme>, workers: u16) -> Result<Scheme, PlanError> {
+    pub(crate) fn build(
+        plan: Plan,
+        before: Option<&Scheme>,
+        workers: u16,
+        open: impl FnOnce(&[LogSink]) -> Sinks,
+    ) -> Result<Scheme, PlanError> {
         let lists = Arc::new(Lists::new(&plan.lists));
         let compile = |frontend: &plan::Frontend| {
             let wrong = |error| PlanError::new(format!("frontend `{}`", frontend.name), chain(&error));
@@ -104,8 +110,13 @@ impl Scheme {
                 let index = before.plan.frontends.iter().position(|old| old.name == frontend.name)?;
                 Some(Arc::clone(&before.frontends[index]))
             });
-            let live = kept
-                .unwrap_or_else(|| Arc::new(FrontendLive { gate: Arc::new(Gate::new(None)), shards: shards(workers) }));
+            let live = kept.unwrap_or_else(|| {
+                Arc::new(FrontendLive {
+                    gate: Arc::new(Gate::new(None)),
+                    per_source: Arc::default(),
+                    shards: shards(workers),
+                })
+            });
             live.gate.set_limit(frontend.max_connections);
             live
         });
@@ -118,7 +129,8 @@ impl Scheme {
             Arc::new(BackendLive::build(backend, kept, workers))
         });
         let backends = backends.collect();
-        Ok(Scheme { plan, frontends, backends, rules, forwarding, lists, sinks: Sinks::default() })
+        let sinks = open(&plan.log_sinks);
+        Ok(Scheme { plan, frontends, backends, rules, forwarding, lists, sinks })
     }
 }
 

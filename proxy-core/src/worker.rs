@@ -91,7 +91,6 @@ pub(crate) struct Seed {
     pub(crate) gate: Arc<Gate>,
     pub(crate) shards: Arc<[WorkerShard]>,
     pub(crate) probe: Option<UnixStream>,
-    #[allow(dead_code, reason = "sessions log through it")]
     pub(crate) logger: Logger,
 }
 
@@ -170,7 +169,7 @@ impl Worker {
             source: Source::probe(socket).unwrap_or_else(|error| panic!("the probe can't be waited for: {error}")),
             entrance: None,
         });
-        let desk = Rc::new(Desk::new(seed.number));
+        let desk = Rc::new(Desk::new(seed.number, seed.logger, Arc::clone(&seed.gate)));
         let own = Own {
             slot: seed.slot,
             number: seed.number,
@@ -356,12 +355,15 @@ mod tests {
     use std::sync::atomic::AtomicU8;
 
     use crate::beat::BeatBoard;
+    use crate::log::Logs;
     use crate::stats::shards;
 
     fn own(board: &BeatBoard) -> Rc<Own> {
-        let desk = Rc::new(Desk::new(0));
+        let shards = shards(1).into();
+        let logger = Logs::start(&shards).unwrap().1.remove(0);
+        let desk = Rc::new(Desk::new(0, logger, Arc::new(Gate::new(None))));
         desk.closing.set(true);
-        Rc::new(Own { slot: board.slot(0), number: 0, shards: shards(1).into(), desk, ended: Notify::new() })
+        Rc::new(Own { slot: board.slot(0), number: 0, shards, desk, ended: Notify::new() })
     }
 
     /// Whether the polls of worker 0 move within `time`.

@@ -22,6 +22,7 @@ use crate::failover::{Failover, Input};
 use crate::guard::Guard;
 use crate::handoff;
 use crate::listeners::{self, Listeners};
+use crate::lists::{Lists, Overlay};
 use crate::privileges;
 use crate::sock_diag;
 use crate::status::traffic::Traffic;
@@ -90,6 +91,7 @@ pub(super) struct Prepared {
     cluster: ClusterConfig,
     routers: Vec<RouterConfig>,
     revision: Revision,
+    overlay: Overlay,
     identity: Identity,
     store: Store,
     /// To be logged once there is a log.
@@ -105,7 +107,7 @@ pub(super) fn prepare(path: &Path) -> Result<Prepared, StartError> {
     let store = Store::open(&node.state_dir)?;
     let mut remarks = Vec::new();
     let stored = match store.read()? {
-        Found::Revision(revision) => Some(revision),
+        Found::Kept(revision) => Some(revision),
         Found::Empty => None,
         Found::SetAside(aside, why) => {
             remarks.push(format!(
@@ -118,22 +120,33 @@ pub(super) fn prepare(path: &Path) -> Result<Prepared, StartError> {
     let (revision, mut cluster) = match stored {
         Some(revision) => {
             let number = revision.number;
-            let parsed = config::parse_cluster(&format!("revision {number}"), &revision.text);
+            let parsed = config::parse_kept(&format!("revision {number}"), &revision.text, &revision.files);
             let cluster = parsed.map_err(|source| StartError::Stored { number, source })?;
             (revision, cluster)
         }
         None => {
             let text = config::read_text(&node.bootstrap)?;
-            let cluster = config::parse_cluster(&node.bootstrap.display().to_string(), &text)?;
-            (Revision { number: 1, text }, cluster)
+            let mut cluster = config::parse_cluster(&node.bootstrap.display().to_string(), &text)?;
+            (Revision { number: 1, text, files: std::mem::take(&mut cluster.files) }, cluster)
         }
     };
     cluster.plan.revision = revision.number;
+    let overlay = match store.lists()? {
+        Found::Kept(overlay) => overlay,
+        Found::Empty => Overlay::default(),
+        Found::SetAside(aside, why) => {
+            remarks.push(format!(
+                "what was changed of lists could not be read ({why}); it now lies at {}, and the lists are the file's",
+                aside.display()
+            ));
+            Overlay::default()
+        }
+    };
     let routers = config::routers(&node, &cluster).map_err(StartError::Routers)?;
     let identity = supervisor::identity(&node.proxy.user).map_err(StartError::NoUser)?;
     std::fs::create_dir_all(&node.runtime_dir)
         .map_err(|source| StartError::System { what: "make the runtime directory", source })?;
-    Ok(Prepared { path: path.to_owned(), node, cluster, routers, revision, identity, store, remarks })
+    Ok(Prepared { path: path.to_owned(), node, cluster, routers, revision, overlay, identity, store, remarks })
 }
 
 impl Prepared {
@@ -190,7 +203,9 @@ impl Prepared {
         }
         let (threads, level) = (self.node.proxy.threads, self.node.log.level);
         let settings = Settings::new(self.identity, threads, level, Some(self.node.runtime_dir.join("core.sock")));
-        let (supervisor, core_events) = Supervisor::start(settings, self.cluster.plan.clone(), listeners.clone())?;
+        let lists = Lists::new(&self.cluster.plan, self.overlay, Some(self.store.clone()));
+        let plan = lists.laid_over(self.cluster.plan.clone()).await;
+        let (supervisor, core_events) = Supervisor::start(settings, plan, listeners.clone())?;
         if let Err(error) = listeners::keep_in_fd_store(&listeners.current()) {
             tracing::warn!(%error, "systemd did not take the listening sockets");
         }
@@ -231,6 +246,7 @@ impl Prepared {
             applied_at: Instant::now(),
             store: self.store,
             listeners,
+            lists,
             supervisor,
             core,
             vrrp,

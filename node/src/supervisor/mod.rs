@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwapOption;
 use proxy_core::beat::BeatBoard;
 use proxy_core::limits::Limits;
-use proxy_core::plan::Plan;
+use proxy_core::plan::{List, Plan};
 use proxy_core::stats::Stats;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -38,6 +38,8 @@ const COMMANDS: usize = 16;
 const EVENTS: usize = 256;
 /// How long the core may take to answer a question about its counters.
 const STATISTICS: Duration = Duration::from_millis(500);
+/// How long it may take to take up the new content of a list.
+const CONFIRM: Duration = Duration::from_secs(5);
 
 /// What is known of the core, as an event and as the current state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,6 +183,11 @@ pub enum ApplyError {
     Stopping,
 }
 
+/// The core did not say that it measures clients against the new content of a list. The next one begins with it.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the proxy core did not confirm it within {} s", CONFIRM.as_secs())]
+pub struct Unconfirmed;
+
 /// Why there is no supervisor.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -218,6 +225,7 @@ enum Command {
     Stop(Duration, oneshot::Sender<Stopped>),
     Stats(oneshot::Sender<Stats>),
     ReopenLogs,
+    List(List, oneshot::Sender<()>),
 }
 
 impl Supervisor {
@@ -269,6 +277,22 @@ impl Supervisor {
         let sent = self.commands.send(Command::Apply(Box::new(plan), reply)).await;
         sent.map_err(|_| ApplyError::Stopping)?;
         answer.await.map_err(|_| ApplyError::Stopping)?
+    }
+
+    /// Gives the plan's list of this name other networks, and waits until the core that runs, if one does, measures
+    /// clients against them.
+    ///
+    /// # Errors
+    /// The core is silent.
+    pub async fn replace_list(&self, list: List) -> Result<(), Unconfirmed> {
+        let (reply, answer) = oneshot::channel();
+        let replaced = async {
+            // Without a supervisor there is no core, and one that goes takes the question along: neither has clients.
+            if self.commands.send(Command::List(list, reply)).await.is_ok() {
+                let (Ok(()) | Err(_)) = answer.await;
+            }
+        };
+        tokio::time::timeout(CONFIRM, replaced).await.map_err(|_| Unconfirmed)
     }
 
     /// Ends the core: sessions have until the deadline to end by themselves. The supervisor ends with it.

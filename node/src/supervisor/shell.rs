@@ -15,7 +15,7 @@ use arc_swap::ArcSwapOption;
 use proxy_core::beat::BeatBoard;
 use proxy_core::control::{ChannelError, DescriptorKey, Descriptors, FromCore, Received, ToCore};
 use proxy_core::listener::ListenerKey;
-use proxy_core::plan::Plan;
+use proxy_core::plan::{List, Plan};
 use proxy_core::stats::Stats;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
@@ -101,6 +101,7 @@ async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends)
         change: None,
         reopen_due: false,
         asking: VecDeque::new(),
+        listing: VecDeque::new(),
         stopping: Vec::new(),
         reset: None,
         closed_at: None,
@@ -160,6 +161,8 @@ struct Shell {
     /// The log sinks are to be opened anew as soon as a core runs and no change is on its way.
     reopen_due: bool,
     asking: VecDeque<oneshot::Sender<Stats>>,
+    /// Who waits for a list's new content to be taken up. As many as change lists at once, which is few.
+    listing: VecDeque<oneshot::Sender<()>>,
     stopping: Vec<oneshot::Sender<Stopped>>,
     reset: Option<u64>,
     /// When the core closed its channel.
@@ -304,6 +307,10 @@ impl Shell {
             Received::Message(FromCore::Stats(stats)) => {
                 self.asking.drain(..).for_each(|asker| drop(asker.send((*stats).clone())));
             }
+            Received::Message(FromCore::ListTaken) => {
+                // Whoever gave up waiting has no use for it.
+                self.listing.pop_front().map(|reply| reply.send(()));
+            }
             Received::Message(FromCore::Drained { reset }) => self.reset = Some(reset),
             Received::Message(FromCore::Draining { deadline }) => {
                 // Workers without a session are done and silent, and a plan is for the successor.
@@ -379,6 +386,7 @@ impl Shell {
                     self.asking.push_back(reply);
                 }
             }
+            Command::List(list, reply) => self.replace_list(list, reply),
         }
     }
 
@@ -406,6 +414,19 @@ impl Shell {
         // Without a core that is ready it waits for the next start, or for the running one.
         if self.liveness.is_some() {
             self.send_change(Instant::now());
+        }
+    }
+
+    fn replace_list(&mut self, list: List, reply: oneshot::Sender<()>) {
+        // The plan that is tried and the one that would come back.
+        let plans = std::iter::once(&mut self.plan).chain(self.change.as_mut().map(|change| &mut change.previous));
+        for known in plans.flat_map(|plan| &mut plan.lists).filter(|known| known.name == list.name) {
+            known.networks.clone_from(&list.networks);
+        }
+        // Even one that is not ready yet has its plan already. Without any, dropping the sender is the answer.
+        if self.link.as_ref().is_some_and(|link| link.channel.is_some()) {
+            self.listing.push_back(reply);
+            self.say(&ToCore::List(list));
         }
     }
 
@@ -458,6 +479,7 @@ impl Shell {
         self.liveness = None;
         self.closed_at = None;
         self.asking.clear();
+        self.listing.clear();
         self.ends.publish.send_modify(|status| status.pid = None);
         if self.change.as_ref().is_some_and(|change| change.sent.is_some()) {
             let why = format!("it ended: {exit}");

@@ -19,11 +19,11 @@ impl Default for Date {
 
 impl Date {
     /// The text for so many seconds since 1970, up to the year 9999.
-    pub(crate) fn at(&mut self, second: u64) -> &[u8] {
+    pub(crate) fn at(&mut self, second: u64) -> [u8; 29] {
         if self.second != second {
             *self = Date { second, text: text(second) };
         }
-        &self.text
+        self.text
     }
 }
 

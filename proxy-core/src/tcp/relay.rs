@@ -57,11 +57,9 @@ impl<'a> Relay<'a> {
         self
     }
 
-    /// Runs to the end; `up` counts bytes from the client, `down` bytes to it.
-    ///
-    /// # Errors
-    /// A side reset the connection or could not be written to; the other is reset then.
-    pub(crate) async fn run(mut self, idle: Duration, up: Tally<'_>, down: Tally<'_>) -> io::Result<End> {
+    /// Runs to the end; `up` counts bytes from the client, `down` bytes to it. How it ended, and how much went to the
+    /// client; an error: a side reset the connection or could not be written to, and so the other was reset.
+    pub(crate) async fn run(mut self, idle: Duration, up: Tally<'_>, down: Tally<'_>) -> (io::Result<End>, u64) {
         let mut last = Instant::now();
         let mut alarm = pin!(sleep_until(last + idle));
         let Relay { client, server, buffers, to_server, to_client, finished } = &mut self;
@@ -99,7 +97,7 @@ impl<'a> Relay<'a> {
         to_server.window.clear(buffers);
         to_client.window.clear(buffers);
         *finished = end.is_ok();
-        end
+        (end, to_client.passed)
     }
 }
 

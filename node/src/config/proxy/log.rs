@@ -70,9 +70,12 @@ pub(super) fn read(
         if value.is_boolean() {
             silent = true;
             if value.clone().boolean()? {
-                value.report("`log` is false, or a table such as { target = \"syslog:127.0.0.1:514\" }");
+                value.report("`log` is false, or a table such as { target = \"stdout\" }, not true");
             }
             return Some(());
+        }
+        if !value.is_table() {
+            return value.mismatch("a table such as { target = \"syslog:127.0.0.1:514\" }, or false");
         }
         let inherited = general.and_then(|general| general.target.clone());
         let table = value.clone().section()?;

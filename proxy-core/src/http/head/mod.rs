@@ -54,7 +54,7 @@ pub enum Framing {
 pub struct Hop {
     /// The sender will use the connection for another message.
     pub persistent: bool,
-    /// `Connection: upgrade` with an `Upgrade` header that names another protocol than `h2c`.
+    /// `Connection: upgrade` with an `Upgrade` header that names other protocols than HTTP/2, in HTTP/1.1.
     pub upgrade: bool,
     /// Credentials or a challenge of a scheme that authenticates the connection, not the request: NTLM, Negotiate and their kin.
     pub connection_auth: bool,

@@ -1,0 +1,199 @@
+//! A request's way to a server: which one, over which connection, and again if it can be sent again.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tracing::debug;
+
+use super::connection::{Connection, Next, Outcome};
+use super::decide::Step;
+use super::exchange::{End, Exchange, Failure};
+use super::flow::Flow;
+use super::pool::ServerConnection;
+use super::trip::Trip;
+use crate::reach::{Attempts, Chosen, Unreached};
+use crate::route::Route;
+use crate::server::ServerLive;
+use crate::session::leaves;
+
+/// A server connection that is one client's alone: the server may know its user by it (NTLM, Negotiate).
+pub(super) struct Private {
+    server: Arc<ServerLive>,
+    connection: ServerConnection,
+}
+
+impl Connection {
+    /// Carries a request to a server, and the answer back.
+    pub(super) async fn forward(&mut self, route: &Rc<Route>, mut trip: Box<Trip>) -> Outcome {
+        trip.up.window = std::mem::take(&mut self.input);
+        if let Err(bad) = trip.up.sort() {
+            let Step::Answer(answer, next) = self.refuse(route, bad.into()) else { return Outcome::Next(Next::Close) };
+            return Outcome::Next(self.answer(route, answer, next).await);
+        }
+        let backend = trip.backend;
+        let mut attempts = Attempts::default();
+        self.tell(|story| {
+            story.backend = Some(backend);
+            story.queued = u32::try_from(route.backend_live(backend).queue.len()).unwrap_or(u32::MAX);
+        });
+        let (mut chosen, mut at_hand) = match self.own_connection(route, backend) {
+            Some(own) => own,
+            None => match route.choose(backend, leaves(&self.client)).await {
+                Ok(chosen) => (chosen, None),
+                Err(why) => return self.unreached(route, &trip, why).await,
+            },
+        };
+        self.tell(|story| {
+            story.placed();
+            story.server = Some(chosen.server);
+        });
+        trip.private |= at_hand.is_some();
+        // A pooled connection may end as the request arrives. So it is for requests that can be sent again, or
+        // whose client is as used to that as anybody with a connection of its own (HAProxy's `http-reuse safe`).
+        let mut may_reuse = trip.replay.is_some() || self.answered > 0;
+        loop {
+            if at_hand.is_none() && may_reuse {
+                at_hand = route.backends[backend].pools[chosen.server].lend();
+            }
+            let reused = at_hand.is_some();
+            let server = match at_hand.take() {
+                Some(server) => server,
+                None => match route.open(backend, &mut chosen, &mut attempts).await {
+                    Ok(stream) => ServerConnection::new(stream, &route.desk),
+                    Err(why) => return self.unreached(route, &trip, why).await,
+                },
+            };
+            self.tell(|story| {
+                story.connected();
+                story.server = Some(chosen.server);
+                story.attempts = attempts;
+            });
+            let counters = route.server_counters(backend, chosen.server);
+            counters.total.add(1);
+            counters.http.requests.add(1);
+            let mut exchange = Exchange::new(&self.entrance, route, &mut trip, self.story.as_deref_mut());
+            let end = exchange.run(&self.client, &server.stream, &mut self.alarm).await;
+            let (status, heard) = (exchange.status, exchange.heard);
+            let mut down = exchange.into_down();
+            count(route, &trip, chosen.server, status, &down);
+            self.tell(|story| {
+                story.status = status;
+                story.bytes = down.written;
+            });
+            match end {
+                Ok(End::Tunnel) => {
+                    let up = std::mem::take(&mut trip.up.window);
+                    return Outcome::Tunnel { server, backend, up, down: down.window };
+                }
+                Ok(End::Answered { server_is_free, client_goes_on }) => {
+                    if server_is_free {
+                        self.keep(route, &trip, chosen, server);
+                    }
+                    self.input = std::mem::take(&mut trip.up.window);
+                    self.input.release(&route.desk.buffers);
+                    down.window.clear(&route.desk.buffers);
+                    route.desk.give_head_back(down.head);
+                    route.desk.give_head_back(trip.up.head);
+                    let next = match client_goes_on {
+                        true => Next::Request,
+                        // It asked for the end, and has said all.
+                        false if !trip.persistent && self.input.is_empty() => Next::Close,
+                        false => Next::Linger,
+                    };
+                    return Outcome::Next(next);
+                }
+                // Nobody heard anything of it.
+                Err(Failure::Server) if !heard => {
+                    drop(server);
+                    if let Some(body) = trip.replay
+                        && (reused || route.again(backend, &mut chosen, &mut attempts))
+                    {
+                        trip.up.rewind(body);
+                        may_reuse = false;
+                    } else if reused && self.answered > 0 {
+                        // As its own server would have done: the client knows what it may send again.
+                        self.tell(|story| story.failed(Failure::Server));
+                        return Outcome::Next(Next::Close);
+                    } else {
+                        return self.failed(route, &trip, chosen.server, Failure::Server).await;
+                    }
+                }
+                Err(failure) if status == 0 => return self.failed(route, &trip, chosen.server, failure).await,
+                Err(failure) => {
+                    self.tell(|story| story.failed(failure));
+                    // A part of an answer is out: only a cut tells that it is not all of it.
+                    return Outcome::Next(Next::Reset);
+                }
+            }
+        }
+    }
+
+    /// The connection to a server of this backend that is the client's alone, and its server even if it is gone.
+    fn own_connection(&mut self, route: &Route, backend: usize) -> Option<(Chosen, Option<ServerConnection>)> {
+        for index in 0..self.private.len() {
+            if let Some(chosen) = route.stay(backend, &self.private[index].server) {
+                let connection = self.private.swap_remove(index).connection;
+                return Some((chosen, Some(connection).filter(ServerConnection::is_quiet)));
+            }
+        }
+        None
+    }
+
+    /// Keeps a server connection that can be used again: for everybody, or for this client.
+    fn keep(&mut self, route: &Route, trip: &Trip, chosen: Chosen, connection: ServerConnection) {
+        if trip.private {
+            let server = Arc::clone(route.server_live(trip.backend, chosen.server));
+            self.private.push(Private { server, connection });
+        } else {
+            route.backends[trip.backend].pools[chosen.server].give_back(connection);
+        }
+    }
+
+    /// No server could be had.
+    async fn unreached(&mut self, route: &Route, trip: &Trip, why: Unreached) -> Outcome {
+        route.count_unreached(trip.backend, why);
+        debug!(backend = route.backend(trip.backend).name, client = %self.peer, ?why, "no server for a request");
+        self.tell(|story| story.unreached(why));
+        if why == Unreached::Left {
+            return Outcome::Next(Next::Close);
+        }
+        let answer = self.error(route, Some(trip), 503, None);
+        Outcome::Next(self.answer(route, answer, Next::Linger).await)
+    }
+
+    /// Nothing of an answer went out yet.
+    async fn failed(&mut self, route: &Route, trip: &Trip, server: usize, failure: Failure) -> Outcome {
+        let backend = route.backend(trip.backend);
+        let server = &backend.servers[server].name;
+        debug!(backend = backend.name, server, client = %self.peer, ?failure, "a request failed");
+        self.tell(|story| story.failed(failure));
+        let (status, sentence) = match failure {
+            Failure::Client => return Outcome::Next(Next::Close),
+            Failure::ClientTimeout => (408, None),
+            Failure::Request(bad) => {
+                route.counters().bad_requests.0[bad.index()].add(1);
+                (bad.status(), Some(bad.sentence()))
+            }
+            Failure::Server => (502, None),
+            Failure::ServerTimeout => (504, None),
+            Failure::Response(bad) => {
+                route.backend_counters(trip.backend).bad_responses.0[bad.index()].add(1);
+                (502, None)
+            }
+        };
+        let answer = self.error(route, Some(trip), status, sentence);
+        Outcome::Next(self.answer(route, answer, Next::Linger).await)
+    }
+}
+
+fn count(route: &Route, trip: &Trip, server: usize, status: u16, down: &Flow) {
+    let (frontend, server) = (route.counters(), route.server_counters(trip.backend, server));
+    for (bytes_in, bytes_out) in [(&frontend.bytes_in, &frontend.bytes_out), (&server.bytes_in, &server.bytes_out)] {
+        bytes_in.add(trip.up.written);
+        bytes_out.add(down.written);
+    }
+    if status != 0 {
+        let backend = &route.backend_counters(trip.backend).http;
+        [&frontend.http, backend, &server.http].iter().for_each(|http| http.count_response(status));
+    }
+}
