@@ -85,6 +85,18 @@ pub(crate) fn case(seed: u64, index: usize) -> Case {
     Case { number: index, bytes, oddities, requests }
 }
 
+impl Case {
+    /// Whether this is what is odd about it.
+    pub(crate) fn is_odd(&self, name: &str) -> bool {
+        self.oddities.contains(&name)
+    }
+
+    /// Whether some of it is HTTP/1.0.
+    pub(crate) fn has_old(&self) -> bool {
+        self.requests.iter().any(|request| request.version == b"HTTP/1.0")
+    }
+}
+
 impl Draft {
     fn new(method: &[u8], target: Vec<u8>) -> Draft {
         Draft {
