@@ -54,7 +54,8 @@ pub(crate) struct Answer {
 impl Answer {
     /// Comes before another one.
     pub(crate) fn is_interim(&self) -> bool {
-        self.content.is_some() && self.status.split(' ').nth(1).is_some_and(|code| code.starts_with('1') && code != "101")
+        self.content.is_some()
+            && self.status.split(' ').nth(1).is_some_and(|code| code.starts_with('1') && code != "101")
     }
 
     /// The proxy itself says no.

@@ -95,6 +95,13 @@ impl Case {
     pub(crate) fn has_old(&self) -> bool {
         self.requests.iter().any(|request| request.version == b"HTTP/1.0")
     }
+
+    /// Whether an answer of 1xx is to be expected.
+    pub(crate) fn asks_interim(&self) -> bool {
+        let interim = ["100", "103", "many-100", "100-continue"];
+        let mut fields = self.requests.iter().flat_map(|request| &request.fields);
+        fields.any(|field| interim.iter().any(|value| field.value == value.as_bytes()))
+    }
 }
 
 impl Draft {

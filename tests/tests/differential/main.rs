@@ -38,7 +38,7 @@ const CLIENTS: usize = 16;
 const SEED: u64 = 2026;
 const CASES: usize = 10_000;
 /// How many unexplained differences are printed.
-const SHOWN: usize = 100000;
+const SHOWN: usize = 10;
 /// How often HAProxy is asked again.
 const ATTEMPTS: usize = 4;
 
@@ -51,10 +51,8 @@ fn every_difference_from_haproxy_has_a_name_and_a_reason() {
     let their_echo = Echo::start(place.at(7001));
     let haproxy = place.at(8001);
     let _haproxy = Haproxy::start(&place, "haproxy", haproxy, &sections(haproxy, their_echo.address)).unwrap();
-    let t0 = std::time::Instant::now();
     let theirs = outcomes(&cases, haproxy, &their_echo);
 
-    println!("TIME {:?}", t0.elapsed());
     let echo = Echo::start(place.at(7002));
     let lbnode = place.at(8002);
     let mut site = Site::new(lbnode, echo.address);
@@ -62,8 +60,6 @@ fn every_difference_from_haproxy_has_a_name_and_a_reason() {
     let _lbnode = Serve::start(&place, &site.toml()).unwrap();
     let ours = outcomes(&cases, lbnode, &echo);
 
-    println!("TIME {:?}", t0.elapsed());
-    for (case, ours) in cases.iter().zip(&ours) { if !ours.closed { println!("OPEN {} {:?} {}", case.number, case.oddities, ours.client.len()); } }
     let mut unexplained = Vec::new();
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for ((case, ours), theirs) in cases.iter().zip(&ours).zip(&theirs) {
@@ -164,7 +160,8 @@ fn describe(case: &Case, [ours, theirs]: &[Outcome; 2]) -> String {
     let lines = |outcome: &Outcome| format!("{outcome:#?}").lines().map(str::to_owned).collect::<Vec<_>>();
     let (ours, theirs) = (lines(ours), lines(theirs));
     let start = ours.iter().zip(&theirs).take_while(|(our, their)| our == their).count();
-    let same_end = ours[start..].iter().rev().zip(theirs[start..].iter().rev()).take_while(|(our, their)| our == their).count();
+    let same_end =
+        ours[start..].iter().rev().zip(theirs[start..].iter().rev()).take_while(|(our, their)| our == their).count();
     let part = |lines: &[String]| lines[start..lines.len() - same_end].join("\n");
     format!(
         "case {} {:?}\n{}\n--- lbnode\n{}\n--- haproxy\n{}\n",
