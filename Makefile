@@ -31,9 +31,9 @@ test-all: test   ## make test, and what takes longer: soak, many seeds, the othe
 	LBNODE_LONG=1 $(CARGO) test --locked -p netns-tests --test pair -- --nocapture long_
 	@$(MAKE) --no-print-directory sim
 
-sim:             ## the election under 20,000 seeds of loss, cuts, stalls and crashes; the hand-off under 10,000
+sim:             ## the election and the hand-off under 20,000 seeds of loss, cuts, stalls and crashes
 	SIM_SEEDS=20000 $(CARGO) test --release --locked -p vrrp --test simulation -- --nocapture
-	SIM_SEEDS=10000 $(CARGO) test --locked -p node --test handoff_simulation -- --nocapture
+	SIM_SEEDS=20000 $(CARGO) test --locked -p node --test handoff_simulation -- --nocapture
 
 numbers: build   ## the failover table of docs/failover.md, 20 runs of each scenario
 	$(LBNODE_RELEASE) lab --repeat 20

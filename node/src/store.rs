@@ -1,12 +1,17 @@
-//! The applied revision on disk: one file, replaced as a whole, so that it is either the old one or the new one.
+//! What a node keeps on disk: the applied revision, and what was changed of lists at run time. Each is one file,
+//! replaced as a whole, so that it is either the old one or the new one.
 //!
-//! It holds the cluster file's text as it was applied. A file that cannot be read is set aside, never deleted.
+//! A file that cannot be read is set aside, never deleted.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::config::{self, Contents};
+use crate::lists::Overlay;
 
 /// What runs on this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +21,18 @@ pub struct Revision {
     pub number: u64,
     /// The cluster file, to the letter.
     pub text: String,
+    /// What the files said that it names, when it was applied: no later start depends on them.
+    #[serde(default, skip_serializing_if = "Contents::is_empty")]
+    pub files: Contents,
+}
+
+impl Revision {
+    /// What tells it from others: the SHA-256 of the text, or of the text and all files, in hex.
+    pub fn digest(&self) -> String {
+        let mut parts = vec![config::digest(&self.text)];
+        parts.extend(self.files.iter().map(|(path, content)| format!("{} {path}", config::digest(content))));
+        if self.files.is_empty() { parts.remove(0) } else { config::digest(&parts.join("\n")) }
+    }
 }
 
 /// Why the store could not be used.
@@ -34,13 +51,13 @@ pub enum StoreError {
     },
 }
 
-/// What was found when the store was read.
+/// What was found when a file of the store was read.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Found {
-    /// Nothing was ever applied here.
+pub enum Found<T> {
+    /// Nothing was ever written.
     Empty,
     /// This.
-    Revision(Revision),
+    Kept(T),
     /// Something unreadable, which now lies at this path.
     SetAside(PathBuf, String),
 }
@@ -64,24 +81,22 @@ impl Store {
     }
 
     /// Reads what was applied last.
-    pub fn read(&self) -> Result<Found, StoreError> {
-        let bytes = match fs::read(&self.path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Empty),
-            Err(source) => return Err(StoreError::Io { what: "read", path: self.path.clone(), source }),
-        };
-        match serde_json::from_slice(&bytes) {
-            Ok(revision) => Ok(Found::Revision(revision)),
-            Err(error) => {
-                let aside = self.path.with_extension("json.unreadable");
-                fs::rename(&self.path, &aside).map_err(|source| StoreError::Io {
-                    what: "set aside the unreadable",
-                    path: self.path.clone(),
-                    source,
-                })?;
-                Ok(Found::SetAside(aside, error.to_string()))
-            }
-        }
+    pub fn read(&self) -> Result<Found<Revision>, StoreError> {
+        read(&self.path)
+    }
+
+    /// Reads what was changed of lists at run time.
+    pub fn lists(&self) -> Result<Found<Overlay>, StoreError> {
+        read(&self.lists_path())
+    }
+
+    /// Remembers what was changed of lists at run time.
+    pub fn set_lists(&self, overlay: &Overlay) -> Result<(), StoreError> {
+        replace(&self.lists_path(), overlay)
+    }
+
+    fn lists_path(&self) -> PathBuf {
+        self.path.with_file_name("lists.json")
     }
 
     /// Whether an operator took the node out of service; it stays out over restarts.
@@ -105,19 +120,43 @@ impl Store {
 
     /// Writes `revision` so that it survives a power cut from the moment this returns.
     pub fn write(&self, revision: &Revision) -> Result<(), StoreError> {
-        let fresh = self.path.with_extension("json.new");
-        let io = |what, path: &Path| {
-            let path = path.to_path_buf();
-            move |source| StoreError::Io { what, path, source }
-        };
-        let bytes = serde_json::to_vec_pretty(revision).expect("a number and a string are always JSON");
-        let mut file = File::create(&fresh).map_err(io("create", &fresh))?;
-        file.write_all(&bytes).map_err(io("write", &fresh))?;
-        file.sync_all().map_err(io("sync", &fresh))?;
-        fs::rename(&fresh, &self.path).map_err(io("replace", &self.path))?;
-        let dir = self.path.parent().expect("the path was joined to a directory");
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("sync the directory", dir))
+        replace(&self.path, revision)
     }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Found<T>, StoreError> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Empty),
+        Err(source) => return Err(StoreError::Io { what: "read", path: path.to_owned(), source }),
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(kept) => Ok(Found::Kept(kept)),
+        Err(error) => {
+            let aside = path.with_extension("json.unreadable");
+            fs::rename(path, &aside).map_err(|source| StoreError::Io {
+                what: "set aside the unreadable",
+                path: path.to_owned(),
+                source,
+            })?;
+            Ok(Found::SetAside(aside, error.to_string()))
+        }
+    }
+}
+
+fn replace(path: &Path, kept: &impl Serialize) -> Result<(), StoreError> {
+    let fresh = path.with_extension("json.new");
+    let io = |what, path: &Path| {
+        let path = path.to_path_buf();
+        move |source| StoreError::Io { what, path, source }
+    };
+    let bytes = serde_json::to_vec_pretty(kept).expect("what is kept is plain data");
+    let mut file = File::create(&fresh).map_err(io("create", &fresh))?;
+    file.write_all(&bytes).map_err(io("write", &fresh))?;
+    file.sync_all().map_err(io("sync", &fresh))?;
+    fs::rename(&fresh, path).map_err(io("replace", path))?;
+    let dir = path.parent().expect("the path was joined to a directory");
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("sync the directory", dir))
 }
 
 #[cfg(test)]
@@ -136,10 +175,37 @@ mod tests {
         let (dir, store) = store("round-trip");
         assert_eq!(store.read().expect("readable"), Found::Empty);
         for number in 1..4 {
-            let revision = Revision { number, text: format!("# revision {number}\n") };
+            let files = [(format!("/etc/{number}.lst"), "10.0.0.1\n".to_owned())].into();
+            let revision = Revision { number, text: format!("# revision {number}\n"), files };
             store.write(&revision).expect("writable");
-            assert_eq!(store.read().expect("readable"), Found::Revision(revision));
+            assert_eq!(store.read().expect("readable"), Found::Kept(revision));
         }
+        fs::remove_dir_all(dir).expect("ours");
+    }
+
+    #[test]
+    fn a_revision_without_files_is_its_text_and_any_file_makes_it_another() {
+        let revision = |content: &str| {
+            let files = (!content.is_empty()).then(|| ("/etc/a".to_owned(), content.to_owned()));
+            Revision { number: 1, text: "abc".into(), files: files.into_iter().collect() }.digest()
+        };
+        assert_eq!(revision(""), config::digest("abc"));
+        let (one, other) = (revision("10.0.0.1"), revision("10.0.0.2"));
+        assert_ne!(one, other);
+        assert_ne!(one, revision(""));
+        let before: Revision = serde_json::from_str(r#"{"number":1,"text":"abc"}"#).expect("what was written before");
+        assert_eq!(before.digest(), revision(""));
+    }
+
+    #[test]
+    fn what_was_changed_of_lists_lies_beside_the_revision() {
+        let (dir, store) = store("lists");
+        assert_eq!(store.lists().expect("readable"), Found::Empty);
+        let text = r#"{"admins":{"added":["192.0.2.1/32"],"removed":["10.0.0.0/8"]}}"#;
+        let overlay: Overlay = serde_json::from_str(text).expect("its form");
+        store.set_lists(&overlay).expect("writable");
+        assert_eq!(Store::open(&dir).expect("there").lists().expect("readable"), Found::Kept(overlay));
+        assert_eq!(store.read().expect("readable"), Found::Empty);
         fs::remove_dir_all(dir).expect("ours");
     }
 

@@ -171,6 +171,28 @@ fn echo(stream: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// The status of the answer to one more request on this connection.
+fn get(stream: &mut TcpStream) -> io::Result<u16> {
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")?;
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let status = line.split(' ').nth(1).and_then(|word| word.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().map_err(io::Error::other)?;
+        }
+        if line.trim_end().is_empty() {
+            break;
+        }
+    }
+    reader.read_exact(&mut vec![0; length])?;
+    Ok(status)
+}
+
 fn is_refused(address: SocketAddr) -> bool {
     TcpStream::connect(address).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
@@ -353,4 +375,74 @@ fn the_command_line_asks_at_its_socket_and_hears_that_there_is_no_pair() {
     let file = folder.file();
     let (code, _, err) = serve.ask(&["config", "apply", file.to_str().unwrap()]);
     assert!(code == 1 && err.contains("SIGHUP"), "{code}: {err}");
+}
+
+/// A file with a list that decides who gets 403 instead of 200.
+fn listed(folder: &Folder, bind: SocketAddr, networks: &str) {
+    let text = format!(
+        "[pair]\nname = \"test\"\n[list.blocked]\nnetworks = [{networks}]\n[frontend.front]\nmode = \"http\"\n\
+         bind = \"{bind}\"\n[[frontend.front.rule]]\nwhen = {{ source = \"blocked\" }}\ndeny = 403\n\
+         [[frontend.front.rule]]\nreturn = {{ status = 200, body = \"in\" }}\n"
+    );
+    std::fs::write(folder.file(), text).unwrap();
+}
+
+#[test]
+fn a_list_changes_for_the_next_request_and_stays_changed_until_the_file_says_so_itself() {
+    let (folder, bind) = (Folder::new("list"), free());
+    listed(&folder, bind, "\"192.0.2.0/24\"");
+    let mut serve = folder.serve();
+    let connect = || {
+        let stream = TcpStream::connect_timeout(&bind, SOON).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream
+    };
+    let ask = |serve: &Serve, arguments: &[&str]| {
+        let (code, out, err) = serve.ask(&[&["list"], arguments].concat());
+        assert_eq!((code, err.as_str()), (0, ""), "{arguments:?}");
+        out
+    };
+    assert_eq!(get(&mut connect()).unwrap(), 200);
+    let added = ask(&serve, &["add", "blocked", "127.0.0.0/8", "192.0.2.0/24"]);
+    assert_eq!(added, "blocked: 1 network added, 1 there already\n");
+    assert_eq!(get(&mut connect()).unwrap(), 403);
+    assert_eq!(ask(&serve, &["show"]), "blocked: 2 networks (1 added, 0 removed at run time)\n");
+    ask(&serve, &["remove", "blocked", "192.0.2.0/24"]);
+    let shown = ask(&serve, &["show", "blocked"]);
+    assert_eq!(shown, "127.0.0.0/8          added at run time\n192.0.2.0/24         removed at run time\n");
+
+    kill(Pid::from_raw(serve.core().try_into().unwrap()), Signal::SIGKILL).unwrap();
+    assert_eq!(get(&mut connect()).unwrap(), 403, "the next core has the file's list");
+    // The file takes over what it says itself, and drops nothing else.
+    listed(&folder, bind, "\"192.0.2.0/24\", \"127.0.0.0/8\"");
+    serve.signal(Signal::SIGHUP);
+    serve.says("applied: revision 2");
+    let shown = ask(&serve, &["show", "blocked"]);
+    assert_eq!(shown, "127.0.0.0/8          from the file\n192.0.2.0/24         removed at run time\n");
+    ask(&serve, &["remove", "blocked", "127.0.0.0/8"]);
+    let mut kept = connect();
+    assert_eq!(get(&mut kept).unwrap(), 200);
+    ask(&serve, &["add", "blocked", "127.0.0.1"]);
+    assert_eq!(get(&mut kept).unwrap(), 403, "a connection that is kept has the list that it began with");
+}
+
+#[test]
+fn a_list_is_not_changed_by_mistakes() {
+    let (folder, bind) = (Folder::new("list-mistakes"), free());
+    listed(&folder, bind, "\"127.0.0.0/8\"");
+    let serve = folder.serve();
+    let table: [(&[&str], &str); 4] = [
+        (&["add", "blockd", "10.0.0.0/8"], "there is no list `blockd`; did you mean `blocked`?"),
+        (&["show", "blockd"], "did you mean `blocked`?"),
+        (&["add", "blocked", "192.0.2.1", "10.0.0.300", "10.1.1.1/8"], "`10.0.0.300` is no network"),
+        (&["remove", "blocked", "127.0.0.1"], "`127.0.0.1/32` is in the list as a part of `127.0.0.0/8`"),
+    ];
+    for (arguments, words) in table {
+        let (code, _, err) = serve.ask(&[&["list"], arguments].concat());
+        assert!(code == 1 && err.contains(words), "{arguments:?}: {code}: {err}");
+    }
+    let (_, out, _) = serve.ask(&["list", "show", "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let expected = serde_json::json!([{ "list": "blocked", "from_file": 1, "added": 0, "removed": 0 }]);
+    assert_eq!(shown["lists"], expected);
 }

@@ -10,6 +10,7 @@ pub mod limits;
 pub mod listener;
 mod log;
 mod log_pipe;
+mod per_source;
 pub mod plan;
 pub mod plane;
 pub mod process;

@@ -17,7 +17,7 @@ use crate::limits::{Gate, Limits};
 use crate::listener::{Listener, ListenerKey};
 pub use crate::log::Descriptors as LogDescriptors;
 use crate::log::Logs;
-use crate::plan::{Plan, PlanError};
+use crate::plan::{List, Plan, PlanError};
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
 use crate::stats::{
     BackendStats, CheckReport, FrontendStats, ServerState, ServerStats, Stats, WorkerShard, WorkerStats, shards, sum,
@@ -145,6 +145,12 @@ impl DataPlane {
         // A raised limit may have made room.
         self.scheme.backends.iter().for_each(|backend| backend.queue.wake());
         Ok(())
+    }
+
+    /// Measures clients against other networks from the next request on; a list that the plan doesn't have is no
+    /// mistake: a new plan and the change of a list may pass each other.
+    pub fn replace_list(&self, list: &List) {
+        self.scheme.lists.replace(&list.name, &list.networks);
     }
 
     /// Whether every worker runs the latest plan.

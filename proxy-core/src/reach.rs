@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use crate::balance::Pick;
+use crate::log::{Ended, Load, Phase, Termination};
 use crate::route::Route;
 use crate::server::{Place, ServerLive};
 use crate::stats::ServerState;
@@ -44,6 +45,18 @@ pub(crate) struct Attempts {
     pub(crate) retries: u32,
     /// The last one went to another server.
     pub(crate) redispatched: bool,
+}
+
+impl Unreached {
+    /// As the log calls it.
+    pub(crate) fn termination(self) -> Termination {
+        match self {
+            Unreached::NoServer | Unreached::Connect => Termination::new(Ended::Server, Phase::Connect),
+            Unreached::QueueFull => Termination::new(Ended::Server, Phase::Queue),
+            Unreached::QueueTimeout => Termination::new(Ended::ServerTimeout, Phase::Queue),
+            Unreached::Left => Termination::new(Ended::Client, Phase::Queue),
+        }
+    }
 }
 
 impl Route {
@@ -145,6 +158,22 @@ impl Route {
             *chosen = other;
         }
         true
+    }
+
+    /// How full everything is, for the log.
+    pub(crate) fn load(&self, backend: Option<usize>, server: Option<usize>, attempts: Attempts, queued: u32) -> Load {
+        let servers = backend.map_or(&[][..], |backend| &self.backend_live(backend).servers);
+        Load {
+            process: self.desk.process.inside(),
+            frontend: self.live().gate.inside(),
+            backend: servers.iter().map(|server| server.sessions()).sum(),
+            server: server.and_then(|server| servers.get(server)).map_or(0, |server| server.sessions()),
+            retries: attempts.retries,
+            redispatched: attempts.redispatched,
+            // There is one queue, the backend's.
+            server_queue: 0,
+            backend_queue: queued,
+        }
     }
 
     pub(crate) fn count_unreached(&self, backend: usize, why: Unreached) {

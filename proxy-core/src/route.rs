@@ -9,7 +9,6 @@ use std::task::Waker;
 use std::time::SystemTime;
 
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 
 use crate::balance::Balancer;
 use crate::http::date::Date;
@@ -47,6 +46,8 @@ pub(crate) struct Desk {
     /// HTTP connections to servers, in use or idle. Idle ones are kept only while there are fewer of them than of
     /// clients, so that a session stays within its two descriptors.
     pub(crate) server_connections: Cell<usize>,
+    /// Of the pools of idle server connections, so far.
+    pub(crate) sweeps: Cell<u32>,
     /// The worker drains: nobody is served another request.
     pub(crate) closing: Cell<bool>,
     /// Clients that hear of [`Desk::closing`], by number.
@@ -66,6 +67,7 @@ impl Desk {
             connects: Semaphore::new(CONNECTS_AT_ONCE),
             clients: Cell::new(0),
             server_connections: Cell::new(0),
+            sweeps: Cell::new(0),
             closing: Cell::new(false),
             guests: RefCell::default(),
             next_guest: Cell::new(0),
@@ -231,8 +233,9 @@ impl Routes {
 
     /// Idle connections that their servers closed, or that nobody needed for a while, are closed.
     pub(crate) fn sweep(&self) {
-        let now = Instant::now();
-        self.pools.values().for_each(|pool| pool.sweep(now));
+        let sweeps = self.desk.sweeps.get().wrapping_add(1);
+        self.desk.sweeps.set(sweeps);
+        self.pools.values().for_each(|pool| pool.sweep(sweeps));
     }
 
     /// The worker drains: who is inside is served what was asked for, and no more.
@@ -259,7 +262,7 @@ impl Routes {
             let mut own = Vec::new();
             for server in &live.servers {
                 let key = Arc::as_ptr(server);
-                let pool = pools.remove(&key).unwrap_or_else(|| Rc::new(Pool::new(Arc::clone(server))));
+                let pool = pools.remove(&key).unwrap_or_default();
                 self.pools.insert(key, Rc::clone(&pool));
                 own.push(pool);
             }

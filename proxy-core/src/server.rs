@@ -14,6 +14,7 @@ use crate::http::rules::Rules;
 use crate::limits::Gate;
 use crate::log::Sinks;
 use crate::log_pipe::chain;
+use crate::per_source::PerSource;
 use crate::plan::{self, LogSink, Mode, Plan, PlanError};
 use crate::queue::Queue;
 use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState, shards};
@@ -37,6 +38,7 @@ pub(crate) struct Scheme {
 #[derive(Debug)]
 pub(crate) struct FrontendLive {
     pub(crate) gate: Arc<Gate>,
+    pub(crate) per_source: Arc<PerSource>,
     pub(crate) shards: Box<[FrontendShard]>,
 }
 
@@ -108,8 +110,13 @@ impl Scheme {
                 let index = before.plan.frontends.iter().position(|old| old.name == frontend.name)?;
                 Some(Arc::clone(&before.frontends[index]))
             });
-            let live = kept
-                .unwrap_or_else(|| Arc::new(FrontendLive { gate: Arc::new(Gate::new(None)), shards: shards(workers) }));
+            let live = kept.unwrap_or_else(|| {
+                Arc::new(FrontendLive {
+                    gate: Arc::new(Gate::new(None)),
+                    per_source: Arc::default(),
+                    shards: shards(workers),
+                })
+            });
             live.gate.set_limit(frontend.max_connections);
             live
         });

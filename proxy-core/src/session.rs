@@ -5,18 +5,21 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::SystemTime;
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tracing::debug;
 
 use crate::http;
+use crate::http::rules::{Subject, Verdict};
 use crate::limits::Pass;
+use crate::log::{Ended, Phase, TcpRecord, TcpTimers, Termination, Way};
 use crate::plan::Mode;
 use crate::reach::{Attempts, Chosen, Unreached};
 use crate::route::{Entrance, Route};
-use crate::tcp::relay::{Relay, reset_on_close};
+use crate::tcp::relay::{End, Relay, reset_on_close};
 
 /// A client that was let in.
 #[derive(Debug)]
@@ -34,6 +37,16 @@ impl Session {
         let Session { client, peer, entrance, passes } = self;
         let route = entrance.route();
         route.counters().total.add(1);
+        let source = match route.frontend().max_connections_per_source {
+            Some(limit) => match route.live().per_source.enter(peer.ip().to_canonical(), limit) {
+                Some(source) => Some(source),
+                None => {
+                    route.counters().denied.add(1);
+                    return debug!(client = %peer, limit, "a client has all the sessions that it may have");
+                }
+            },
+            None => None,
+        };
         // Small writes go out at once; a client that is gone already shows when it is read.
         let _ = client.set_nodelay(true);
         match route.frontend().mode {
@@ -43,7 +56,7 @@ impl Session {
                 http::connection::serve(client, peer, entrance).await;
             }
         }
-        drop(passes);
+        drop((passes, source));
     }
 }
 
@@ -67,11 +80,38 @@ impl Drop for Unserved {
 }
 
 async fn tcp(client: TcpStream, peer: SocketAddr, route: Rc<Route>) {
+    let began = Instant::now();
+    let own = client.local_addr().unwrap_or(peer);
     let client = Unserved(Some(client));
-    let backend = route.frontend().backend.expect("a plan was validated: TCP has a backend");
+    let subject = Subject {
+        client: peer.ip().to_canonical(),
+        port: own.port(),
+        tls: false,
+        request: None,
+        servers_up: &|backend| route.servers_up(backend),
+    };
+    let mut story = Story::default();
+    let backend = match route.rules.walk(&subject).verdict {
+        Verdict::UseBackend(backend) => backend,
+        Verdict::Reject { reset } => {
+            route.counters().denied.add(1);
+            if !reset {
+                drop(client.served());
+            }
+            story.end = Termination::new(Ended::Proxy, Phase::Request);
+            return story.tell(&route, peer, began);
+        }
+        // The plan was validated: no other verdict is reached without a request.
+        _ => route.frontend().backend.expect("a plan was validated: TCP has a backend"),
+    };
+    story.backend = Some(backend);
+    story.queued = u32::try_from(route.backend_live(backend).queue.len()).unwrap_or(u32::MAX);
     let reached = async {
         let mut chosen = route.choose(backend, leaves(client.stream())).await?;
-        let stream = route.open(backend, &mut chosen, &mut Attempts::default()).await?;
+        story.server = Some(chosen.server);
+        story.timers.queue = Some(began.elapsed());
+        let stream = route.open(backend, &mut chosen, &mut story.attempts).await?;
+        story.timers.connect = Some(began.elapsed() - story.timers.queue.unwrap_or_default());
         Ok::<_, Unreached>((chosen, stream))
     };
     let (Chosen { server, place }, stream) = match reached.await {
@@ -80,18 +120,60 @@ async fn tcp(client: TcpStream, peer: SocketAddr, route: Rc<Route>) {
             route.count_unreached(backend, why);
             route.counters().denied.add(1);
             debug!(backend = route.backend(backend).name, client = %peer, ?why, "no server for a client");
-            return;
+            story.end = why.termination();
+            return story.tell(&route, peer, began);
         }
     };
+    story.server = Some(server);
     let (frontend, plan) = (route.frontend(), route.backend(backend));
     let (counters, server) = (route.counters(), route.server_counters(backend, server));
     server.total.add(1);
-    let idle: Duration = plan.tunnel_timeout.unwrap_or(frontend.client_timeout.min(plan.server_timeout));
+    let idle = plan.tunnel_timeout.unwrap_or(frontend.client_timeout.min(plan.server_timeout));
     let up = [&counters.bytes_in, &server.bytes_in];
     let down = [&counters.bytes_out, &server.bytes_out];
-    let (end, _) = Relay::new(client.served(), stream, &route.desk.buffers).run(idle, &up, &down).await;
+    let (end, bytes) = Relay::new(client.served(), stream, &route.desk.buffers).run(idle, &up, &down).await;
     debug!(frontend = frontend.name, client = %peer, ?end, "session ended");
+    story.bytes = bytes;
+    story.end = match end {
+        Ok(End::Finished) => Termination::default(),
+        Ok(End::Idle) => Termination::new(Ended::ClientTimeout, Phase::Data),
+        Err(_) => Termination::new(Ended::Client, Phase::Data),
+    };
+    story.tell(&route, peer, began);
     drop(place);
+}
+
+/// What the log will say of a TCP session.
+#[derive(Default)]
+struct Story {
+    timers: TcpTimers,
+    backend: Option<usize>,
+    server: Option<usize>,
+    queued: u32,
+    attempts: Attempts,
+    bytes: u64,
+    end: Termination,
+}
+
+impl Story {
+    fn tell(mut self, route: &Route, client: SocketAddr, began: Instant) {
+        let Some(log) = route.frontend().log else { return };
+        self.timers.total = began.elapsed();
+        let server = self.backend.zip(self.server);
+        let way = Way {
+            client,
+            date: SystemTime::now() - self.timers.total,
+            frontend: &route.frontend().name,
+            tls: false,
+            backend: self.backend.map(|backend| route.backend(backend).name.as_str()),
+            server: server.map(|(backend, server)| route.backend(backend).servers[server].name.as_str()),
+            bytes: self.bytes,
+            end: self.end,
+            load: route.load(self.backend, self.server, self.attempts, self.queued),
+            why: None,
+        };
+        route.desk.logger.tcp(&route.scheme.sinks, log, &TcpRecord { way, timers: self.timers });
+    }
 }
 
 /// Ends when nobody is left to be served: a reset, or an end of stream before anything was said.

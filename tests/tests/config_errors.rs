@@ -91,6 +91,70 @@ fn an_override_for_a_vip_that_is_not_there_is_dangling() {
     );
 }
 
+/// The mistakes of a cluster file whose list or error page has this content.
+fn with_file(name: &str, content: &[u8], tables: impl Fn(&str) -> String) -> Vec<String> {
+    let path = std::env::temp_dir().join(format!("lbnode-config-{}-{name}", std::process::id()));
+    fs::write(&path, content).unwrap();
+    let shown = path.to_str().unwrap();
+    let text = format!("[pair]\nname = \"x\"\n[frontend.f]\nmode = \"http\"\nbind = \"*:80\"\n{}", tables(shown));
+    let found = parse_cluster("c", &text).err().map(|error| mistakes(&error)).unwrap_or_default();
+    fs::remove_file(&path).unwrap();
+    found.iter().map(|mistake| mistake.replace(shown, "FILE")).collect()
+}
+
+#[test]
+fn a_list_file_is_told_line_by_line_and_not_to_its_end() {
+    let list = |path: &str| format!("[list.l]\nfile = \"{path}\"\n");
+    let good = "# offices\n10.0.0.0/8 # all\n\n192.0.2.1\r\n2001:db8::/32\n";
+    assert!(with_file("good.lst", good.as_bytes(), list).is_empty());
+    assert_eq!(
+        with_file("bad.lst", b"10.0.0.1\n10.0.0.1/8\na\nb\nc\nd\ne\nf\n", list),
+        [
+            "7:8: FILE:2: `10.0.0.1/8` has bits behind its prefix; expected 10.0.0.0/8 or 10.0.0.1",
+            "7:8: FILE:3: `a` is no network; expected one such as 10.0.0.0/8, 2001:db8::/32 or 10.0.0.1",
+            "7:8: FILE:4: `b` is no network; expected one such as 10.0.0.0/8, 2001:db8::/32 or 10.0.0.1",
+            "7:8: FILE:5: `c` is no network; expected one such as 10.0.0.0/8, 2001:db8::/32 or 10.0.0.1",
+            "7:8: FILE:6: `d` is no network; expected one such as 10.0.0.0/8, 2001:db8::/32 or 10.0.0.1",
+            "7:8: FILE: 2 more lines are no networks",
+        ]
+    );
+    assert_eq!(with_file("latin.lst", b"\xe4\n", list), ["7:8: cannot read FILE: stream did not contain valid UTF-8"]);
+    let long = vec![b'\n'; (2 << 20) + 1];
+    assert_eq!(with_file("long.lst", &long, list), ["7:8: cannot read FILE: it is longer than 2097152 bytes"]);
+}
+
+#[test]
+fn an_error_page_is_html_alone_and_not_long() {
+    let page = |path: &str| format!("error_pages = {{ \"503\" = \"{path}\" }}\n");
+    assert!(with_file("page", "<p>ä</p>".as_bytes(), page).is_empty());
+    assert!(with_file("most", &[b'a'; 64 << 10], page).is_empty());
+    assert_eq!(
+        with_file("long", &[b'a'; (64 << 10) + 1], page),
+        ["6:25: cannot read FILE: it is longer than 65536 bytes"]
+    );
+    assert_eq!(
+        with_file("haproxy", b"HTTP/1.0 503 Service Unavailable\r\n\r\n<p>", page),
+        ["6:25: FILE begins with a status line; expected the HTML alone"]
+    );
+}
+
+#[test]
+fn the_files_of_a_configuration_are_bounded_together() {
+    let lists = |path: &str| {
+        let one = |number| {
+            fs::copy(path, format!("{path}.{number}")).unwrap();
+            format!("[list.l{number}]\nfile = \"{path}.{number}\"\n")
+        };
+        (0..3).map(one).collect()
+    };
+    let found = with_file("two-mebibytes", &vec![b'\n'; 2 << 20], lists);
+    assert_eq!(found, ["11:8: FILE.2: all files together have more than 4194304 bytes"]);
+    for number in 0..3 {
+        let name = format!("lbnode-config-{}-two-mebibytes.{number}", std::process::id());
+        fs::remove_file(std::env::temp_dir().join(name)).unwrap();
+    }
+}
+
 #[test]
 fn a_file_that_is_missing_is_named() {
     let error = load_node(Path::new("/nonexistent/node.toml")).unwrap_err();

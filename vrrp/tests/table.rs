@@ -46,9 +46,9 @@ configure, other VIP         | init: · | backup: ·   | master: H A     | offer
 shutdown                     | init: · | init: ·     | init: A0 R      | init: A0 R    | init: A0 R      | init: A0 T      | init: ·           | init: ·
 peer holds, lower term       | init: · | backup: ·   | master: N G     | offering: N G | master: N G     | master: A G N G | fault: ·          | fault: ·
 peer holds, higher term      | init: · | backup: ·   | backup: N T     | fault: N T    | superseded: ·   | superseded: ·   | fault: ·          | fault: ·
-peer free and fit            | init: · | backup: ·   | master: ·       | fault: A0 T   | master: ·       | master: A G     | fault: ·          | fault: ·
-peer free and unfit          | init: · | backup: ·   | master: ·       | offering: ·   | master: ·       | master: A G     | fault: ·          | fault: ·
-peer resigned                | init: · | master: A H | master: ·       | offering: ·   | master: ·       | master: A G     | fault: ·          | fault: ·
+peer free and fit            | init: · | backup: ·   | master: G       | fault: A0 T   | master: ·       | master: A G     | fault: ·          | fault: ·
+peer free and unfit          | init: · | backup: ·   | master: G       | offering: G   | master: ·       | master: A G     | fault: ·          | fault: ·
+peer resigned                | init: · | master: A H | master: G       | offering: G   | master: ·       | master: A G     | fault: ·          | fault: ·
 yield                        | init: · | backup: ·   | master: ·       | offering: ·   | master: ·       | superseded: ·   | fault: ·          | fault: ·
 yield no more                | init: · | backup: ·   | master: ·       | offering: ·   | master: ·       | backup: T       | fault: ·          | fault: ·
 take over                    | init: · | master: A H | master: ·       | offering: ·   | master: ·       | superseded: ·   | fault: ·          | fault: ·

@@ -13,6 +13,7 @@ mod fixture;
 mod handoff;
 mod lab;
 mod link;
+mod lists;
 mod load;
 mod preemption;
 mod refusals;

@@ -41,6 +41,7 @@ use crate::failover::{self, Failover, Input};
 use crate::guard::Guard;
 use crate::handoff;
 use crate::listeners::Listeners;
+use crate::lists::Lists;
 use crate::peer::Did;
 use crate::status::traffic::Traffic;
 use crate::store::{Revision, Store};
@@ -82,6 +83,7 @@ struct Agent {
     applied_at: Instant,
     store: Store,
     listeners: Listeners,
+    lists: Lists,
     supervisor: Supervisor,
     core: watch::Receiver<supervisor::Status>,
     vrrp: Driver,
@@ -419,7 +421,7 @@ impl Agent {
             }
             Request::ConfigShow => Response::Config {
                 revision: self.revision.number,
-                digest: crate::config::digest(&self.revision.text),
+                digest: self.revision.digest(),
                 text: self.revision.text.clone(),
             },
             Request::ConfigApply { .. } if self.applying => {
@@ -431,8 +433,8 @@ impl Agent {
                 Ok(candidate) => {
                     tracing::info!(uid, file, revision = candidate.revision.number, "applying a revision");
                     self.applying = true;
-                    let (before, supervisor) = (self.cluster.clone(), self.supervisor.clone());
-                    self.work.spawn(work::apply(candidate, before, supervisor, self.store.clone(), reply));
+                    let (before, running) = (self.cluster.clone(), self.running());
+                    self.work.spawn(work::apply(candidate, before, running, self.store.clone(), reply));
                     return;
                 }
             },
@@ -440,6 +442,16 @@ impl Agent {
             Request::Failover { vip, to, force } => {
                 tracing::info!(uid, vip, to, force, "failover");
                 return self.failover(vip.as_deref(), to.as_deref(), force, reply);
+            }
+            Request::ListShow { list } => {
+                self.work.spawn(work::show_list(list, self.lists.clone(), reply));
+                return;
+            }
+            Request::ListChange { list, add, remove } => {
+                tracing::info!(uid, list, added = add.len(), removed = remove.len(), "changing a list");
+                let change = work::ListChange { list, add, remove };
+                self.work.spawn(work::change_list(change, self.running(), self.events.clone(), reply));
+                return;
             }
             // The server answers it from the store.
             Request::Events { .. } => Response::Failed { message: "events are not asked of the agent".into() },
@@ -456,6 +468,10 @@ impl Agent {
         };
         // A caller that left has no use for the answer.
         let _ = reply.send(response);
+    }
+
+    fn running(&self) -> work::Running {
+        work::Running { supervisor: self.supervisor.clone(), lists: self.lists.clone() }
     }
 
     fn maintenance(&mut self, on: bool, uid: u32, reply: oneshot::Sender<Response>) {
@@ -540,6 +556,9 @@ impl Agent {
 
     fn reload(&mut self) {
         systemd::reloading();
+        if !self.supervisor.reopen_logs() {
+            tracing::warn!("the logs are not opened anew: the supervisor is busy; send the signal again");
+        }
         let path = self.path.clone();
         self.work.spawn(work::reload(path));
     }

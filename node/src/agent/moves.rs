@@ -12,7 +12,6 @@ use vrrp::heartbeat::Fitness;
 use vrrp::io::driver::{Command, HandOffStep};
 use vrrp::io::snapshot::{RouterSnapshot, Snapshot};
 
-use crate::config;
 use crate::events::{Draft, Kind};
 use crate::failover::planned::{Move, View};
 use crate::handoff::machine::{Direction, Facts, Input, Order, Output};
@@ -184,7 +183,7 @@ impl Agent {
         };
         let report = peering.fresh_report();
         match (claim.0.fitness, report) {
-            (Fitness::Fit, Some(report)) if report.digest != config::digest(&self.revision.text) => {
+            (Fitness::Fit, Some(report)) if report.digest != self.revision.digest() => {
                 Err(format!("{name} runs another configuration (revision {})", report.revision))
             }
             (Fitness::Fit, _) => Ok(()),
@@ -222,7 +221,7 @@ impl Agent {
             crate::failover::Fitness::Unfit(_) => Fitness::Cannot,
         };
         let report = self.peering.as_ref().and_then(|peering| peering.fresh_report());
-        let same = report.is_some_and(|report| report.digest == config::digest(&self.revision.text));
+        let same = report.is_some_and(|report| report.digest == self.revision.digest());
         View {
             active: router.state == State::Master && !router.superseded,
             standby: router.state == State::Backup,

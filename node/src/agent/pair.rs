@@ -14,7 +14,7 @@ use vrrp::peer::Keys;
 use vrrp::types::Time;
 
 use crate::causes::chain;
-use crate::config::{self, OnIsolation};
+use crate::config::OnIsolation;
 use crate::events::{Draft, Kind};
 use crate::failover::planned::Planned;
 use crate::handoff::kernel::KernelError;
@@ -264,7 +264,7 @@ impl Agent {
             priority: self.node.vrrp.priority.get(),
             proxy: self.proxy_state(),
             revision: self.revision.number,
-            digest: config::digest(&self.revision.text),
+            digest: self.revision.digest(),
         };
         let Some(peering) = &mut self.peering else { return };
         let Some(channel) = &peering.channel else { return };

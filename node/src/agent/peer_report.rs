@@ -7,7 +7,6 @@ use vrrp::event::State;
 use vrrp::heartbeat::Fitness;
 use vrrp::io::snapshot::{PathSnapshot, RouterSnapshot, Snapshot};
 
-use crate::config;
 use crate::handoff::machine::Direction;
 use crate::status::{HandOff, Moment, Node, Proxy, Role, Sync, SyncPath, SyncState};
 
@@ -170,7 +169,7 @@ impl Agent {
             }
         }
         if let Some(report) = peering.fresh_report()
-            && report.digest != config::digest(&self.revision.text)
+            && report.digest != self.revision.digest()
         {
             found.push(format!(
                 "{peer} runs another configuration: revision {}, here {}",

@@ -52,7 +52,7 @@ impl Agent {
             handoff: self.handoffs(now),
             config: Config {
                 revision: self.revision.number,
-                digest: config::digest(&self.revision.text),
+                digest: self.revision.digest(),
                 handoff_timeout: self.cluster.handoff_timeout.map_or("never".into(), config::duration::written),
                 since: ago(self.applied_at),
             },

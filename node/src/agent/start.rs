@@ -1,10 +1,13 @@
 //! From a path to a running agent: everything that can be refused is refused before anything is started.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use proxy_core::sandbox::Identity;
 use tokio::sync::mpsc;
@@ -22,6 +25,7 @@ use crate::failover::{Failover, Input};
 use crate::guard::Guard;
 use crate::handoff;
 use crate::listeners::{self, Listeners};
+use crate::lists::{Lists, Overlay};
 use crate::privileges;
 use crate::sock_diag;
 use crate::status::traffic::Traffic;
@@ -30,6 +34,10 @@ use crate::supervisor::{self, Settings, Supervisor, UserError};
 
 use super::pair::Peering;
 use super::{Agent, Events};
+
+/// A VIP that somebody else has waits no longer for its connections to be reset: the other one's first announcements go on
+/// for 100 ms, and put right what hosts may have heard from here until then.
+const RESET: Duration = Duration::from_millis(50);
 
 /// Why the agent did not run, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +98,7 @@ pub(super) struct Prepared {
     cluster: ClusterConfig,
     routers: Vec<RouterConfig>,
     revision: Revision,
+    overlay: Overlay,
     identity: Identity,
     store: Store,
     /// To be logged once there is a log.
@@ -105,7 +114,7 @@ pub(super) fn prepare(path: &Path) -> Result<Prepared, StartError> {
     let store = Store::open(&node.state_dir)?;
     let mut remarks = Vec::new();
     let stored = match store.read()? {
-        Found::Revision(revision) => Some(revision),
+        Found::Kept(revision) => Some(revision),
         Found::Empty => None,
         Found::SetAside(aside, why) => {
             remarks.push(format!(
@@ -118,22 +127,33 @@ pub(super) fn prepare(path: &Path) -> Result<Prepared, StartError> {
     let (revision, mut cluster) = match stored {
         Some(revision) => {
             let number = revision.number;
-            let parsed = config::parse_cluster(&format!("revision {number}"), &revision.text);
+            let parsed = config::parse_kept(&format!("revision {number}"), &revision.text, &revision.files);
             let cluster = parsed.map_err(|source| StartError::Stored { number, source })?;
             (revision, cluster)
         }
         None => {
             let text = config::read_text(&node.bootstrap)?;
-            let cluster = config::parse_cluster(&node.bootstrap.display().to_string(), &text)?;
-            (Revision { number: 1, text }, cluster)
+            let mut cluster = config::parse_cluster(&node.bootstrap.display().to_string(), &text)?;
+            (Revision { number: 1, text, files: std::mem::take(&mut cluster.files) }, cluster)
         }
     };
     cluster.plan.revision = revision.number;
+    let overlay = match store.lists()? {
+        Found::Kept(overlay) => overlay,
+        Found::Empty => Overlay::default(),
+        Found::SetAside(aside, why) => {
+            remarks.push(format!(
+                "what was changed of lists could not be read ({why}); it now lies at {}, and the lists are the file's",
+                aside.display()
+            ));
+            Overlay::default()
+        }
+    };
     let routers = config::routers(&node, &cluster).map_err(StartError::Routers)?;
     let identity = supervisor::identity(&node.proxy.user).map_err(StartError::NoUser)?;
     std::fs::create_dir_all(&node.runtime_dir)
         .map_err(|source| StartError::System { what: "make the runtime directory", source })?;
-    Ok(Prepared { path: path.to_owned(), node, cluster, routers, revision, identity, store, remarks })
+    Ok(Prepared { path: path.to_owned(), node, cluster, routers, revision, overlay, identity, store, remarks })
 }
 
 impl Prepared {
@@ -190,7 +210,9 @@ impl Prepared {
         }
         let (threads, level) = (self.node.proxy.threads, self.node.log.level);
         let settings = Settings::new(self.identity, threads, level, Some(self.node.runtime_dir.join("core.sock")));
-        let (supervisor, core_events) = Supervisor::start(settings, self.cluster.plan.clone(), listeners.clone())?;
+        let lists = Lists::new(&self.cluster.plan, self.overlay, Some(self.store.clone()));
+        let plan = lists.laid_over(self.cluster.plan.clone()).await;
+        let (supervisor, core_events) = Supervisor::start(settings, plan, listeners.clone())?;
         if let Err(error) = listeners::keep_in_fd_store(&listeners.current()) {
             tracing::warn!(%error, "systemd did not take the listening sockets");
         }
@@ -231,6 +253,7 @@ impl Prepared {
             applied_at: Instant::now(),
             store: self.store,
             listeners,
+            lists,
             supervisor,
             core,
             vrrp,
@@ -271,11 +294,24 @@ fn on_taken(listeners: Listeners) -> OnTaken {
             tracing::error!(%error, address = %key.address, worker = key.worker, "a listener could not be {what}");
         }
         if taken == Taken::Going
-            && let Err(error) = sock_diag::reset(&router.addresses)
+            && let Err(error) = reset(router.addresses.clone())
         {
             tracing::warn!(%error, vip = router.name, "connections of the VIP could not be reset and fall silent");
         }
     })
+}
+
+/// Resets the connections of these addresses in a thread of its own, and waits for it. The caller is real-time, and to find
+/// them the kernel walks through all connections of the machine: milliseconds in which nobody else would get that CPU.
+fn reset(addresses: Vec<Ipv4Addr>) -> io::Result<usize> {
+    let (done, outcome) = sync_channel(1);
+    // A thread's children begin in the ordinary class (SCHED_RESET_ON_FORK).
+    thread::Builder::new().name("reset".into()).spawn(move || {
+        // Nobody waits any more for one that took too long.
+        let _ = done.send(sock_diag::reset(&addresses));
+    })?;
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the kernel takes its time; they are reset meanwhile");
+    outcome.recv_timeout(RESET).map_err(late)?
 }
 
 fn list(found: &[Diagnostic]) -> String {

@@ -11,7 +11,9 @@ use vrrp::config::RouterConfig;
 use crate::causes::chain;
 use crate::config::{self, ClusterConfig, ConfigError, NodeConfig};
 use crate::control::Response;
+use crate::events::{self, Draft, Kind};
 use crate::handoff::{Job, Kernel, Outcome, Vip};
+use crate::lists::Lists;
 use crate::peer::Message;
 use crate::records::Telling;
 use crate::status::Status;
@@ -53,7 +55,7 @@ pub(super) struct Candidate {
 
 impl Candidate {
     pub(super) fn as_response(&self, dry_run: bool) -> Response {
-        let digest = config::digest(&self.revision.text);
+        let digest = self.revision.digest();
         Response::Applied { revision: self.revision.number, digest, changed: self.changed, dry_run }
     }
 }
@@ -66,23 +68,32 @@ impl Agent {
             error => Response::Failed { message: chain(&error) },
         })?;
         let routers = config::routers(&self.node, &cluster).map_err(|errors| Response::Invalid { errors })?;
-        let changed = config::digest(text) != config::digest(&self.revision.text);
-        let number = self.revision.number + u64::from(changed);
-        cluster.plan.revision = number;
-        Ok(Candidate { revision: Revision { number, text: text.to_owned() }, cluster, routers, changed })
+        let (number, files) = (self.revision.number, std::mem::take(&mut cluster.files));
+        let mut revision = Revision { number, text: text.to_owned(), files };
+        let changed = revision.digest() != self.revision.digest();
+        revision.number += u64::from(changed);
+        cluster.plan.revision = revision.number;
+        Ok(Candidate { revision, cluster, routers, changed })
     }
+}
+
+/// What the proxy core runs, and how to change it.
+pub(super) struct Running {
+    pub(super) supervisor: Supervisor,
+    pub(super) lists: Lists,
 }
 
 /// Has the proxy core run the candidate, and keeps it for the next start.
 pub(super) async fn apply(
     candidate: Candidate,
     before: ClusterConfig,
-    supervisor: Supervisor,
+    running: Running,
     store: Store,
     reply: oneshot::Sender<Response>,
 ) -> Done {
     let number = candidate.revision.number;
-    if let Err(error) = supervisor.apply(candidate.cluster.plan.clone()).await {
+    let Running { supervisor, lists } = running;
+    if let Err(error) = lists.apply(&supervisor, candidate.cluster.plan.clone()).await {
         return Done::NotApplied { number, why: chain(&error), reply };
     }
     let revision = candidate.revision.clone();
@@ -93,7 +104,7 @@ pub(super) async fn apply(
         Err(error) => error.to_string(),
     };
     // What would be forgotten at the next start must not run now.
-    let back = supervisor.apply(before.plan).await;
+    let back = lists.apply(&supervisor, before.plan).await;
     let why = match back {
         Ok(_) => why,
         Err(error) => format!("{why}; and the proxy core could not go back: {}", chain(&error)),
@@ -115,6 +126,38 @@ pub(super) async fn answer_status(
 ) -> Done {
     let status = traffic.complete(status, &supervisor).await;
     let _ = reply.send(Response::Status { status: Box::new(status) });
+    Done::Answered
+}
+
+/// What somebody wants of a list.
+pub(super) struct ListChange {
+    pub(super) list: String,
+    pub(super) add: Vec<String>,
+    pub(super) remove: Vec<String>,
+}
+
+/// Changes a list in the proxy core and on disk.
+pub(super) async fn change_list(
+    change: ListChange,
+    running: Running,
+    events: events::Store,
+    reply: oneshot::Sender<Response>,
+) -> Done {
+    let ListChange { list, add, remove } = change;
+    let response = running.lists.answer_change(&running.supervisor, list, &add, &remove).await;
+    if let Response::ListChanged { list, added, removed, .. } = &response
+        && added.len() + removed.len() > 0
+    {
+        let text = format!("list {list} on this node: {} added, {} removed", added.len(), removed.len());
+        events.record(Draft { kind: Kind::Config, text, ..Draft::default() });
+    }
+    let _ = reply.send(response);
+    Done::Answered
+}
+
+/// Tells what a list has, or which there are.
+pub(super) async fn show_list(list: Option<String>, lists: Lists, reply: oneshot::Sender<Response>) -> Done {
+    let _ = reply.send(lists.show(list.as_deref()).await);
     Done::Answered
 }
 

@@ -7,6 +7,7 @@ mod check;
 mod events;
 mod failover;
 mod hidden;
+mod list;
 mod paint;
 mod pair;
 mod reference;
@@ -138,6 +139,15 @@ Examples:
         #[command(flatten)]
         json: Json,
     },
+    /// The lists of networks that rules refer to, changed while they are used
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  lbnode list show blocked
+  lbnode list add blocked 198.51.100.7     from the next request on; on this node"
+    )]
+    List(list::ListCommand),
     /// Make two nodes a pair: who this one is, and whom it trusts
     #[command(
         subcommand,
@@ -233,6 +243,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Maintenance { state, json } => remote::maintenance(&socket, matches!(state, Switch::On), json).into(),
         Command::Failover(options) => failover::failover(&socket, &options).into(),
         Command::Events(options) => events::events(&socket, &options).into(),
+        Command::List(command) => list::list(command, &socket).into(),
         Command::Pair(command) => pair::pair(command, &socket).into(),
         Command::Release { config, json } => release::release(&config, json).into(),
         Command::Lab(options) => crate::lab::run(options),

@@ -84,7 +84,7 @@ fn known_routers(node: &NodeConfig) -> Vec<RouterConfig> {
     // `Store::open` would make the directory.
     let stored = node.state_dir.is_dir().then(|| Store::open(&node.state_dir).and_then(|store| store.read()));
     let cluster = match stored {
-        Some(Ok(Found::Revision(revision))) => config::parse_cluster("the applied revision", &revision.text),
+        Some(Ok(Found::Kept(revision))) => config::parse_kept("the applied revision", &revision.text, &revision.files),
         _ => config::load_cluster(&node.bootstrap),
     };
     cluster.ok().and_then(|cluster| config::routers(node, &cluster).ok()).unwrap_or_default()

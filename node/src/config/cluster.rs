@@ -33,7 +33,7 @@ pub struct ClusterConfig {
     pub plan: Plan,
     /// The binds of each frontend of `plan`, as they are written.
     pub bind_names: Vec<Vec<String>>,
-    /// What the files say that it names.
+    /// What the files say that it names. Whoever keeps the text keeps these as well, for [`super::parse_kept`].
     pub files: Contents,
 }
 

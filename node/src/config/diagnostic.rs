@@ -119,7 +119,7 @@ impl<'a> Findings<'a> {
 }
 
 /// "; did you mean `x`?" if a known name is near enough, else the known names, else nothing.
-pub(super) fn suggestion<'n>(given: &str, known: impl IntoIterator<Item = &'n str>) -> String {
+pub(crate) fn suggestion<'n>(given: &str, known: impl IntoIterator<Item = &'n str>) -> String {
     let mut known: Vec<&str> = known.into_iter().collect();
     known.sort_unstable();
     let near = known.iter().map(|name| (distance(given, name), *name)).min();

@@ -25,9 +25,11 @@ use files::Files;
 use reader::Section;
 
 pub use cluster::{ClusterConfig, OnIsolation, Vip};
+pub(crate) use diagnostic::suggestion;
 pub use diagnostic::{Diagnostic, Place};
 pub use files::Contents;
 pub use node::{ControlConfig, LogConfig, LogFormat, LogLevel, NodeConfig, ProxyConfig, VipOverride, VrrpConfig};
+pub(crate) use proxy::network;
 pub use routers::routers;
 pub use sync::{PeerConfig, SyncConfig};
 

@@ -8,6 +8,7 @@ mod client;
 mod server;
 mod stream;
 
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Diagnostic;
@@ -65,17 +66,35 @@ pub enum Request {
     },
     /// Give this node a new identity on the sync channel.
     PairRotate,
+    /// The lists that there are, or all networks of one.
+    ListShow {
+        /// Which; `None`: how long each of them is.
+        #[serde(default)]
+        list: Option<String>,
+    },
+    /// Change a list on this node from the next request on: all of this or nothing.
+    ListChange {
+        /// Its name in the cluster file.
+        list: String,
+        /// Networks that shall be in it.
+        #[serde(default)]
+        add: Vec<String>,
+        /// Networks that shall not.
+        #[serde(default)]
+        remove: Vec<String>,
+    },
 }
 
 impl Request {
     /// Whether it changes something, and so needs root.
     pub fn changes(&self) -> bool {
         match self {
-            Request::Status | Request::ConfigShow | Request::Events { .. } => false,
+            Request::Status | Request::ConfigShow | Request::Events { .. } | Request::ListShow { .. } => false,
             Request::ConfigApply { .. }
             | Request::Maintenance { .. }
             | Request::Failover { .. }
-            | Request::PairRotate => true,
+            | Request::PairRotate
+            | Request::ListChange { .. } => true,
         }
     }
 
@@ -89,6 +108,9 @@ impl Request {
             Request::Failover { .. } => "failover",
             Request::Events { .. } => "events",
             Request::PairRotate => "pair rotate",
+            Request::ListShow { .. } => "list show",
+            Request::ListChange { add, remove, .. } if add.is_empty() && !remove.is_empty() => "list remove",
+            Request::ListChange { .. } => "list add",
         }
     }
 }
@@ -159,6 +181,33 @@ pub enum Response {
         /// SHA-256 of the new certificate, in hex.
         pin: String,
     },
+    /// To [`Request::ListShow`] without a name.
+    Lists {
+        /// In the order of the file.
+        lists: Vec<ListLength>,
+    },
+    /// To [`Request::ListShow`] with a name.
+    List {
+        /// Its name.
+        list: String,
+        /// In the cluster file, and in the list.
+        from_file: Vec<IpNetwork>,
+        /// Added at run time.
+        added: Vec<IpNetwork>,
+        /// In the cluster file, and taken out at run time.
+        removed: Vec<IpNetwork>,
+    },
+    /// To [`Request::ListChange`]: it is so, and clients are measured against it.
+    ListChanged {
+        /// Its name.
+        list: String,
+        /// Were not in the list before.
+        added: Vec<IpNetwork>,
+        /// Were in the list before.
+        removed: Vec<IpNetwork>,
+        /// Were as they were wanted already.
+        unchanged: Vec<IpNetwork>,
+    },
     /// The caller may not ask for that.
     NotPermitted {
         /// Who the caller is and what is needed.
@@ -174,6 +223,19 @@ pub enum Response {
         /// Why.
         message: String,
     },
+}
+
+/// How many networks a list has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListLength {
+    /// Its name.
+    pub list: String,
+    /// In the cluster file, and in the list.
+    pub from_file: usize,
+    /// Added at run time.
+    pub added: usize,
+    /// In the cluster file, and taken out at run time.
+    pub removed: usize,
 }
 
 /// What became of a VIP that was to move.
@@ -214,6 +276,11 @@ mod tests {
                 Request::Failover { vip: Some("mail".into()), to: None, force: false },
             ),
             (r#"{"request":"events","after":7,"follow":true}"#, Request::Events { after: Some(7), follow: true }),
+            (r#"{"request":"list_show","list":"admins"}"#, Request::ListShow { list: Some("admins".into()) }),
+            (
+                r#"{"request":"list_change","list":"admins","add":["10.0.0.0/8"],"remove":[]}"#,
+                Request::ListChange { list: "admins".into(), add: vec!["10.0.0.0/8".into()], remove: vec![] },
+            ),
         ];
         for (line, request) in table {
             assert_eq!(serde_json::to_string(&request).unwrap(), line);

@@ -20,6 +20,22 @@ impl Serve {
                 });
                 return;
             }
+            Request::ListShow { list } => {
+                let lists = self.lists.clone();
+                self.work.spawn(async move {
+                    let _ = reply.send(lists.show(list.as_deref()).await);
+                    Done::Nothing
+                });
+                return;
+            }
+            Request::ListChange { list, add, remove } => {
+                let (lists, supervisor) = (self.lists.clone(), self.supervisor.clone());
+                self.work.spawn(async move {
+                    let _ = reply.send(lists.answer_change(&supervisor, list, &add, &remove).await);
+                    Done::Nothing
+                });
+                return;
+            }
             Request::ConfigShow => Response::Config {
                 revision: self.revision.number,
                 digest: config::digest(&self.revision.text),

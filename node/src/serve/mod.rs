@@ -24,6 +24,7 @@ use crate::causes::chain;
 use crate::config::{self, ClusterConfig, ConfigError, LogConfig};
 use crate::control::{BindError, Call, QUEUE, Server};
 use crate::listeners::{BindErrors, Listeners};
+use crate::lists::{Lists, Overlay};
 use crate::status::traffic::Traffic;
 use crate::store::Revision;
 use crate::supervisor::{self, ApplyError, CoreState, Settings, Supervisor, UserError};
@@ -122,15 +123,17 @@ fn serve(options: Options, control: Option<&Path>) -> Result<(), ServeError> {
         }
         // Before anything runs that they are to end.
         let signals = Signals::new().map_err(system("listen for signals"))?;
+        let lists = Lists::new(&cluster.plan, Overlay::default(), None);
         let (supervisor, states) = Supervisor::start(settings, cluster.plan.clone(), listeners.clone())?;
         let serve = Serve {
             core: supervisor.status(),
             file: options.file,
+            revision: Revision { number: 1, text, files: cluster.files.clone() },
             cluster,
-            revision: Revision { number: 1, text },
             applied_at: Instant::now(),
             started: Instant::now(),
             listeners,
+            lists,
             supervisor,
             traffic: Traffic::default(),
             last_exit: None,
@@ -150,6 +153,7 @@ struct Serve {
     applied_at: Instant,
     started: Instant,
     listeners: Listeners,
+    lists: Lists,
     supervisor: Supervisor,
     core: watch::Receiver<supervisor::Status>,
     traffic: Traffic,
@@ -244,13 +248,14 @@ impl Serve {
     fn reload(&mut self) {
         self.reloading = true;
         let (file, number) = (self.file.clone(), self.revision.number + 1);
-        let (supervisor, listeners) = (self.supervisor.clone(), self.listeners.clone());
+        let (supervisor, listeners, lists) = (self.supervisor.clone(), self.listeners.clone(), self.lists.clone());
         self.work.spawn(async move {
             let applied = async {
                 let (cluster, text) = read(&file, number)?;
                 listeners.refuse_shared(&binds(&cluster))?;
-                supervisor.apply(cluster.plan.clone()).await?;
-                Ok((cluster, Revision { number, text }))
+                lists.apply(&supervisor, cluster.plan.clone()).await?;
+                let files = cluster.files.clone();
+                Ok((cluster, Revision { number, text, files }))
             };
             Done::Reloaded(Box::new(applied.await))
         });

@@ -200,7 +200,7 @@ fn frontend_rows(status: &Status) -> Vec<(bool, Vec<String>)> {
             frontend.binds.join(", "),
             grouped(frontend.sessions),
             frontend.rate.map_or("-".into(), |rate| format!("{rate:.0}/s")),
-            frontend.backend.clone(),
+            if frontend.backend.is_empty() { "-".into() } else { frontend.backend.clone() },
             backend.map_or("-".into(), |backend| format!("{} of {}", up(backend), backend.servers.len())),
         ]
     });

@@ -86,6 +86,20 @@ fn sync() -> Sync {
     }
 }
 
+/// What `lbnode serve` says.
+fn of_no_pair() -> Status {
+    Status {
+        pair: Pair { redundant: None, ..full().pair },
+        nodes: vec![Node { role: Role::Alone, priority: None, ..own() }],
+        vips: vec![],
+        sync: None,
+        handoff: vec![],
+        realtime: None,
+        dual_active: None,
+        ..full()
+    }
+}
+
 /// The active node of a pair with everything that a status can have.
 fn full() -> Status {
     Status {
@@ -227,7 +241,7 @@ fn without_vips_the_proxy_alone_decides() {
 
 #[test]
 fn a_status_survives_the_wire() {
-    for status in [full(), sparse(), alone()] {
+    for status in [full(), sparse(), alone(), of_no_pair()] {
         let text = serde_json::to_string(&status).unwrap();
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status, "{text}");
     }
@@ -336,9 +350,18 @@ fn a_node_without_a_peer_shows_nothing_of_one() {
 }
 
 #[test]
+fn a_node_of_no_pair_says_so_and_nothing_of_an_election() {
+    let page = render(&of_no_pair());
+    let headline = page.lines().next().unwrap_or_default();
+    assert_eq!(headline, "exchange · revision 17 on lb-a · no pair");
+    assert!(page.contains("alone") && !page.contains("VIP") && !page.contains("realtime"), "{page}");
+    assert_eq!(of_no_pair().verdict(), Verdict::Healthy);
+}
+
+#[test]
 fn real_statuses_are_what_the_schema_says() {
     let schema: Value = serde_json::from_str(include_str!("../../../docs/status.schema.json")).unwrap();
-    for status in [full(), sparse(), alone()] {
+    for status in [full(), sparse(), alone(), of_no_pair()] {
         let mut errors = Vec::new();
         validate(&schema, &schema, &serde_json::to_value(&status).unwrap(), "status", &mut errors);
         assert!(errors.is_empty(), "{errors:#?}");

@@ -24,6 +24,7 @@ use super::child::Child;
 use super::liveness::Sign;
 use super::log::Log;
 use crate::listeners::{self, Listeners};
+use crate::logs;
 
 /// Between two attempts to be let in by a core that is to be adopted, or to get the lock.
 pub(super) const KNOCK_EVERY: Duration = Duration::from_millis(50);
@@ -74,11 +75,12 @@ impl Link {
         let current = sockets.current();
         let mine = current.iter().filter(|(key, _)| wanted.contains(key));
         descriptors.extend(mine.map(|(key, fd)| (DescriptorKey::Listener(*key), Arc::clone(fd))));
+        descriptors.extend(logs::open_what_there_is(&plan.log_sinks));
 
         let mut channel = Channel::new(ours.into())?;
         channel.queue_descriptors(&descriptors)?;
         channel.queue(&ToCore::Start { plan: plan.clone(), workers: settings.workers })?;
-        let child = Child::start(settings, &theirs.into(), log_end)?;
+        let child = Child::start(settings, theirs.into(), log_end)?;
         Ok(Link { child, channel: Some(channel), log, workers: settings.workers, board, probes })
     }
 

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwapOption;
 use proxy_core::beat::BeatBoard;
 use proxy_core::limits::Limits;
-use proxy_core::plan::Plan;
+use proxy_core::plan::{List, Plan};
 use proxy_core::stats::Stats;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -30,6 +30,7 @@ pub use policy::Timing;
 pub use settings::{Settings, UserError, identity};
 
 use crate::listeners::{BindErrors, Listeners};
+use crate::logs::OpenError;
 
 /// Commands that may wait for the supervisor; a further one waits for room.
 const COMMANDS: usize = 16;
@@ -37,6 +38,8 @@ const COMMANDS: usize = 16;
 const EVENTS: usize = 256;
 /// How long the core may take to answer a question about its counters.
 const STATISTICS: Duration = Duration::from_millis(500);
+/// How long it may take to take up the new content of a list.
+const CONFIRM: Duration = Duration::from_secs(5);
 
 /// What is known of the core, as an event and as the current state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +60,9 @@ pub enum CoreState {
         /// Without progress, while it could have made some.
         silent: Duration,
     },
+    /// Its control channel is closed: it was killed, or ends by itself. `Exited` follows when the kernel has closed all of
+    /// its connections.
+    Ending,
     /// The core ended by itself, or was killed.
     Exited(Exit),
     /// The next start waits.
@@ -89,6 +95,7 @@ impl CoreState {
             CoreState::Starting => "starting",
             CoreState::Ready { .. } => "ready",
             CoreState::Hung { .. } => "hung",
+            CoreState::Ending => "ending",
             CoreState::Exited(_) => "exited",
             CoreState::Backoff { .. } => "backoff",
             CoreState::CrashLoop { .. } => "crash-loop",
@@ -153,6 +160,9 @@ pub enum ApplyError {
     /// An address cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindErrors),
+    /// A log sink cannot be opened.
+    #[error(transparent)]
+    Log(#[from] OpenError),
     /// The core refused it.
     #[error("the proxy core refused revision {revision}: {why}")]
     Rejected {
@@ -176,6 +186,11 @@ pub enum ApplyError {
     #[error("the proxy core is being stopped")]
     Stopping,
 }
+
+/// The core did not say that it measures clients against the new content of a list. The next one begins with it.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the proxy core did not confirm it within {} s", CONFIRM.as_secs())]
+pub struct Unconfirmed;
 
 /// Why there is no supervisor.
 #[derive(Debug, thiserror::Error)]
@@ -213,6 +228,8 @@ enum Command {
     Apply(Box<Plan>, oneshot::Sender<Result<u64, ApplyError>>),
     Stop(Duration, oneshot::Sender<Stopped>),
     Stats(oneshot::Sender<Stats>),
+    ReopenLogs,
+    List(List, oneshot::Sender<()>),
 }
 
 impl Supervisor {
@@ -266,6 +283,22 @@ impl Supervisor {
         answer.await.map_err(|_| ApplyError::Stopping)?
     }
 
+    /// Gives the plan's list of this name other networks, and waits until the core that runs, if one does, measures
+    /// clients against them.
+    ///
+    /// # Errors
+    /// The core is silent.
+    pub async fn replace_list(&self, list: List) -> Result<(), Unconfirmed> {
+        let (reply, answer) = oneshot::channel();
+        let replaced = async {
+            // Without a supervisor there is no core, and one that goes takes the question along: neither has clients.
+            if self.commands.send(Command::List(list, reply)).await.is_ok() {
+                let (Ok(()) | Err(_)) = answer.await;
+            }
+        };
+        tokio::time::timeout(CONFIRM, replaced).await.map_err(|_| Unconfirmed)
+    }
+
     /// Ends the core: sessions have until the deadline to end by themselves. The supervisor ends with it.
     pub async fn stop(&self, deadline: Duration) -> Stopped {
         let (reply, answer) = oneshot::channel();
@@ -283,6 +316,12 @@ impl Supervisor {
             answer.await.ok()
         };
         tokio::time::timeout(STATISTICS, ask).await.ok()?
+    }
+
+    /// Has the log sinks of the plan that runs opened anew, now or after the change that is on its way: their files were
+    /// moved away. Whether it could be said; never waits.
+    pub fn reopen_logs(&self) -> bool {
+        self.commands.try_send(Command::ReopenLogs).is_ok()
     }
 
     /// From now on the first client that the running core accepts at `address`, whatever the port, is noticed; what was

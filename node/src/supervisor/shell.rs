@@ -15,18 +15,18 @@ use arc_swap::ArcSwapOption;
 use proxy_core::beat::BeatBoard;
 use proxy_core::control::{ChannelError, DescriptorKey, Descriptors, FromCore, Received, ToCore};
 use proxy_core::listener::ListenerKey;
-use proxy_core::plan::Plan;
+use proxy_core::plan::{List, Plan};
 use proxy_core::stats::Stats;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 
-use super::child::LINGER;
 use super::link::{Found, KNOCK_EVERY, Link, adopt, adoption_socket};
 use super::liveness::Liveness;
 use super::policy::{Input, Output, Policy};
 use super::{ApplyError, Command, CoreState, Exit, Settings, StartError, Status, Stopped};
 use crate::causes::chain;
 use crate::listeners::{self, BindErrors, Listeners};
+use crate::logs;
 
 /// Questions for statistics that may wait for the core; who asks more often gets no answer.
 const ASKING: usize = 64;
@@ -98,10 +98,11 @@ async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends)
         liveness: None,
         rounds,
         change: None,
+        reopen_due: false,
         asking: VecDeque::new(),
+        listing: VecDeque::new(),
         stopping: Vec::new(),
         reset: None,
-        closed_at: None,
         spawned: false,
         ends,
         _lock: lock,
@@ -114,7 +115,9 @@ async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends)
             shell.spawned = true;
             let pid = link.child.pid;
             shell.policy.handle(Input::Adopted { pid }, now);
-            shell.change = Some(Change { previous: shell.plan.clone(), added, removed, reply: None, sent: None });
+            let previous = shell.plan.clone();
+            let sinks = logs::open_what_there_is(&previous.log_sinks);
+            shell.change = Some(Change { previous, added, removed, sinks, reply: None, sent: None });
             shell.send_change(now);
         }
     }
@@ -153,11 +156,13 @@ struct Shell {
     liveness: Option<Liveness>,
     rounds: Interval,
     change: Option<Change>,
+    /// The log sinks are to be opened anew as soon as a core runs and no change is on its way.
+    reopen_due: bool,
     asking: VecDeque<oneshot::Sender<Stats>>,
+    /// Who waits for a list's new content to be taken up. As many as change lists at once, which is few.
+    listing: VecDeque<oneshot::Sender<()>>,
     stopping: Vec<oneshot::Sender<Stopped>>,
     reset: Option<u64>,
-    /// When the core closed its channel.
-    closed_at: Option<Instant>,
     /// A core was there before.
     spawned: bool,
     ends: Ends,
@@ -170,6 +175,8 @@ struct Change {
     previous: Plan,
     added: BTreeSet<ListenerKey>,
     removed: BTreeSet<ListenerKey>,
+    /// Log sinks, until they are sent; a core that is started gets others.
+    sinks: Descriptors,
     /// `None`: nobody asked; an adopted core is brought up to date.
     reply: Option<oneshot::Sender<Result<u64, ApplyError>>>,
     /// When the core was told; `None`: not yet.
@@ -202,6 +209,7 @@ impl Shell {
                 Event::Round => self.round(),
                 Event::Due => self.due(),
             }
+            self.reopen_logs();
             self.act();
         }
         // Its successor would find nobody behind it.
@@ -257,16 +265,12 @@ impl Shell {
     fn next_due(&self) -> Option<Instant> {
         let answer =
             self.change.as_ref().and_then(|change| change.sent).map(|at| at + self.settings.timing.apply_within);
-        let linger = self.closed_at.map(|at| at + LINGER);
-        [self.policy.poll_timeout(), answer, linger].into_iter().flatten().min()
+        [self.policy.poll_timeout(), answer].into_iter().flatten().min()
     }
 
     fn due(&mut self) {
         let now = Instant::now();
         self.policy.expire(now);
-        if self.closed_at.take_if(|at| *at + LINGER <= now).is_some() {
-            self.policy.handle(Input::Broken("it closed its control channel and stayed".into()), now);
-        }
         let within = self.settings.timing.apply_within;
         if self.change.as_ref().and_then(|change| change.sent).is_some_and(|at| at + within <= now) {
             let why = format!("no answer within {} s", within.as_secs());
@@ -294,6 +298,10 @@ impl Shell {
             }
             Received::Message(FromCore::Stats(stats)) => {
                 self.asking.drain(..).for_each(|asker| drop(asker.send((*stats).clone())));
+            }
+            Received::Message(FromCore::ListTaken) => {
+                // Whoever gave up waiting has no use for it.
+                self.listing.pop_front().map(|reply| reply.send(()));
             }
             Received::Message(FromCore::Drained { reset }) => self.reset = Some(reset),
             Received::Message(FromCore::Draining { deadline }) => {
@@ -336,9 +344,23 @@ impl Shell {
         }
     }
 
+    /// Opens the log sinks anew, if that is due. During a change it waits for its end: the indices are those of one plan.
+    fn reopen_logs(&mut self) {
+        if !self.reopen_due || self.liveness.is_none() || self.change.is_some() {
+            return;
+        }
+        self.reopen_due = false;
+        let sinks = logs::open_what_there_is(&self.plan.log_sinks);
+        let Some(channel) = self.link.as_mut().and_then(|link| link.channel.as_mut()) else { return };
+        if let Err(error) = channel.queue_descriptors(&sinks).and_then(|()| channel.queue(&ToCore::ReopenLogs)) {
+            self.policy.handle(Input::Broken(chain(&error)), Instant::now());
+        }
+    }
+
     fn told(&mut self, command: Command) {
         match command {
             Command::Apply(plan, reply) => self.apply(*plan, reply),
+            Command::ReopenLogs => self.reopen_due = true,
             Command::Stop(deadline, reply) => {
                 self.stopping.push(reply);
                 self.undo_change(|_| ApplyError::Stopping);
@@ -356,6 +378,7 @@ impl Shell {
                     self.asking.push_back(reply);
                 }
             }
+            Command::List(list, reply) => self.replace_list(list, reply),
         }
     }
 
@@ -367,6 +390,10 @@ impl Shell {
         if self.change.is_some() {
             return refuse(reply, ApplyError::Busy);
         }
+        let sinks = match logs::open(&plan.log_sinks) {
+            Ok(sinks) => sinks,
+            Err(error) => return refuse(reply, error.into()),
+        };
         let workers = self.link.as_ref().map_or(self.settings.workers, |link| link.workers);
         let wanted = listeners::wanted(&plan, workers);
         let added = match self.sockets.bind(&wanted) {
@@ -375,10 +402,23 @@ impl Shell {
         };
         let removed = surplus(&self.sockets, &wanted);
         let previous = std::mem::replace(&mut self.plan, plan);
-        self.change = Some(Change { previous, added, removed, reply: Some(reply), sent: None });
+        self.change = Some(Change { previous, added, removed, sinks, reply: Some(reply), sent: None });
         // Without a core that is ready it waits for the next start, or for the running one.
         if self.liveness.is_some() {
             self.send_change(Instant::now());
+        }
+    }
+
+    fn replace_list(&mut self, list: List, reply: oneshot::Sender<()>) {
+        // The plan that is tried and the one that would come back.
+        let plans = std::iter::once(&mut self.plan).chain(self.change.as_mut().map(|change| &mut change.previous));
+        for known in plans.flat_map(|plan| &mut plan.lists).filter(|known| known.name == list.name) {
+            known.networks.clone_from(&list.networks);
+        }
+        // Even one that is not ready yet has its plan already. Without any, dropping the sender is the answer.
+        if self.link.as_ref().is_some_and(|link| link.channel.is_some()) {
+            self.listing.push_back(reply);
+            self.say(&ToCore::List(list));
         }
     }
 
@@ -387,7 +427,8 @@ impl Shell {
         change.sent = Some(now);
         let current = self.sockets.current();
         let of = |key: &ListenerKey| Some((DescriptorKey::Listener(*key), Arc::clone(current.get(key)?)));
-        let added: Descriptors = change.added.iter().filter_map(of).collect();
+        let mut added: Descriptors = change.added.iter().filter_map(of).collect();
+        added.append(&mut change.sinks);
         let message = ToCore::Apply { plan: self.plan.clone(), removed: change.removed.clone() };
         let Some(channel) = self.link.as_mut().and_then(|link| link.channel.as_mut()) else { return };
         if let Err(error) = channel.queue_descriptors(&added).and_then(|()| channel.queue(&message)) {
@@ -416,10 +457,12 @@ impl Shell {
         }
     }
 
+    /// Seen long before the process is gone if it was killed with many connections: the kernel closes them first.
     fn channel_closed(&mut self) {
         if let Some(link) = &mut self.link {
             link.channel = None;
-            self.closed_at = Some(Instant::now());
+            self.liveness = None;
+            self.policy.handle(Input::Closed, Instant::now());
         }
     }
 
@@ -428,8 +471,8 @@ impl Shell {
         link.log.take_what_is_there();
         let exit = Exit { status: link.child.reap(), last_log: link.log.last() };
         self.liveness = None;
-        self.closed_at = None;
         self.asking.clear();
+        self.listing.clear();
         self.ends.publish.send_modify(|status| status.pid = None);
         if self.change.as_ref().is_some_and(|change| change.sent.is_some()) {
             let why = format!("it ended: {exit}");

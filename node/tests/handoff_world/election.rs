@@ -70,11 +70,13 @@ impl Election {
     }
 
     pub(crate) fn heard(&mut self, heartbeat: Heartbeat, now: Time) -> Option<Wish> {
+        let back = !self.hears_peer(now);
         self.heard_at = Some(now);
         let outranked = heartbeat.term > self.facts.term || (heartbeat.term == self.facts.term && !self.first);
         self.facts.term = self.facts.term.max(heartbeat.term);
         if !heartbeat.master {
-            return None;
+            // Unheard, it may have been active and have told the clients so.
+            return (back && self.facts.master && !self.yielding).then_some(Wish::Announce);
         }
         self.active_heard_at = now;
         if self.facts.master && outranked {

@@ -168,7 +168,7 @@ impl Job {
 
     /// A check that ended otherwise than the one before, and changed nothing yet.
     fn tell(&self, before: Option<LastCheck>, answer: &probe::Answer) {
-        let same = before.is_some_and(|before| before.ok == answer.ok && before.code == answer.code);
+        let same = before.is_some_and(|before| before.ok == answer.ok && before.what == answer.what);
         if !self.check.log || same {
             return;
         }

@@ -20,7 +20,7 @@ pub use codec::{FrameError, MAX_FRAME};
 
 use crate::limits::Limits;
 use crate::listener::ListenerKey;
-use crate::plan::Plan;
+use crate::plan::{List, Plan};
 use crate::stats::Stats;
 
 /// Changes with every change of a message; a core and an agent of different versions do not adopt each other.
@@ -102,6 +102,8 @@ pub enum ToCore {
     },
     /// Answered by [`FromCore::Stats`].
     Stats,
+    /// The plan's list of this name has these networks from now on. Answered by [`FromCore::ListTaken`].
+    List(List),
     /// Use the log sinks that came from now on, for the plan that runs: their files were moved away.
     ReopenLogs,
     /// Sent by an agent that adopts: hand over every descriptor.
@@ -137,6 +139,8 @@ pub enum FromCore {
     },
     /// What the data plane counts.
     Stats(Box<Stats>),
+    /// Every rule is measured against the list's new networks; or there is no list of that name.
+    ListTaken,
     /// Nothing is left to carry.
     Drained {
         /// Sessions that were reset at the deadline.

@@ -163,7 +163,7 @@ impl Connection {
                 Err(Some(_)) => return self.give_up(Ended::Client, |_, _| Step::End(Next::Close)),
                 Err(None) => {
                     return self.give_up(Ended::ClientTimeout, |connection, route| {
-                        Step::Answer(connection.error(route, false, 408, None), Next::Linger)
+                        Step::Answer(connection.error(route, None, 408, None), Next::Linger)
                     });
                 }
             }

@@ -13,7 +13,7 @@ use super::flow::{Body, Flow};
 use super::head::{self, Asked as Method, BadRequest, Framing, Request, Version};
 use super::reply::{Answer, Asked};
 use super::rewrite::{Connection as Said, RequestHead};
-use super::rules::{Outcome, Subject, Verdict};
+use super::rules::{Outcome, Picked, Subject, Verdict};
 use super::story::Story;
 use super::trip::Trip;
 use crate::log::{Ended, Phase, Termination};
@@ -190,18 +190,20 @@ impl Connection {
             story.ends(Ended::Proxy, Phase::Request);
             story.why = Some(bad.why());
         });
-        Step::Answer(self.error(route, false, bad.status(), Some(bad.sentence())), Next::Linger)
+        Step::Answer(self.error(route, None, bad.status(), Some(bad.sentence())), Next::Linger)
     }
 
-    /// An error after which the connection ends; `head`: the method was `HEAD`.
-    pub(super) fn error(&mut self, route: &Route, head: bool, status: u16, sentence: Option<&str>) -> Vec<u8> {
+    /// An error after which the connection ends, in answer to `trip` if there was a whole request.
+    pub(super) fn error(&mut self, route: &Route, trip: Option<&Trip>, status: u16, sentence: Option<&str>) -> Vec<u8> {
         let mut out = route.desk.lend_head();
+        let none = Picked::default();
+        let rules = route.rules.response_edits(trip.map_or(&none, |trip| &trip.response_edits));
         let answer = Answer {
-            head,
+            head: trip.is_some_and(|trip| trip.asked == Method::Head),
             connection: Said::Close,
             date: &route.desk.date(),
             pages: &route.http().error_pages,
-            edits: route.http().response_edits.iter(),
+            edits: route.http().response_edits.iter().chain(rules),
         };
         answer.error(&mut out, status, sentence);
         route.counters().http.count_response(status);

@@ -132,14 +132,15 @@ impl<'t> Exchange<'t> {
         let client_timeout = self.route.frontend().client_timeout;
         let server_timeout = self.route.backend(self.trip.backend).server_timeout;
         let mut last = Instant::now();
-        let mut moved = 0;
+        // What goes at once moves nothing on: it has just begun.
+        let mut moved = None;
         poll_fn(|cx| {
             if let Poll::Ready(end) = self.poll(cx, client, server) {
                 return Poll::Ready(end);
             }
             let now_moved = self.trip.up.moved + self.down.moved;
-            if now_moved != moved {
-                (moved, last) = (now_moved, Instant::now());
+            if moved.replace(now_moved).is_some_and(|before| before != now_moved) {
+                last = Instant::now();
             }
             let (limit, expired) = if self.waits_for_client() {
                 (client_timeout, Failure::ClientTimeout)
@@ -161,17 +162,24 @@ impl<'t> Exchange<'t> {
     fn poll(&mut self, cx: &mut Context<'_>, client: &TcpStream, server: &TcpStream) -> Poll<Result<End, Failure>> {
         if self.upward == Upward::Going {
             match self.trip.up.poll_pump(cx, client, server, &self.route.desk.buffers) {
-                Poll::Ready(Ok(())) => self.upward = Upward::Over,
-                Poll::Ready(Err(Broken::Write(_))) => self.upward = Upward::Refused,
-                Poll::Ready(Err(Broken::Read(_) | Broken::Truncated)) => return Poll::Ready(Err(Failure::Client)),
+                Poll::Ready(Ok(())) => {
+                    self.upward = Upward::Over;
+                    // What may have to be said again is kept; an answer that takes its time holds nothing else.
+                    if self.trip.replay.is_none_or(|body| body == 0) {
+                        self.trip.up.window.release(&self.route.desk.buffers);
+                    }
+                }
+                Poll::Ready(Err(Broken::Write)) => self.upward = Upward::Refused,
+                Poll::Ready(Err(Broken::Read | Broken::Truncated)) => return Poll::Ready(Err(Failure::Client)),
                 Poll::Ready(Err(Broken::Chunk(bad))) => return Poll::Ready(Err(Failure::Request(bad.into()))),
                 Poll::Pending => {}
             }
-        } else if self.watched {
-            self.watch(cx, client)?;
         }
-        if self.downward == Downward::Head {
-            ready!(self.poll_head(cx, client, server))?;
+        if self.downward == Downward::Head && self.poll_head(cx, client, server)?.is_pending() {
+            if self.watched && self.upward != Upward::Going {
+                self.watch(cx, client)?;
+            }
+            return Poll::Pending;
         }
         if self.downward == Downward::Tunnel {
             return self.down.poll_send(cx, client).map(|sent| sent.map(|()| End::Tunnel).map_err(|_| Failure::Client));
@@ -179,9 +187,9 @@ impl<'t> Exchange<'t> {
         if self.downward == Downward::Body {
             match ready!(self.down.poll_pump(cx, server, client, &self.route.desk.buffers)) {
                 Ok(()) => self.downward = Downward::Over,
-                Err(Broken::Read(_) | Broken::Truncated) => return Poll::Ready(Err(Failure::Server)),
+                Err(Broken::Read | Broken::Truncated) => return Poll::Ready(Err(Failure::Server)),
                 Err(Broken::Chunk(bad)) => return Poll::Ready(Err(Failure::Response(bad.into()))),
-                Err(Broken::Write(_)) => return Poll::Ready(Err(Failure::Client)),
+                Err(Broken::Write) => return Poll::Ready(Err(Failure::Client)),
             }
         }
         self.poll_rest(cx, server).map(Ok)
@@ -190,7 +198,7 @@ impl<'t> Exchange<'t> {
     /// The answer is over. A request that goes on is carried on for as long as its server keeps the connection.
     fn poll_rest(&mut self, cx: &mut Context<'_>, server: &TcpStream) -> Poll<End> {
         let whole = self.upward == Upward::Over;
-        if self.upward == Upward::Going && self.server_persists {
+        if self.upward == Upward::Going && self.server_persists && self.down.window.is_empty() {
             // Whatever the server says now, even an end, is the end.
             ready!(self.down.window.poll_fill(cx, server, &self.route.desk.buffers)).ok();
         }
@@ -259,11 +267,13 @@ impl<'t> Exchange<'t> {
         };
         self.trip.private |= response.hop.connection_auth;
         self.down.head.clear();
-        // An old client knows no interim response (RFC 9110 §15.2).
+        // An old client knows no interim response (RFC 9110 §15.2); the others get it as it is.
         if status >= 200 || !old_client {
             let rules = self.route.rules.response_edits(&self.trip.response_edits);
             let edits = self.route.backend(self.trip.backend).response_edits.iter();
             let edits = edits.chain(&self.route.http().response_edits).chain(rules);
+            let final_only = if status >= 200 { usize::MAX } else { 0 };
+            let edits = edits.take(final_only);
             let head = ResponseHead { bytes, response: &response, edits, connection, dechunked };
             match head.as_it_is() {
                 Some(same) => self.down.head.extend_from_slice(same),

@@ -14,6 +14,9 @@ use crate::tcp::buffers::Buffers;
 use crate::tcp::stream::{poll_write, poll_write_vectored};
 use crate::tcp::window::Window;
 
+/// Bytes of a body that are copied behind their head instead of being sent beside it.
+const SMALL: usize = 4096;
+
 /// What is left of a body.
 #[derive(Debug)]
 pub(crate) enum Body {
@@ -27,13 +30,13 @@ pub(crate) enum Body {
 #[derive(Debug)]
 pub(crate) enum Broken {
     /// Reading failed.
-    Read(io::Error),
+    Read,
     /// The stream ended inside the body.
     Truncated,
     /// Its chunks are none.
     Chunk(BadChunk),
     /// Writing failed.
-    Write(io::Error),
+    Write,
 }
 
 /// The bytes of one message.
@@ -43,6 +46,8 @@ pub(crate) struct Flow {
     pub(crate) head: Vec<u8>,
     head_sent: usize,
     pub(crate) window: Window,
+    /// Bytes of the body that were put behind the head.
+    joined: usize,
     /// Bytes at the window's beginning that may go.
     ready: usize,
     /// Bytes behind them that were framing, and go nowhere.
@@ -74,6 +79,7 @@ impl Flow {
         Flow {
             head,
             head_sent: 0,
+            joined: 0,
             window,
             ready: 0,
             cut: 0,
@@ -83,11 +89,6 @@ impl Flow {
             written: 0,
             moved: 0,
         }
-    }
-
-    /// Whether the whole message was written.
-    pub(crate) fn is_done(&self) -> bool {
-        matches!(self.body, Body::Ended) && self.is_flushed()
     }
 
     /// Whether nothing waits to be written.
@@ -103,8 +104,9 @@ impl Flow {
 
     /// Everything is to be sent once more; the body's `length` bytes were at hand from the beginning.
     pub(crate) fn rewind(&mut self, length: usize) {
-        self.window.unconsume(length - self.ready);
-        (self.head_sent, self.ready) = (0, length);
+        let apart = length - self.joined;
+        self.window.unconsume(apart - self.ready);
+        (self.head_sent, self.ready) = (0, apart);
     }
 
     /// Sees how much of what was read belongs to the body.
@@ -134,6 +136,9 @@ impl Flow {
 
     /// Writes what there is to write.
     pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<io::Result<()>> {
+        if self.head_sent == 0 && self.ready + self.tail.len() <= SMALL {
+            self.join();
+        }
         while !self.is_flushed() {
             let head = &self.head[self.head_sent..];
             let window = &self.window.bytes()[..self.ready];
@@ -146,6 +151,14 @@ impl Flow {
         }
         self.window.consume(std::mem::take(&mut self.cut));
         Poll::Ready(Ok(()))
+    }
+
+    /// One piece is cheaper to send than two, if it is cheap to make.
+    fn join(&mut self) {
+        self.head.extend_from_slice(&self.window.bytes()[..self.ready]);
+        self.head.extend_from_slice(&self.tail[self.tail_sent..]);
+        self.window.consume(self.ready);
+        (self.joined, self.ready, self.tail_sent) = (self.joined + self.ready, 0, self.tail.len());
     }
 
     fn advance(&mut self, count: usize) {
@@ -168,11 +181,11 @@ impl Flow {
         buffers: &Buffers,
     ) -> Poll<Result<(), Broken>> {
         loop {
-            ready!(self.poll_send(cx, to)).map_err(Broken::Write)?;
+            ready!(self.poll_send(cx, to)).map_err(|_| Broken::Write)?;
             if matches!(self.body, Body::Ended) {
                 return Poll::Ready(Ok(()));
             }
-            let read = ready!(self.window.poll_fill(cx, from, buffers)).map_err(Broken::Read)?;
+            let read = ready!(self.window.poll_fill(cx, from, buffers)).map_err(|_| Broken::Read)?;
             self.moved += read as u64;
             match self.body {
                 _ if read > 0 => self.sort().map_err(Broken::Chunk)?,

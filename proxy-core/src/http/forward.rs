@@ -3,14 +3,12 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::time::Instant;
 use tracing::debug;
 
 use super::connection::{Connection, Next, Outcome};
 use super::decide::Step;
 use super::exchange::{End, Exchange, Failure};
 use super::flow::Flow;
-use super::head::Asked;
 use super::pool::ServerConnection;
 use super::trip::Trip;
 use crate::reach::{Attempts, Chosen, Unreached};
@@ -76,7 +74,7 @@ impl Connection {
             let mut exchange = Exchange::new(&self.entrance, route, &mut trip, self.story.as_deref_mut());
             let end = exchange.run(&self.client, &server.stream, &mut self.alarm).await;
             let (status, heard) = (exchange.status, exchange.heard);
-            let down = exchange.into_down();
+            let mut down = exchange.into_down();
             count(route, &trip, chosen.server, status, &down);
             self.tell(|story| {
                 story.status = status;
@@ -93,9 +91,16 @@ impl Connection {
                     }
                     self.input = std::mem::take(&mut trip.up.window);
                     self.input.release(&route.desk.buffers);
+                    down.window.clear(&route.desk.buffers);
                     route.desk.give_head_back(down.head);
                     route.desk.give_head_back(trip.up.head);
-                    return Outcome::Next(if client_goes_on { Next::Request } else { Next::Linger });
+                    let next = match client_goes_on {
+                        true => Next::Request,
+                        // It asked for the end, and has said all.
+                        false if !trip.persistent && self.input.is_empty() => Next::Close,
+                        false => Next::Linger,
+                    };
+                    return Outcome::Next(next);
                 }
                 // Nobody heard anything of it.
                 Err(Failure::Server) if !heard => {
@@ -140,7 +145,7 @@ impl Connection {
             let server = Arc::clone(route.server_live(trip.backend, chosen.server));
             self.private.push(Private { server, connection });
         } else {
-            route.backends[trip.backend].pools[chosen.server].give_back(connection, Instant::now());
+            route.backends[trip.backend].pools[chosen.server].give_back(connection);
         }
     }
 
@@ -152,7 +157,7 @@ impl Connection {
         if why == Unreached::Left {
             return Outcome::Next(Next::Close);
         }
-        let answer = self.error(route, trip.asked == Asked::Head, 503, None);
+        let answer = self.error(route, Some(trip), 503, None);
         Outcome::Next(self.answer(route, answer, Next::Linger).await)
     }
 
@@ -176,7 +181,7 @@ impl Connection {
                 (502, None)
             }
         };
-        let answer = self.error(route, trip.asked == Asked::Head, status, sentence);
+        let answer = self.error(route, Some(trip), status, sentence);
         Outcome::Next(self.answer(route, answer, Next::Linger).await)
     }
 }

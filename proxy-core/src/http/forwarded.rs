@@ -53,23 +53,23 @@ impl Forwarding {
     pub(crate) fn clears(&self, name: &str) -> bool {
         let theirs = self.client_supplied == ClientSupplied::Remove;
         match name.len() {
-            17 => name.eq_ignore_ascii_case(PROTO),
-            16 => name.eq_ignore_ascii_case(HOST),
-            15 => theirs && name.eq_ignore_ascii_case(FOR),
-            9 => theirs && name.eq_ignore_ascii_case(FORWARDED),
+            17 => reads_as(name, PROTO),
+            16 => reads_as(name, HOST),
+            15 => theirs && reads_as(name, FOR),
+            9 => theirs && reads_as(name, FORWARDED),
             _ => false,
         }
     }
 
     /// Appends our fields; `host` as the client sent it.
     pub(crate) fn append<'e>(&self, out: &mut Vec<u8>, ends: &Ends, host: Option<&str>, edits: impl Edits<'e>) {
-        let (client, proto) = (ends.client.to_canonical(), if ends.tls { "https" } else { "http" });
-        out.extend_from_slice(FOR.as_bytes());
-        out.extend_from_slice(b": ");
+        let client = ends.client.to_canonical();
+        out.extend_from_slice(b"X-Forwarded-For: ");
         address(out, client);
         out.extend_from_slice(b"\r\n");
         if !write_one(edits.clone(), PROTO) {
-            field(out, PROTO, proto.as_bytes());
+            let line: &[u8] = if ends.tls { b"X-Forwarded-Proto: https\r\n" } else { b"X-Forwarded-Proto: http\r\n" };
+            out.extend_from_slice(line);
         }
         if let Some(host) = host
             && !write_one(edits, HOST)
@@ -77,15 +77,20 @@ impl Forwarding {
             field(out, HOST, host.as_bytes());
         }
         if self.rfc7239 {
-            rfc7239(out, client, proto, host);
+            rfc7239(out, client, if ends.tls { "https" } else { "http" }, host);
         }
     }
 }
 
+/// Whether a server may take the field for ours: to a CGI variable (RFC 3875 §4.1.18) `_` and `-` are the same.
+fn reads_as(name: &str, ours: &str) -> bool {
+    let same = |(a, b): (u8, u8)| a.eq_ignore_ascii_case(&b) || (a, b) == (b'_', b'-');
+    name.len() == ours.len() && name.bytes().zip(ours.bytes()).all(same)
+}
+
 /// RFC 7239 §4: what is no token is quoted; §6: IPv6 in brackets, which are no token.
 fn rfc7239(out: &mut Vec<u8>, client: IpAddr, proto: &str, host: Option<&str>) {
-    out.extend_from_slice(FORWARDED.as_bytes());
-    out.extend_from_slice(b": for=");
+    out.extend_from_slice(b"Forwarded: for=");
     if client.is_ipv6() {
         out.extend_from_slice(b"\"[");
         address(out, client);
@@ -117,12 +122,18 @@ fn rfc7239(out: &mut Vec<u8>, client: IpAddr, proto: &str, host: Option<&str>) {
 pub(crate) fn address(out: &mut Vec<u8>, address: IpAddr) {
     match address {
         IpAddr::V4(address) => {
-            for (index, octet) in address.octets().into_iter().enumerate() {
-                if index > 0 {
-                    out.push(b'.');
+            let (mut text, mut at) = ([0; 16], 0);
+            for octet in address.octets() {
+                for (least, unit) in [(100, 100), (10, 10), (0, 1)] {
+                    if octet >= least {
+                        text[at] = b'0' + octet / unit % 10;
+                        at += 1;
+                    }
                 }
-                decimal(out, octet.into());
+                text[at] = b'.';
+                at += 1;
             }
+            out.extend_from_slice(&text[..at - 1]);
         }
         IpAddr::V6(address) => write!(out, "{address}").expect("a Vec takes all"),
     }
@@ -209,6 +220,8 @@ mod tests {
             ("Forwarded", false, true),
             ("X-Forwarded-Proto", true, true),
             ("x-forwarded-HOST", true, true),
+            ("X_Forwarded-for", false, true),
+            ("x_forwarded_proto", true, true),
             ("X-Forwarded-Port", false, false),
             ("Host", false, false),
         ] {
@@ -234,16 +247,17 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_ipv4_addresses_are_written_as_the_library_writes_them() {
+    fn numbers_and_addresses_are_written_as_the_library_writes_them() {
         for number in [0, 9, 10, 255, 65_535, 1 << 40, u64::MAX] {
             let mut out = Vec::new();
             decimal(&mut out, number);
             assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
         }
-        for text in ["0.0.0.0", "255.255.255.255", "10.8.5.17", "::", "2001:db8::1"] {
+        for octet in 0..=255 {
+            let ip = IpAddr::from([octet, 0, 255 - octet, octet]);
             let mut out = Vec::new();
-            address(&mut out, text.parse().unwrap());
-            assert_eq!(String::from_utf8(out).unwrap(), text);
+            address(&mut out, ip);
+            assert_eq!(String::from_utf8(out).unwrap(), ip.to_string());
         }
     }
 }

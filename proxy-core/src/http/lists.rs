@@ -39,10 +39,6 @@ impl Networks {
         let after = self.ranges.partition_point(|(first, _)| *first <= address);
         after.checked_sub(1).is_some_and(|at| address <= self.ranges[at].1)
     }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
-    }
 }
 
 /// The lists of a plan, by index. Shared by all workers, who read them without a lock.

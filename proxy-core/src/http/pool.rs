@@ -6,19 +6,15 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
 use crate::route::Desk;
-use crate::server::ServerLive;
 
-/// After so long without use a connection is closed. Below the keep-alive of common servers (nginx 75 s, IIS 120 s);
-/// those that close earlier (Apache 5 s) are noticed.
-const KEPT_FOR: Duration = Duration::from_secs(60);
+/// After so many sweeps (each second one) without use a connection is closed. Below the keep-alive of common servers
+/// (nginx 75 s, IIS 120 s); those that close earlier (Apache 5 s) are noticed.
+const KEPT_FOR: u32 = 60;
 /// Idle connections to one server, at most; one more is closed.
 const KEPT: usize = 512;
 
@@ -59,9 +55,8 @@ impl Drop for Counted {
 }
 
 /// The idle connections to one server; the one used last is lent first.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Pool {
-    server: Arc<ServerLive>,
     idle: RefCell<Vec<Idle>>,
     closed: Cell<bool>,
 }
@@ -69,18 +64,11 @@ pub(crate) struct Pool {
 #[derive(Debug)]
 struct Idle {
     connection: ServerConnection,
-    since: Instant,
+    /// The sweep before it came.
+    since: u32,
 }
 
 impl Pool {
-    pub(crate) fn new(server: Arc<ServerLive>) -> Pool {
-        Pool { server, idle: RefCell::default(), closed: Cell::new(false) }
-    }
-
-    pub(crate) fn server(&self) -> &Arc<ServerLive> {
-        &self.server
-    }
-
     /// A connection that its server neither closed nor said anything on.
     pub(crate) fn lend(&self) -> Option<ServerConnection> {
         let mut idle = self.idle.borrow_mut();
@@ -88,18 +76,19 @@ impl Pool {
     }
 
     /// Takes a connection whose last exchange is over on both sides, if there is room for it.
-    pub(crate) fn give_back(&self, connection: ServerConnection, now: Instant) {
+    pub(crate) fn give_back(&self, connection: ServerConnection) {
         let desk = &connection.counted.0;
         let mut idle = self.idle.borrow_mut();
         let room = idle.len() < KEPT && desk.server_connections.get() <= desk.clients.get();
         if room && !self.closed.get() && !desk.closing.get() {
-            idle.push(Idle { connection, since: now });
+            let since = desk.sweeps.get();
+            idle.push(Idle { connection, since });
         }
     }
 
     /// Closes what its server closed, and what was not used for long.
-    pub(crate) fn sweep(&self, now: Instant) {
-        let fresh = |idle: &Idle| now.saturating_duration_since(idle.since) < KEPT_FOR && idle.connection.is_quiet();
+    pub(crate) fn sweep(&self, sweeps: u32) {
+        let fresh = |idle: &Idle| sweeps.wrapping_sub(idle.since) < KEPT_FOR && idle.connection.is_quiet();
         self.idle.borrow_mut().retain(fresh);
     }
 

@@ -259,3 +259,215 @@ fn meaning(status: u16) -> &'static str {
         _ => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::HeaderEdit;
+    use proptest::prelude::*;
+
+    type Parts = (String, Vec<(String, String)>, String);
+
+    /// Status line, fields and body.
+    fn read(out: &[u8]) -> Parts {
+        let text = std::str::from_utf8(out).expect("it is text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head ends");
+        let mut lines = head.split("\r\n");
+        let first = lines.next().unwrap().to_owned();
+        let field =
+            |line: &str| line.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned())).unwrap();
+        (first, lines.map(field).collect(), body.to_owned())
+    }
+
+    fn value<'a>(parts: &'a Parts, name: &str) -> Option<&'a str> {
+        parts.1.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+
+    static PAGES: BTreeMap<u16, String> = BTreeMap::new();
+
+    fn answer<'a>(
+        pages: &'a BTreeMap<u16, String>,
+        edits: &'a [HeaderEdit],
+    ) -> Answer<'a, std::slice::Iter<'a, HeaderEdit>> {
+        Answer { head: false, connection: Connection::Persistent, date: b"", pages, edits: edits.iter() }
+    }
+
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> Parts {
+        let mut out = Vec::new();
+        write(&mut out);
+        read(&out)
+    }
+
+    fn reply(status: u16, body: Option<&str>) -> Reply {
+        Reply { status, body: body.map(str::to_owned), content_type: "text/x".into() }
+    }
+
+    #[test]
+    fn an_error_says_what_happened_and_is_not_kept() {
+        let mut out = Vec::new();
+        let date = b"Sun, 06 Nov 1994 08:49:37 GMT";
+        let answer = Answer { connection: Connection::Close, date, ..answer(&PAGES, &[]) };
+        answer.error(&mut out, 400, Some("Two lengths."));
+        assert_eq!(
+            std::str::from_utf8(&out).unwrap(),
+            "HTTP/1.1 400 Bad Request\r\nContent-Length: 29\r\nContent-Type: text/plain; charset=utf-8\r\n\
+            Cache-Control: no-cache\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nConnection: close\r\n\r\n\
+            400 Bad Request\nTwo lengths.\n"
+        );
+    }
+
+    #[test]
+    fn every_status_that_we_may_answer_with_has_its_reason_and_its_meaning() {
+        for status in [400, 403, 404, 405, 408, 413, 417, 429, 431, 500, 501, 502, 503, 504, 505] {
+            let parts = written(|out| answer(&PAGES, &[]).error(out, status, None));
+            assert_eq!(parts.0, format!("HTTP/1.1 {status} {}", reason(status)));
+            assert_eq!(parts.2, format!("{status} {}\n{}\n", reason(status), meaning(status)));
+            assert!(!reason(status).is_empty() && !meaning(status).is_empty(), "{status}");
+            assert_eq!(value(&parts, "Content-Length"), Some(parts.2.len().to_string().as_str()));
+        }
+        assert!(value(&written(|out| answer(&PAGES, &[]).error(out, 405, None)), "Allow").is_some());
+        assert_eq!(written(|out| answer(&PAGES, &[]).error(out, 599, None)).0, "HTTP/1.1 599 ");
+    }
+
+    #[test]
+    fn a_page_of_the_frontend_takes_the_place_of_our_text() {
+        let pages = BTreeMap::from([(503, "<p>Später</p>".to_owned())]);
+        let parts = written(|out| answer(&pages, &[]).error(out, 503, Some("unseen")));
+        assert_eq!(value(&parts, "Content-Type"), Some("text/html; charset=utf-8"));
+        assert_eq!((value(&parts, "Content-Length"), parts.2.as_str()), (Some("14"), "<p>Später</p>"));
+    }
+
+    #[test]
+    fn head_is_answered_with_the_length_of_what_get_would_bring() {
+        let get = written(|out| answer(&PAGES, &[]).error(out, 403, None));
+        let head = written(|out| Answer { head: true, ..answer(&PAGES, &[]) }.error(out, 403, None));
+        assert_eq!((get.0, get.1), (head.0, head.1));
+        assert_eq!(head.2, "");
+        assert!(!get.2.is_empty());
+    }
+
+    #[test]
+    fn the_connection_is_spoken_of_as_told() {
+        for (connection, said) in [
+            (Connection::Persistent, None),
+            (Connection::KeepAlive, Some("keep-alive")),
+            (Connection::Close, Some("close")),
+            (Connection::Upgrade, None),
+        ] {
+            let parts = written(|out| Answer { connection, ..answer(&PAGES, &[]) }.error(out, 403, None));
+            assert_eq!(value(&parts, "Connection"), said);
+        }
+    }
+
+    #[test]
+    fn a_denial_is_not_kept_and_a_return_may_be() {
+        let denied = written(|out| answer(&PAGES, &[]).deny(out, &reply(403, Some("no"))));
+        assert_eq!((value(&denied, "Cache-Control"), denied.2.as_str()), (Some("no-cache"), "no"));
+        assert_eq!(value(&denied, "Content-Type"), Some("text/x"));
+        let given = written(|out| answer(&PAGES, &[]).give(out, &reply(200, Some("pong"))));
+        assert_eq!((value(&given, "Cache-Control"), given.2.as_str()), (None, "pong"));
+    }
+
+    #[test]
+    fn an_answer_without_a_body_of_its_own_has_the_page_or_the_meaning_of_its_status() {
+        let pages = BTreeMap::from([(403, "page".to_owned())]);
+        let bodies = [
+            (written(|out| answer(&pages, &[]).deny(out, &reply(403, None))), "page"),
+            (written(|out| answer(&pages, &[]).give(out, &reply(403, None))), "page"),
+            (
+                written(|out| answer(&pages, &[]).give(out, &reply(404, None))),
+                "404 Not Found\nThere is nothing here.\n",
+            ),
+            (written(|out| answer(&pages, &[]).give(out, &reply(200, None))), ""),
+        ];
+        for (parts, body) in bodies {
+            assert_eq!(parts.2, body);
+            assert_eq!(value(&parts, "Content-Type").is_some(), !body.is_empty());
+        }
+    }
+
+    #[test]
+    fn statuses_that_have_no_body_get_none() {
+        for (status, length) in [(204, None), (304, None), (205, Some("0"))] {
+            let parts = written(|out| answer(&PAGES, &[]).give(out, &reply(status, Some("much"))));
+            assert_eq!((value(&parts, "Content-Length"), parts.2.as_str()), (length, ""), "{status}");
+            assert_eq!(value(&parts, "Content-Type"), None, "{status}");
+        }
+    }
+
+    #[test]
+    fn edits_of_the_frontend_change_our_answers_too() {
+        let edits = [
+            HeaderEdit::Set("cache-control".into(), "no-store".into()),
+            HeaderEdit::Remove("Date".into()),
+            HeaderEdit::Add("Strict-Transport-Security".into(), "max-age=1".into()),
+        ];
+        let parts = written(|out| Answer { date: b"now", ..answer(&PAGES, &edits) }.error(out, 403, None));
+        assert_eq!(value(&parts, "Cache-Control"), None);
+        assert_eq!(value(&parts, "cache-control"), Some("no-store"));
+        assert_eq!(value(&parts, "Date"), None);
+        assert_eq!(value(&parts, "Strict-Transport-Security"), Some("max-age=1"));
+    }
+
+    fn ends() -> Ends {
+        Ends { client: "192.0.2.1".parse().unwrap(), own: "[2001:db8::9]:80".parse().unwrap(), tls: false }
+    }
+
+    fn location(to: &Redirect, host: Option<&str>, target: &str) -> String {
+        let ends = ends();
+        let asked = Asked { host, target, ends: &ends };
+        let parts = written(|out| answer(&PAGES, &[]).redirect(out, to, 302, asked));
+        assert_eq!((parts.0.as_str(), value(&parts, "Content-Length")), ("HTTP/1.1 302 Found", Some("0")));
+        value(&parts, "Location").expect("it says where to").to_owned()
+    }
+
+    #[test]
+    fn a_redirect_says_where_to() {
+        let scheme = || Redirect::Scheme("https".into());
+        let prefix = || Redirect::Prefix("https://b.test/old".into());
+        for (to, host, target, expected) in [
+            (scheme(), Some("a.test"), "/x?y=1&z", "https://a.test/x?y=1&z"),
+            // The port belonged to the old scheme.
+            (scheme(), Some("A.test:8080"), "/", "https://A.test/"),
+            (scheme(), Some("[2001:db8::1]:80"), "/", "https://[2001:db8::1]/"),
+            (scheme(), None, "/x", "https://[2001:db8::9]/x"),
+            (scheme(), Some("a.test"), "*", "https://a.test/"),
+            (prefix(), Some("a.test"), "/x?y", "https://b.test/old/x?y"),
+            (prefix(), Some("a.test"), "*", "https://b.test/old/"),
+            (Redirect::Location("/login?from=here".into()), Some("a.test"), "/x?y", "/login?from=here"),
+        ] {
+            assert_eq!(location(&to, host, target), expected, "{to:?} {host:?} {target}");
+        }
+    }
+
+    #[test]
+    fn only_a_redirect_for_ever_may_be_kept() {
+        let ends = ends();
+        let asked = Asked { host: None, target: "/", ends: &ends };
+        for (code, kept) in [(301, true), (302, false), (303, false), (307, false), (308, true)] {
+            let to = Redirect::Location("/x".into());
+            let parts = written(|out| answer(&PAGES, &[]).redirect(out, &to, code, asked));
+            assert_eq!(value(&parts, "Cache-Control").is_none(), kept, "{code}");
+            assert_eq!(parts.0, format!("HTTP/1.1 {code} {}", reason(code)));
+        }
+    }
+
+    proptest! {
+        /// No parser lets such a target through; it would still do no harm.
+        #[test]
+        fn whatever_a_client_asks_for_its_redirect_is_one_line(host in "\\PC{0,8}[\r\n :]{0,3}x?", target in "/?[\r\n\0 -~é]{0,20}") {
+            for to in [Redirect::Scheme("https".into()), Redirect::Prefix("/p".into())] {
+                let ends = ends();
+                let asked = Asked { host: Some(&host), target: &target, ends: &ends };
+                let mut out = Vec::new();
+                answer(&PAGES, &[]).redirect(&mut out, &to, 302, asked);
+                let mut slots = [httparse::EMPTY_HEADER; 8];
+                let mut response = httparse::Response::new(&mut slots);
+                prop_assert_eq!(response.parse(&out), Ok(httparse::Status::Complete(out.len())));
+                let names: Vec<_> = response.headers.iter().map(|field| field.name).collect();
+                prop_assert_eq!(names, ["Content-Length", "Location", "Cache-Control"]);
+                prop_assert!(response.headers[1].value.iter().all(u8::is_ascii_graphic));
+            }
+        }
+    }
+}

@@ -3,6 +3,9 @@
 //! Names keep their case and fields their order. Lines that stay are copied as they lie in the buffer, in as few
 //! pieces as there are lines between that go; a head of which nothing changes needn't be copied at all.
 
+#[cfg(test)]
+mod tests;
+
 use super::edits::{Edits, append, clear, field, write_one};
 use super::forwarded::{Ends, Forwarding, address, decimal};
 use super::head::{Request, Response, Version};
@@ -78,7 +81,9 @@ impl<'a, E: Edits<'a>> RequestHead<'a, E> {
                     clears |= request.absolute && request.host.is_some_and(|host| host.as_bytes() != field.value);
                     has_host |= !clears;
                 }
-                goes |= u128::from(clears) << index;
+                if clears {
+                    goes |= 1 << index;
+                }
             }
         }
         let from = if self.line_stays() { request.start } else { self.line(out, &lines) };

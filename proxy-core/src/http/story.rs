@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::exchange::Failure;
-use crate::log::{Ended, HttpRecord, HttpTimers, Load, Phase, Termination, Way, request_line};
+use crate::log::{Ended, HttpRecord, HttpTimers, Phase, Termination, Way, request_line};
 use crate::reach::{Attempts, Unreached};
 use crate::route::Route;
 
@@ -84,12 +84,7 @@ impl Story {
     }
 
     pub(crate) fn unreached(&mut self, why: Unreached) {
-        match why {
-            Unreached::NoServer | Unreached::Connect => self.ends(Ended::Server, Phase::Connect),
-            Unreached::QueueFull => self.ends(Ended::Server, Phase::Queue),
-            Unreached::QueueTimeout => self.ends(Ended::ServerTimeout, Phase::Queue),
-            Unreached::Left => self.ends(Ended::Client, Phase::Queue),
-        }
+        self.end = why.termination();
     }
 
     pub(crate) fn failed(&mut self, failure: Failure) {
@@ -113,30 +108,17 @@ impl Story {
     /// Writes the line.
     pub(crate) fn tell(self, route: &Route, client: SocketAddr) {
         let Some(log) = route.frontend().log else { return };
-        let backend = self.backend.map(|backend| route.backend(backend));
         let server = self.backend.zip(self.server);
-        let load = Load {
-            process: route.desk.process.inside(),
-            frontend: route.live().gate.inside(),
-            backend: self
-                .backend
-                .map_or(0, |backend| route.backend_live(backend).servers.iter().map(|server| server.sessions()).sum()),
-            server: server.map_or(0, |(backend, server)| route.server_live(backend, server).sessions()),
-            retries: self.attempts.retries,
-            redispatched: self.attempts.redispatched,
-            server_queue: 0,
-            backend_queue: self.queued,
-        };
         let way = Way {
             client,
             date: self.date,
             frontend: &route.frontend().name,
             tls: false,
-            backend: backend.map(|backend| backend.name.as_str()),
+            backend: self.backend.map(|backend| route.backend(backend).name.as_str()),
             server: server.map(|(backend, server)| route.backend(backend).servers[server].name.as_str()),
             bytes: self.bytes,
             end: self.end,
-            load,
+            load: route.load(self.backend, self.server, self.attempts, self.queued),
             why: self.why,
         };
         let timers = HttpTimers { active: self.began.elapsed(), ..self.timers };

@@ -218,6 +218,22 @@ mod tests {
     }
 
     #[test]
+    fn local_time_is_that_of_the_system() {
+        for second in [1_795_278_487, 1_783_000_000] {
+            let date = std::process::Command::new("date")
+                .env("LC_ALL", "C")
+                .args(["-d", &format!("@{second}"), "+%d/%b/%Y:%H:%M:%S.315 %b %e %H:%M:%S"])
+                .output()
+                .unwrap();
+            let (mut ours, mut clock) = (Vec::new(), Clock::default());
+            clock.haproxy(&mut ours, at(second, 315));
+            ours.push(b' ');
+            clock.syslog(&mut ours, at(second, 0));
+            assert_eq!(String::from_utf8(ours).unwrap(), String::from_utf8(date.stdout).unwrap().trim_end());
+        }
+    }
+
+    #[test]
     fn a_cached_second_gives_way_to_the_next_and_to_the_one_before() {
         let mut clock = Clock::default();
         for (second, text) in [(59, "00:00:59"), (60, "00:01:00"), (59, "00:00:59"), (59, "00:00:59")] {

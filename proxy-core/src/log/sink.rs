@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -63,6 +63,8 @@ pub(super) struct Sink {
     of_first: usize,
     /// The descriptor got a part of a line that was then dropped: the next one begins on a line of its own.
     torn: bool,
+    /// Lines are left because the descriptor was full.
+    full: bool,
     clock: Clock,
     complained: Option<Instant>,
     unsaid: u64,
@@ -104,6 +106,7 @@ impl Sink {
             sent: 0,
             of_first: 0,
             torn: false,
+            full: false,
             clock: Clock::default(),
             complained: None,
             unsaid: 0,
@@ -165,26 +168,39 @@ impl Sink {
         self.lengths.is_empty()
     }
 
+    /// What to poll until lines that are left can be written; `None`: it would say nothing.
+    pub(super) fn full(&self) -> Option<BorrowedFd<'_>> {
+        let out = self.out.as_ref().filter(|_| self.full)?;
+        Some(match out {
+            Out::Datagrams(fd) | Out::Stream(fd) => fd.as_fd(),
+            Out::File(file) => file.as_fd(),
+        })
+    }
+
     /// Writes what the descriptor takes at once.
     pub(super) fn flush(&mut self) {
+        self.full = false;
         let mut failures = 0;
         while !self.is_empty() {
-            match self.write() {
-                Ok(()) => failures = 0,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // ENOBUFS: the network's queue is full, and says so only now.
-                Err(error)
-                    if error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS) =>
-                {
+            let Err(error) = self.write() else {
+                failures = 0;
+                continue;
+            };
+            match error.raw_os_error() {
+                Some(libc::EINTR) => {}
+                Some(libc::EAGAIN) => {
+                    self.full = true;
                     break;
                 }
-                Err(error) if self.daemon_is_gone(&error) => {
+                // The network's own queue is full, of which the socket knows nothing.
+                Some(libc::ENOBUFS) => break,
+                Some(code) if self.daemon_is_gone(code) => {
                     if !self.reconnect() {
                         self.complain(&error);
                         break;
                     }
                 }
-                Err(error) => {
+                _ => {
                     failures += 1;
                     self.failed(&error, failures);
                 }
@@ -228,10 +244,9 @@ impl Sink {
     }
 
     /// The syslog daemon behind a unix socket went, perhaps to come back.
-    fn daemon_is_gone(&self, error: &io::Error) -> bool {
+    fn daemon_is_gone(&self, code: i32) -> bool {
         let gone = [libc::ECONNREFUSED, libc::ENOTCONN, libc::ECONNRESET, libc::EPIPE, libc::EDESTADDRREQ];
-        matches!(self.live.config.parsed(), Some(Target::Unix(_)))
-            && error.raw_os_error().is_some_and(|code| gone.contains(&code))
+        matches!(self.live.config.parsed(), Some(Target::Unix(_))) && gone.contains(&code)
     }
 
     /// Whether the daemon is there again. It works where we may see its socket; if not, the agent opens another at the next

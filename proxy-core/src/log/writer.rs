@@ -11,6 +11,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, SystemTime};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use super::ring::Ring;
 use super::sink::{Sink, SinkLive};
 use crate::worker::AbortOnPanic;
@@ -170,11 +172,21 @@ impl Writer {
         let missed = if came || stuck { Ring::half_full } else { |ring: &Ring| !ring.is_empty() };
         if !self.rings.iter().any(missed) {
             match (came, stuck) {
-                (true, _) => std::thread::park_timeout(NAP),
-                (false, true) => std::thread::park_timeout(RETRY),
+                (true, false) => std::thread::park_timeout(NAP),
+                (true, true) => self.wait_for_room(NAP),
+                (false, true) => self.wait_for_room(RETRY),
                 (false, false) => std::thread::park(),
             }
         }
         self.signal.rest.store(AWAKE, SeqCst);
+    }
+    /// Until a sink that was full has room again; no longer than so.
+    fn wait_for_room(&self, at_most: Duration) {
+        let full = self.sinks.iter().filter_map(Sink::full);
+        let mut full: Vec<_> = full.map(|fd| PollFd::new(fd, PollFlags::POLLOUT)).collect();
+        let timeout = PollTimeout::try_from(at_most).expect("a few milliseconds fit");
+        if full.is_empty() || poll(&mut full, timeout).is_err() {
+            std::thread::park_timeout(at_most);
+        }
     }
 }

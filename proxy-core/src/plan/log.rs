@@ -33,14 +33,8 @@ pub struct LogSink {
     pub facility: Option<u8>,
 }
 
-impl LogSink {
-    pub(super) fn validate(&self) -> Result<(), String> {
-        match self.facility {
-            Some(facility) if facility > 23 => Err(format!("{facility} is no facility")),
-            _ => Ok(()),
-        }
-    }
-}
+/// The kernel has room for 108 bytes and a zero (unix(7)).
+const MAX_SOCKET: usize = 107;
 
 /// What a sink's `target` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,14 +50,30 @@ pub enum Target<'a> {
 }
 
 impl LogSink {
+    pub(super) fn validate(&self) -> Result<(), String> {
+        match self.facility {
+            Some(facility) if facility > 23 => Err(format!("{facility} is no facility")),
+            _ => Ok(()),
+        }
+    }
+
     /// What the target names; `None`: nothing that there is.
     pub fn parsed(&self) -> Option<Target<'_>> {
+        Target::parse(&self.target)
+    }
+}
+
+impl Target<'_> {
+    /// What the text names; `None`: nothing that there is.
+    pub fn parse(text: &str) -> Option<Target<'_>> {
         let absolute = |path: &str| path.starts_with('/') && !path.contains('\0');
-        match self.target.split_once(':') {
-            None if self.target == "stdout" => Some(Target::Stdout),
+        match text.split_once(':') {
+            None if text == "stdout" => Some(Target::Stdout),
             Some(("file", path)) if absolute(path) => Some(Target::File(path)),
-            Some(("syslog", path)) if absolute(path) => Some(Target::Unix(path)),
-            Some(("syslog", address)) => address.parse().ok().map(Target::Udp),
+            Some(("syslog", path)) if absolute(path) && path.len() <= MAX_SOCKET => Some(Target::Unix(path)),
+            Some(("syslog", address)) => {
+                address.parse().ok().filter(|address: &SocketAddr| address.port() != 0).map(Target::Udp)
+            }
             _ => None,
         }
     }
@@ -87,11 +97,17 @@ mod tests {
             ("file:a.log", None),
             ("syslog:", None),
             ("syslog:127.0.0.1", None),
+            ("syslog:127.0.0.1:0", None),
+            ("syslog:127.0.0.1:65536", None),
             ("syslog:log.test:514", None),
             ("udp:127.0.0.1:514", None),
+            ("file:/a\0b", None),
         ];
         for (text, target) in table {
-            assert_eq!(LogSink { target: text.into(), facility: None }.parsed(), target, "{text}");
+            assert_eq!(Target::parse(text), target, "{text}");
         }
+        let path = "/".repeat(MAX_SOCKET);
+        assert_eq!(Target::parse(&format!("syslog:{path}")), Some(Target::Unix(&path)));
+        assert_eq!(Target::parse(&format!("syslog:{path}/")), None);
     }
 }

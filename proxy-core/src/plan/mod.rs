@@ -192,6 +192,9 @@ impl Frontend {
         if self.client_timeout.is_zero() {
             return Err("the client timeout is zero".into());
         }
+        if self.max_connections == Some(0) || self.max_connections_per_source == Some(0) {
+            return Err("a limit is zero".into());
+        }
         let http = match &self.mode {
             Mode::Tcp => false,
             Mode::Http(http) => {

@@ -117,7 +117,7 @@ pub enum Pattern {
     Suffix(String),
     /// A part of it.
     Contains(String),
-    /// A regular expression ([`regex`]) that matches somewhere in it.
+    /// A regular expression ([`regex()`]) that matches somewhere in it.
     Regex(String),
 }
 

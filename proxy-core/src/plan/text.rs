@@ -254,7 +254,7 @@ fn rewrite(path_regex: &str, to: &str) -> Result<(), BadText> {
         // As `regex` reads it: the longest name, unless braces end it.
         let word = |text: &str| text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
         let (group, after) = match after.strip_prefix('{') {
-            Some(braced) => braced.split_once('}').unwrap_or((braced, "")),
+            Some(braced) => braced.split_once('}').unwrap_or((after, "")),
             None => after.split_at(word(after)),
         };
         let known = match group.parse::<usize>() {

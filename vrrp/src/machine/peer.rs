@@ -99,7 +99,8 @@ impl Router {
     pub(super) fn on_peer(&mut self, claim: Claim, now: Time) {
         let known = self.term;
         self.term = known.max(claim.term);
-        if self.peer(now).is_none() {
+        let back = self.peer(now).is_none();
+        if back {
             // What it was like before it fell silent is no beginning.
             self.deaf_since = None;
             self.unheeded = None;
@@ -113,7 +114,7 @@ impl Router {
         match self.state {
             State::Init | State::Fault => {}
             State::Backup => self.peer_as_backup(claim, known, now),
-            State::Master => self.peer_as_master(claim, now),
+            State::Master => self.peer_as_master(claim, back, now),
         }
     }
 
@@ -130,7 +131,7 @@ impl Router {
         }
     }
 
-    fn peer_as_master(&mut self, claim: Claim, now: Time) {
+    fn peer_as_master(&mut self, claim: Claim, back: bool, now: Time) {
         if claim.standing.is_held() {
             let theirs = (claim.term, claim.priority, claim.source);
             if theirs > (self.held, self.priority(), self.source.flatten()) {
@@ -158,6 +159,10 @@ impl Router {
             self.deaf_since = None;
         } else if now - *self.deaf_since.get_or_insert(now) > DEAF + self.down_interval() {
             self.withdraw(Why::SeesLess { lan: self.lan, peer: claim.lan }, now);
+        }
+        if back && self.state == State::Master && !self.yielding {
+            // Unheard, it may have held the VIP too, and died with it: hosts still believe what they were told last.
+            self.announce_anew(false, now);
         }
     }
 

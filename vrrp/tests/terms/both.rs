@@ -229,6 +229,22 @@ fn the_winner_notes_a_rival_once_and_announces_the_addresses_again() {
     assert_eq!(winner.state(), State::Master);
 }
 
+/// Unheard, it may have taken the VIP, told so, died, and know nothing of it now.
+#[test]
+fn a_holder_announces_the_addresses_again_when_a_peer_that_was_silent_is_heard_and_only_then() {
+    for (silent, announced) in [(ms(100), 0), (Stage::holder(100, 5).down() + ms(1), 1), (ms(60_000), 1)] {
+        let mut holder = Stage::holder(100, 5);
+        holder.pass_hearing(ms(10_000), claim());
+        holder.pass(silent);
+        holder.announced();
+        holder.hear(claim());
+        assert_eq!(holder.announced(), announced, "after {silent:?}");
+    }
+    let mut met = Stage::holder(100, 5);
+    met.hear(claim());
+    assert_eq!(met.announced(), 1, "one that was never heard before");
+}
+
 #[test]
 fn the_loser_leaves_without_a_word() {
     let mut loser = Stage::holder(254, 5);

@@ -57,11 +57,13 @@ pub(super) fn read(
 
 fn read_http(section: &Section<'_>, timeouts: Timeouts, around: &Around<'_>) -> Http {
     let forwarded = section.optional("forwarded_for", |value| {
-        if value.is_table() {
-            read_forwarded(value.section()?).map(Some)
-        } else {
-            Some(value.boolean()?.then(forwarded))
+        if value.is_boolean() {
+            return Some(value.boolean()?.then(forwarded));
         }
+        if !value.is_table() {
+            return value.mismatch("true, false or a table such as { except = [\"10.0.0.0/8\"] }");
+        }
+        read_forwarded(value.section()?).map(Some)
     });
     let edits = headers::read(section);
     Http {

@@ -77,7 +77,7 @@ pub(super) fn network_value(value: Value<'_>) -> Option<IpNetwork> {
 }
 
 /// `10.0.0.0/8`, `2001:db8::/32`, or one address.
-pub(super) fn network(text: &str) -> Result<IpNetwork, String> {
+pub(crate) fn network(text: &str) -> Result<IpNetwork, String> {
     let Ok(network) = text.parse::<IpNetwork>() else {
         let text = text.escape_debug();
         return Err(format!("`{text}` is no network; expected one such as 10.0.0.0/8, 2001:db8::/32 or 10.0.0.1"));

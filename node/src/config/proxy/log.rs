@@ -1,8 +1,6 @@
 //! `log = { target, facility, format }`: where and how frontends log, and the sinks of all of them.
 
-use std::net::SocketAddr;
-
-use proxy_core::plan::{Log, LogFormat, LogSink};
+use proxy_core::plan::{self, Log, LogFormat, LogSink};
 
 use super::super::reader::{Section, Value};
 use super::Speaks;
@@ -72,9 +70,12 @@ pub(super) fn read(
         if value.is_boolean() {
             silent = true;
             if value.clone().boolean()? {
-                value.report("`log` is false, or a table such as { target = \"syslog:127.0.0.1:514\" }");
+                value.report("`log` is false, or a table such as { target = \"stdout\" }, not true");
             }
             return Some(());
+        }
+        if !value.is_table() {
+            return value.mismatch("a table such as { target = \"syslog:127.0.0.1:514\" }, or false");
         }
         let inherited = general.and_then(|general| general.target.clone());
         let table = value.clone().section()?;
@@ -134,22 +135,13 @@ fn read_settings(section: Section<'_>, inherited: Option<Target>) -> Settings {
 
 fn read_target(value: Value<'_>) -> Option<Target> {
     let text = value.clone().string()?;
-    let (kind, place) = text.split_once(':').unwrap_or((&text, ""));
-    let absolute = place.starts_with('/') && !place.contains('\0');
-    let good = match kind {
-        "stdout" => text == "stdout",
-        "file" => absolute,
-        // The kernel has room for 108 bytes and a zero (unix(7)).
-        "syslog" if place.starts_with('/') => absolute && place.len() <= 107,
-        "syslog" => place.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0),
-        _ => false,
-    };
-    if !good {
+    let Some(named) = plan::Target::parse(&text) else {
         value.report(format!(
             "`{}` is no target: expected syslog:IP:PORT, syslog:/path/of/a/socket (at most 107 bytes), file:/path or stdout",
             text.escape_debug()
         ));
         return None;
-    }
-    Some(Target { syslog: kind == "syslog", text })
+    };
+    let syslog = matches!(named, plan::Target::Udp(_) | plan::Target::Unix(_));
+    Some(Target { syslog, text })
 }

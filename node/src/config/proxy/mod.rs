@@ -23,6 +23,7 @@ use proxy_core::plan::{List, Plan};
 use super::diagnostic::suggestion;
 use super::files::Files;
 use super::reader::{Section, Value};
+pub(crate) use list::network;
 use timeouts::Timeouts;
 
 /// How long handed-off connections may live unless somebody says so.
@@ -90,8 +91,8 @@ pub(super) struct Read {
 /// Reads what the proxy core runs. With mistakes the plan has holes, and nobody gets it.
 pub(super) fn read(root: &Section<'_>, vips: &BTreeMap<String, Option<Ipv4Addr>>, files: &Files<'_>) -> Read {
     let defaults = root.optional("defaults", |value| Some(read_defaults(value.section()?))).unwrap_or_default();
-    let mut plan = Plan::default();
-    plan.lists = root.optional("list", |value| list::read(value, files)).unwrap_or_default();
+    let lists = root.optional("list", |value| list::read(value, files)).unwrap_or_default();
+    let mut plan = Plan { lists, ..Plan::default() };
     let mut backends = BTreeMap::new();
     root.optional("backend", |value| {
         for (name, _, value) in value.section()?.entries() {

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use proxy_core::plan::{Action, HeaderEdit, Redirect, Reply, Rule, Side};
+use proxy_core::plan::{Action, Condition, HeaderEdit, Redirect, Reply, Rule, Side};
 
 use super::super::reader::{Section, Value};
 use super::{Around, NEEDS_HTTP, Speaks, headers, when};
@@ -56,31 +56,37 @@ fn read_one(section: Section<'_>, mode: Option<Speaks>, around: &Around<'_>) -> 
     for key in known {
         actions.extend(section.optional(key, |value| read_action(key, value, mode, around)).unwrap_or_default());
     }
+    if let Some(when) = &when {
+        looked_at_last(when, &mut actions, &section);
+    }
     section.finish();
     actions.into_iter().map(|action| Rule { when: when.clone(), action }).collect()
 }
 
-fn read_action(key: &str, value: Value<'_>, mode: Option<Speaks>, around: &Around<'_>) -> Option<Vec<Action>> {
-    let (request, response) = (Side::Request, Side::Response);
-    let edits = |edits: Option<Vec<HeaderEdit>>, action: fn(HeaderEdit) -> Action| {
-        edits.map(|edits| edits.into_iter().map(action).collect())
+/// Conditions see the changes of the rules before: of several changes that share one, what it looks at is changed last.
+fn looked_at_last(when: &Condition, actions: &mut [Action], section: &Section<'_>) {
+    let looked_at = |action: &Action| match action {
+        Action::EditRequest(edit) => when::looks_at(when, edit.name()),
+        _ => false,
     };
-    match key {
-        "set_request_header" => {
-            return edits(headers::written(value, HeaderEdit::Set, request), Action::EditRequest);
-        }
-        "add_request_header" => {
-            return edits(headers::written(value, HeaderEdit::Add, request), Action::EditRequest);
-        }
-        "remove_request_header" => return edits(headers::removed(value, request), Action::EditRequest),
-        "set_response_header" => {
-            return edits(headers::written(value, HeaderEdit::Set, response), Action::EditResponse);
-        }
-        "add_response_header" => {
-            return edits(headers::written(value, HeaderEdit::Add, response), Action::EditResponse);
-        }
-        "remove_response_header" => return edits(headers::removed(value, response), Action::EditResponse),
-        _ => {}
+    actions.sort_by_key(looked_at);
+    if actions.iter().filter(|action| looked_at(action)).count() > 1 {
+        section.report("it changes several headers that its condition looks at: write a rule for each");
+    }
+}
+
+fn read_action(key: &str, value: Value<'_>, mode: Option<Speaks>, around: &Around<'_>) -> Option<Vec<Action>> {
+    let (verb, object) = key.split_once('_').unwrap_or((key, ""));
+    if let "request_header" | "response_header" = object {
+        let request = object == "request_header";
+        let side = if request { Side::Request } else { Side::Response };
+        let edits = match verb {
+            "set" => headers::written(value, HeaderEdit::Set, side),
+            "add" => headers::written(value, HeaderEdit::Add, side),
+            _ => headers::removed(value, side),
+        };
+        let action = if request { Action::EditRequest } else { Action::EditResponse };
+        return Some(edits?.into_iter().map(action).collect());
     }
     let action = match key {
         "reject" => read_reject(value.clone())?,

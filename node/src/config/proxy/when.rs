@@ -26,6 +26,9 @@ const HTTP: [&str; 12] = [
     "ignore_case",
 ];
 
+/// Keys and what their texts become.
+type Forms<const N: usize> = [(&'static str, fn(String) -> Pattern); N];
+
 /// Reads a `when`. A condition with a mistake in it has a hole.
 pub(super) fn read(value: Value<'_>, mode: Option<Speaks>, around: &Around<'_>) -> Option<Condition> {
     let section = value.section()?;
@@ -72,6 +75,19 @@ pub(super) fn read(value: Value<'_>, mode: Option<Speaks>, around: &Around<'_>) 
     }
 }
 
+/// Whether a condition looks at a header of this name.
+pub(super) fn looks_at(condition: &Condition, name: &str) -> bool {
+    let same = |header: &str| header.eq_ignore_ascii_case(name);
+    match condition {
+        Condition::All(parts) | Condition::Any(parts) => parts.iter().any(|part| looks_at(part, name)),
+        Condition::Not(part) => looks_at(part, name),
+        Condition::Header(header, _) => same(header),
+        Condition::Cookie(..) => same("cookie"),
+        Condition::Host(_) => same("host"),
+        _ => false,
+    }
+}
+
 fn read_http(section: &Section<'_>, parts: &mut Vec<Condition>) {
     let ignore_case = section.optional("ignore_case", |value| {
         if !TEXTS.iter().any(|key| section.has(key)) {
@@ -81,13 +97,14 @@ fn read_http(section: &Section<'_>, parts: &mut Vec<Condition>) {
     });
     let ignore_case = ignore_case.unwrap_or(false);
     parts.extend(section.optional("tls", Value::boolean).map(Condition::Tls));
-    for (key, pattern) in [("host", Pattern::Is as fn(String) -> Pattern), ("host_suffix", Pattern::Suffix)] {
+    let hosts: Forms<2> = [("host", Pattern::Is), ("host_suffix", Pattern::Suffix)];
+    for (key, pattern) in hosts {
         parts.extend(section.optional(key, |value| {
             let any = value.each("it would hold for nobody", |value| read_host(value).map(pattern))?;
             Some(Condition::Host(Text { any, ignore_case: true }))
         }));
     }
-    let paths: [(&'static str, fn(String) -> Pattern); 4] = [
+    let paths: Forms<4> = [
         ("path", Pattern::Is),
         ("path_prefix", Pattern::Prefix),
         ("path_suffix", Pattern::Suffix),
@@ -106,9 +123,8 @@ fn read_http(section: &Section<'_>, parts: &mut Vec<Condition>) {
     parts.extend(
         section.optional("method", |value| value.each("it would hold for nobody", read_method).map(Condition::Method)),
     );
-    let named: [(&'static str, fn(String, Text) -> Condition); 2] =
-        [("header", Condition::Header), ("cookie", Condition::Cookie)];
-    for (key, condition) in named {
+    for key in ["header", "cookie"] {
+        let condition = if key == "header" { Condition::Header } else { Condition::Cookie };
         section.optional(key, |value| {
             let table = value.section()?;
             if table.is_empty() {
@@ -143,7 +159,7 @@ fn forms(value: Value<'_>, or_present: bool) -> Option<Vec<Pattern>> {
                 return Some(vec![Pattern::Is(value.text()?)]);
             }
             let table = value.clone().section()?;
-            let kinds: [(&'static str, fn(String) -> Pattern); 4] = [
+            let kinds: Forms<4> = [
                 ("prefix", Pattern::Prefix),
                 ("suffix", Pattern::Suffix),
                 ("contains", Pattern::Contains),
@@ -235,7 +251,7 @@ fn read_servers_up(table: Section<'_>, around: &Around<'_>) -> Option<Condition>
         let wanted = value.clone().integer(1..=u32::MAX)?;
         let servers = backend.and_then(|backend| backend.servers);
         if let Some(servers) = servers.filter(|servers| (*servers as u64) < u64::from(wanted)) {
-            value.report(format!("it would never hold: the backend has {servers} servers"));
+            value.report(format!("it would never hold: the backend has only {servers}"));
         }
         Some(wanted)
     });

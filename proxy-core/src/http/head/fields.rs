@@ -23,7 +23,7 @@ pub(super) struct Survey<'b> {
     pub(super) length: Option<u64>,
     pub(super) length_field: usize,
     pub(super) chunked: bool,
-    /// The last `Expect` that is not `100-continue`, or that.
+    /// `Expect`, of all its fields.
     pub(super) expect: Expect,
     hop_by_hop: u128,
     options: u32,

@@ -16,7 +16,7 @@ pub use reason::{BadChunk, BadHead, BadRequest, BadResponse};
 pub use request::request;
 pub use response::{Asked, response};
 
-/// Header fields that one head may have (the width of [`Request::hop_by_hop`]).
+/// Header fields that one head may have (the width of [`Hop::hop_by_hop`]).
 pub const MAX_FIELDS: usize = 128;
 
 /// Room for the fields of one head, on the stack of who parses.
@@ -54,7 +54,7 @@ pub enum Framing {
 pub struct Hop {
     /// The sender will use the connection for another message.
     pub persistent: bool,
-    /// `Connection: upgrade` with an `Upgrade` header that names another protocol than `h2c`.
+    /// `Connection: upgrade` with an `Upgrade` header that names other protocols than HTTP/2, in HTTP/1.1.
     pub upgrade: bool,
     /// Credentials or a challenge of a scheme that authenticates the connection, not the request: NTLM, Negotiate and their kin.
     pub connection_auth: bool,

@@ -46,7 +46,7 @@ macro_rules! reasons {
     };
 }
 
-/// Hands the rows of `BadHead` and `BadChunk`, and the rows it is given, to [`reasons`] or [`message_reasons`].
+/// Makes [`BadHead`] and [`BadChunk`] of their own rows, or an enum that has them all and the rows it is given.
 macro_rules! shared {
     (@ head { $($head:tt)* } chunk { $($chunk:tt)* } alone) => {
         reasons! {

@@ -5,6 +5,8 @@
 
 mod compile;
 mod condition;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,7 +19,6 @@ use super::head::Request;
 use super::lists::Lists;
 use crate::plan::{HeaderEdit, Redirect, Reply};
 
-pub(crate) use compile::RuleError;
 use condition::{Test, View};
 
 /// Compiled rules. A clone shares everything but the scratch memory of the regular expressions: one for each worker
@@ -126,10 +127,6 @@ impl Picked {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.first == 0 && self.beyond.is_empty()
-    }
-
     /// Ascending: rules are walked from the top.
     fn numbers(&self) -> impl Iterator<Item = usize> + Clone {
         let mut bits = self.first;
@@ -143,11 +140,6 @@ impl Picked {
 }
 
 impl Rules {
-    /// Whether there is nothing to walk.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.shared.steps.is_empty()
-    }
-
     /// Top to bottom, to the first rule that ends it.
     pub(crate) fn walk(&self, subject: &Subject<'_>) -> Outcome<'_> {
         let mut outcome = Outcome::default();

@@ -1,0 +1,105 @@
+//! The smuggling corpus: what could be read in two ways, from clients and from servers, over real sockets. What is
+//! refused must not reach the other side, and what reaches it must be written down here to the byte.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "smuggling/corpus.rs"]
+mod corpus;
+mod data_support;
+#[path = "smuggling/stage.rs"]
+mod stage;
+
+use std::collections::HashSet;
+
+use proxy_core::http::head::{BadRequest, BadResponse};
+
+const FILES: [(&str, &str); 8] = [
+    ("request-line", include_str!("smuggling/request-line.txt")),
+    ("fields", include_str!("smuggling/fields.txt")),
+    ("host", include_str!("smuggling/host.txt")),
+    ("framing", include_str!("smuggling/framing.txt")),
+    ("chunks", include_str!("smuggling/chunks.txt")),
+    ("connection", include_str!("smuggling/connection.txt")),
+    ("pipelining", include_str!("smuggling/pipelining.txt")),
+    ("responses", include_str!("smuggling/responses.txt")),
+];
+
+fn run(file: &str) {
+    let (_, text) = FILES.iter().find(|(name, _)| *name == file).unwrap();
+    let only = std::env::var("CASE").unwrap_or_default();
+    let cases = corpus::read(text);
+    let failed: Vec<String> = cases
+        .iter()
+        .filter(|case| case.name.contains(&only))
+        .filter_map(|case| stage::play(case).err().map(|why| format!("{} (RFC {}): {why}", case.name, case.rfc)))
+        .collect();
+    assert!(failed.is_empty(), "{} of {} cases of {file} fail:\n{}", failed.len(), cases.len(), failed.join("\n"));
+}
+
+#[test]
+fn there_are_many_different_cases_each_with_its_rule() {
+    let cases: Vec<_> = FILES.iter().flat_map(|(_, text)| corpus::read(text)).collect();
+    let names: HashSet<_> = cases.iter().map(|case| &case.name).collect();
+    let steps: HashSet<_> = cases.iter().map(|case| format!("{:?}", case.steps)).collect();
+    assert_eq!((names.len(), steps.len()), (cases.len(), cases.len()), "a case is there twice");
+    assert!(cases.len() >= 150, "only {}", cases.len());
+    for case in &cases {
+        assert!(case.rfc.contains('§'), "case `{}` names no section", case.name);
+        let checked = case.steps.iter().any(|step| matches!(step, corpus::Step::Get(..) | corpus::Step::Closed));
+        assert!(checked, "case `{}` expects nothing", case.name);
+    }
+}
+
+#[test]
+fn every_reason_is_explained_and_every_reason_to_refuse_a_request_is_tried() {
+    let page = include_str!("../../docs/http-refusals.md");
+    let cases: Vec<_> = FILES.iter().flat_map(|(_, text)| corpus::read(text)).collect();
+    let tried = |why| {
+        cases.iter().flat_map(|case| &case.steps).any(|step| matches!(step, corpus::Step::Get(_, what) if what == why))
+    };
+    for why in BadRequest::ALL.map(BadRequest::why) {
+        assert!(tried(why), "no case is refused for {why}");
+    }
+    for why in BadRequest::ALL.map(BadRequest::why).into_iter().chain(BadResponse::ALL.map(BadResponse::why)) {
+        assert!(page.contains(&format!("`{why}`")), "docs/http-refusals.md does not explain {why}");
+    }
+}
+
+#[test]
+fn request_lines() {
+    run("request-line");
+}
+
+#[test]
+fn header_fields() {
+    run("fields");
+}
+
+#[test]
+fn hosts() {
+    run("host");
+}
+
+#[test]
+fn framing() {
+    run("framing");
+}
+
+#[test]
+fn chunked_bodies() {
+    run("chunks");
+}
+
+#[test]
+fn connection_fields() {
+    run("connection");
+}
+
+#[test]
+fn pipelines() {
+    run("pipelining");
+}
+
+#[test]
+fn responses() {
+    run("responses");
+}
