@@ -51,6 +51,19 @@ pub(crate) struct Answer {
     pub(crate) content: Option<Content>,
 }
 
+impl Answer {
+    /// Comes before another one.
+    pub(crate) fn is_interim(&self) -> bool {
+        self.content.is_some()
+            && self.status.split(' ').nth(1).is_some_and(|code| code.starts_with('1') && code != "101")
+    }
+
+    /// The proxy itself says no.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.content.is_none() && self.status.starts_with(['4', '5'])
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Content {
     pub(crate) fields: Vec<String>,

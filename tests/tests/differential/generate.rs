@@ -85,6 +85,25 @@ pub(crate) fn case(seed: u64, index: usize) -> Case {
     Case { number: index, bytes, oddities, requests }
 }
 
+impl Case {
+    /// Whether this is what is odd about it.
+    pub(crate) fn is_odd(&self, name: &str) -> bool {
+        self.oddities.contains(&name)
+    }
+
+    /// Whether some of it is HTTP/1.0.
+    pub(crate) fn has_old(&self) -> bool {
+        self.requests.iter().any(|request| request.version == b"HTTP/1.0")
+    }
+
+    /// Whether an answer of 1xx is to be expected.
+    pub(crate) fn asks_interim(&self) -> bool {
+        let interim = ["100", "103", "many-100", "100-continue"];
+        let mut fields = self.requests.iter().flat_map(|request| &request.fields);
+        fields.any(|field| interim.iter().any(|value| field.value == value.as_bytes()))
+    }
+}
+
 impl Draft {
     fn new(method: &[u8], target: Vec<u8>) -> Draft {
         Draft {

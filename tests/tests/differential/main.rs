@@ -64,13 +64,13 @@ fn every_difference_from_haproxy_has_a_name_and_a_reason() {
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for ((case, ours), theirs) in cases.iter().zip(&ours).zip(&theirs) {
         if let Err(breach) = strict::check(case, ours) {
-            unexplained.push(format!("lbnode: {breach}\n{}", describe(case, ours, theirs)));
+            unexplained.push(format!("lbnode: {breach}\n{}", describe(case, &[ours.clone(), theirs.clone()])));
         }
         let again = || once(case, haproxy, &their_echo);
         match explain(case, ours, theirs, again) {
             Verdict::Same => {}
-            Verdict::Class(class) => *seen.entry(class).or_default() += 1,
-            Verdict::Unexplained => unexplained.push(describe(case, ours, theirs)),
+            Verdict::Classes(classes) => classes.into_iter().for_each(|class| *seen.entry(class).or_default() += 1),
+            Verdict::Unexplained(difference) => unexplained.push(difference),
         }
     }
     let strays = echo.strays();
@@ -99,24 +99,26 @@ fn the_table_of_differences_has_the_classes_of_the_test() {
 
 enum Verdict {
     Same,
-    Class(&'static str),
-    Unexplained,
+    Classes(Vec<&'static str>),
+    /// In words.
+    Unexplained(String),
 }
 
 /// HAProxy now and then cuts a long answer short when the connection is to be closed after it, and is asked again. lbnode is
 /// not: what it did once has to be right.
 fn explain(case: &Case, ours: &Outcome, theirs: &Outcome, again: impl Fn() -> Outcome) -> Verdict {
-    let mut theirs = theirs.clone();
+    let (mut theirs, mut left) = (theirs.clone(), None);
     for _ in 0..=ATTEMPTS {
         if *ours == theirs {
             return Verdict::Same;
         }
-        if let Some(class) = classes::name(case, ours, &theirs) {
-            return Verdict::Class(class);
-        }
+        left = match classes::explain(case, ours, &theirs) {
+            Ok(classes) => return Verdict::Classes(classes),
+            Err(left) => Some(left),
+        };
         theirs = again();
     }
-    Verdict::Unexplained
+    Verdict::Unexplained(left.map(|left| describe(case, &left)).unwrap_or_default())
 }
 
 fn once(case: &Case, proxy: SocketAddr, echo: &Echo) -> Outcome {
@@ -153,12 +155,21 @@ fn sections(bind: SocketAddr, server: SocketAddr) -> String {
     )
 }
 
-fn describe(case: &Case, ours: &Outcome, theirs: &Outcome) -> String {
+/// The case, and the lines that one outcome has and the other has not.
+fn describe(case: &Case, [ours, theirs]: &[Outcome; 2]) -> String {
+    let lines = |outcome: &Outcome| format!("{outcome:#?}").lines().map(str::to_owned).collect::<Vec<_>>();
+    let (ours, theirs) = (lines(ours), lines(theirs));
+    let start = ours.iter().zip(&theirs).take_while(|(our, their)| our == their).count();
+    let same_end =
+        ours[start..].iter().rev().zip(theirs[start..].iter().rev()).take_while(|(our, their)| our == their).count();
+    let part = |lines: &[String]| lines[start..lines.len() - same_end].join("\n");
     format!(
-        "case {} {:?}\n{}\n--- lbnode\n{ours:#?}\n--- haproxy\n{theirs:#?}\n",
+        "case {} {:?}\n{}\n--- lbnode\n{}\n--- haproxy\n{}\n",
         case.number,
         case.oddities,
-        case.bytes.escape_ascii()
+        case.bytes.escape_ascii(),
+        part(&ours),
+        part(&theirs)
     )
 }
 

@@ -10,16 +10,18 @@ const HOP_BY_HOP: [&str; 7] =
 
 /// What is wrong, in words.
 pub(crate) fn check(case: &Case, ours: &Outcome) -> Result<(), String> {
-    let got = &ours.raw.0;
+    // One that may be sent twice is, to another connection, when the server closes the first without a word.
+    let mut got = ours.raw.0.clone();
+    got.dedup();
     if got.len() > case.requests.len() {
         return Err(format!("{} requests reached the server, of {} that were sent", got.len(), case.requests.len()));
     }
-    for got in got {
+    for got in &got {
         unambiguous(got)?;
     }
     // Those before the odd one, in order, arrive as they were sent.
     let valid = case.requests.len() - 1 - case.oddities.len().min(1);
-    for (sent, got) in case.requests[..valid].iter().zip(got) {
+    for (sent, got) in case.requests[..valid].iter().zip(&got) {
         same(sent, got)?;
     }
     Ok(())
