@@ -31,6 +31,7 @@ impl Connection {
             return Outcome::Next(self.answer(route, answer, next).await);
         }
         let backend = trip.backend;
+        route.backend_counters(backend).http.requests.add(1);
         let mut attempts = Attempts::default();
         self.tell(|story| {
             story.backend = Some(backend);
@@ -80,6 +81,12 @@ impl Connection {
                 story.status = status;
                 story.bytes = down.written;
             });
+            if let Err(failure) = end
+                // A pooled connection that ended as the request arrived.
+                && !(failure == Failure::Server && reused && !heard)
+            {
+                count_failure(route, &trip, chosen.server, failure);
+            }
             match end {
                 Ok(End::Tunnel) => {
                     let up = std::mem::take(&mut trip.up.window);
@@ -170,16 +177,9 @@ impl Connection {
         let (status, sentence) = match failure {
             Failure::Client => return Outcome::Next(Next::Close),
             Failure::ClientTimeout => (408, None),
-            Failure::Request(bad) => {
-                route.counters().bad_requests.0[bad.index()].add(1);
-                (bad.status(), Some(bad.sentence()))
-            }
-            Failure::Server => (502, None),
+            Failure::Request(bad) => (bad.status(), Some(bad.sentence())),
+            Failure::Server | Failure::Response(_) => (502, None),
             Failure::ServerTimeout => (504, None),
-            Failure::Response(bad) => {
-                route.backend_counters(trip.backend).bad_responses.0[bad.index()].add(1);
-                (502, None)
-            }
         };
         let answer = self.error(route, Some(trip), status, sentence);
         Outcome::Next(self.answer(route, answer, Next::Linger).await)
@@ -195,5 +195,18 @@ fn count(route: &Route, trip: &Trip, server: usize, status: u16, down: &Flow) {
     if status != 0 {
         let backend = &route.backend_counters(trip.backend).http;
         [&frontend.http, backend, &server.http].iter().for_each(|http| http.count_response(status));
+    }
+}
+
+fn count_failure(route: &Route, trip: &Trip, server: usize, failure: Failure) {
+    let server = route.server_counters(trip.backend, server);
+    match failure {
+        Failure::Client | Failure::ClientTimeout => route.counters().client_aborts.add(1),
+        Failure::Request(bad) => route.counters().bad_requests.0[bad.index()].add(1),
+        Failure::Server | Failure::ServerTimeout => server.response_errors.add(1),
+        Failure::Response(bad) => {
+            server.response_errors.add(1);
+            route.backend_counters(trip.backend).bad_responses.0[bad.index()].add(1);
+        }
     }
 }
