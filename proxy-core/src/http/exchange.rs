@@ -281,6 +281,8 @@ impl<'t> Exchange<'t> {
             }
         }
         self.down.window.consume(length);
+        // What is wrong at once with a body is known before anything of the answer is out.
+        self.down.begin(body).map_err(|bad| Failure::Response(bad.into()))?;
         self.downward = match status {
             101 => Downward::Tunnel,
             100..200 => {
@@ -299,6 +301,6 @@ impl<'t> Exchange<'t> {
                 story.answered(Instant::now());
             }
         }
-        self.down.begin(body).map_err(|bad| Failure::Response(bad.into()))
+        Ok(())
     }
 }

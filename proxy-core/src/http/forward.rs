@@ -9,6 +9,7 @@ use super::connection::{Connection, Next, Outcome};
 use super::decide::Step;
 use super::exchange::{End, Exchange, Failure};
 use super::flow::Flow;
+use super::head::BadResponse;
 use super::pool::ServerConnection;
 use super::trip::Trip;
 use crate::reach::{Attempts, Chosen, Unreached};
@@ -95,6 +96,10 @@ impl Connection {
                 Ok(End::Answered { server_is_free, client_goes_on }) => {
                     if server_is_free {
                         self.keep(route, &trip, chosen, server);
+                    } else if !down.window.is_empty() {
+                        // The answer was passed on; what follows it is nobody's.
+                        count_failure(route, &trip, chosen.server, Failure::Response(BadResponse::Surplus));
+                        self.tell(|story| story.why = Some(BadResponse::Surplus.why()));
                     }
                     self.input = std::mem::take(&mut trip.up.window);
                     self.input.release(&route.desk.buffers);
