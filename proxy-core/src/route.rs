@@ -241,6 +241,11 @@ impl Routes {
         self.pools.values().for_each(|pool| pool.sweep(sweeps));
     }
 
+    /// Idle connections to servers.
+    pub(crate) fn idle(&self) -> usize {
+        self.pools.values().map(|pool| pool.len()).sum()
+    }
+
     /// The worker drains: who is inside is served what was asked for, and no more.
     pub(crate) fn close(&self) {
         self.desk.closing.set(true);

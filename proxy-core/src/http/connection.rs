@@ -175,6 +175,7 @@ impl Connection {
     /// The rest of a head won't come.
     fn give_up(&mut self, by: Ended, answer: impl FnOnce(&mut Connection, &Rc<Route>) -> Step) -> (Step, Rc<Route>) {
         let route = self.entrance.route();
+        route.counters().client_aborts.add(1);
         self.story = route.frontend().log.map(|_| Story::new(self.began, &route));
         self.tell(|story| story.ends(by, Phase::Request));
         (answer(self, &route), route)

@@ -286,6 +286,8 @@ impl<'t> Exchange<'t> {
             }
         }
         self.down.window.consume(length);
+        // What is wrong at once with a body is known before anything of the answer is out.
+        self.down.begin(body).map_err(|bad| Failure::Response(bad.into()))?;
         self.downward = match status {
             101 => Downward::Tunnel,
             100..200 => {
