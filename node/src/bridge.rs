@@ -22,6 +22,7 @@ pub fn core(status: &supervisor::Status, last_exit: Option<&str>) -> Core {
         CoreState::Starting | CoreState::Adopted { .. } => Core::Starting,
         CoreState::Ready { .. } => Core::Ready,
         CoreState::Hung { worker, silent } => Core::Hung { worker: *worker, silent: *silent },
+        CoreState::Ending => Core::Exited("it closed its control channel".into()),
         CoreState::Exited(exit) => Core::Exited(exit.to_string()),
         CoreState::CrashLoop { last, .. } => Core::CrashLoop(last.to_string()),
         // The state has moved on before anybody looked at how it ended.

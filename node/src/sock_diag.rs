@@ -12,16 +12,16 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType
 
 use crate::netlink::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, error, message, messages, truncated};
 
-/// Where the socket's id lies in `struct inet_diag_msg` and in `struct inet_diag_req_v2`, behind the header.
+/// Where the socket's id lies in `struct inet_diag_msg`, behind the header.
 const ID_IN_ANSWER: usize = 4;
-const ID_IN_REQUEST: usize = 8;
 /// Bytes of `struct inet_diag_sockid`: ports, addresses, interface, cookie.
 const ID: usize = 48;
 /// Where the source and the destination address lie in an id, 16 bytes each; the two ports are before them.
 const SOURCE: usize = 4;
 const DESTINATION: usize = 20;
-/// Message types (linux/sock_diag.h).
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// Message types (linux/inet_diag.h, linux/sock_diag.h). The older question has no family in it and is answered with the
+/// sockets of both: the kernel walks through its table of all connections once, and that is what takes the time.
+const TCPDIAG_GETSOCK: u16 = 18;
 const SOCK_DESTROY: u16 = 21;
 /// A filter that the kernel applies before it answers (linux/inet_diag.h): the attribute, and its one operation.
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
@@ -99,7 +99,7 @@ pub fn reset_one(address: IpAddr) -> io::Result<usize> {
     let found = list(&netlink, address, LIVE, usize::MAX)?;
     for id in &found {
         // Errors come back as messages that nobody has to read: one for a socket that ended meanwhile is no news.
-        let message = request(SOCK_DESTROY, NLM_F_REQUEST, LIVE, id, &[]);
+        let message = destroy(id);
         send(netlink.as_raw_fd(), &message, MsgFlags::empty())?;
     }
     match first_refusal(&netlink) {
@@ -115,18 +115,9 @@ fn open() -> io::Result<OwnedFd> {
 /// The sockets of this network namespace with that local address in one of those states. Once there are `most`, or a few
 /// more, it stops, and the socket is of no more use.
 fn list(netlink: &OwnedFd, address: IpAddr, states: u32, most: usize) -> io::Result<Vec<SocketId>> {
-    let families: &[i32] = if address.is_ipv4() { &[libc::AF_INET, libc::AF_INET6] } else { &[libc::AF_INET6] };
-    let filter = local_address(address);
+    send(netlink.as_raw_fd(), &question(address, states), MsgFlags::empty())?;
     let mut found = Vec::new();
-    for &family in families {
-        let any = SocketId { family: family as u8, bytes: [0; ID] };
-        let all = request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, states, &any, &filter);
-        send(netlink.as_raw_fd(), &all, MsgFlags::empty())?;
-        answers(netlink, &mut found, most)?;
-        if found.len() >= most {
-            break;
-        }
-    }
+    answers(netlink, &mut found, most)?;
     Ok(found)
 }
 
@@ -172,14 +163,23 @@ fn first_refusal(netlink: &OwnedFd) -> Option<i32> {
     messages(&buffer[..length]).filter(|(kind, _)| *kind == NLMSG_ERROR).find_map(|(_, body)| error(body))
 }
 
-/// `struct inet_diag_req_v2` for TCP, and attributes.
-fn request(kind: u16, flags: u16, states: u32, id: &SocketId, attributes: &[u8]) -> Vec<u8> {
-    let mut body = Vec::with_capacity(ID_IN_REQUEST + ID + attributes.len());
-    body.extend([id.family, libc::IPPROTO_TCP as u8, 0, 0]);
+/// `struct inet_diag_req`, and the filter: every TCP socket in these states with this local address.
+fn question(address: IpAddr, states: u32) -> Vec<u8> {
+    let mut body = vec![0; 4 + ID];
     body.extend(states.to_ne_bytes());
+    // Of which tables: not looked at.
+    body.extend([0; 4]);
+    body.extend(local_address(address));
+    message(TCPDIAG_GETSOCK, NLM_F_REQUEST | NLM_F_DUMP, &body)
+}
+
+/// `struct inet_diag_req_v2` for one TCP socket.
+fn destroy(id: &SocketId) -> Vec<u8> {
+    let mut body = Vec::with_capacity(8 + ID);
+    body.extend([id.family, libc::IPPROTO_TCP as u8, 0, 0]);
+    body.extend(LIVE.to_ne_bytes());
     body.extend(id.bytes);
-    body.extend(attributes);
-    message(kind, flags, &body)
+    message(SOCK_DESTROY, NLM_F_REQUEST, &body)
 }
 
 /// The attribute that lets pass what has this local address: one operation, with a `struct inet_diag_hostcond`.

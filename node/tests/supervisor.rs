@@ -179,6 +179,13 @@ fn status_field(pid: u32, field: &str) -> String {
     line.trim().to_owned()
 }
 
+/// The soft one.
+fn limit(pid: u32, name: &str) -> String {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let values = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    values.split_whitespace().next().unwrap().to_owned()
+}
+
 #[tokio::test]
 async fn a_core_runs_with_no_rights_and_without_core_dumps() {
     let bench = Bench::new("rights");
@@ -197,12 +204,34 @@ async fn a_core_runs_with_no_rights_and_without_core_dumps() {
     if nix::unistd::geteuid().is_root() {
         assert_eq!(status_field(pid, "Groups"), "");
     }
-    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
-    let cores = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-    assert_eq!(cores.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
+    assert_eq!(limit(pid, "Max core file size"), "0");
     let status: Status = supervisor.status().borrow().clone();
     assert_eq!((status.pid, status.uid, status.uid_note), (Some(pid), Some(bench.settings.identity.uid), None));
     assert_eq!(supervisor.stop(SECOND).await.reset, Some(0));
+}
+
+/// A process that is killed closes its highest descriptor first; what is below may be ten thousand connections.
+#[tokio::test]
+async fn the_channel_is_the_highest_descriptor_of_a_core_also_of_an_adopted_one() {
+    let bench = Bench::new("top");
+    let (supervisor, mut events) = bench.start();
+    let pid = ready(&mut events).await;
+    let highest = || {
+        let limit: u64 = limit(pid, "Max open files").parse().unwrap();
+        let numbers = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        let highest: u64 = numbers.map(|fd| fd.unwrap().file_name().to_str().unwrap().parse().unwrap()).max().unwrap();
+        assert!(highest + 8 >= limit.min(1 << 20), "{highest} of {limit}");
+        std::fs::metadata(format!("/proc/{pid}/fd/{highest}")).unwrap().ino()
+    };
+    let first = highest();
+    drop((supervisor, events));
+    let (supervisor, mut events) = bench.start();
+    assert_eq!(ready(&mut events).await, pid, "adopted");
+    assert_ne!(highest(), first, "it is another channel");
+    signal(pid, Signal::SIGKILL);
+    event(&mut events, |state| *state == CoreState::Ending).await;
+    event(&mut events, |state| matches!(state, CoreState::Exited(_))).await;
+    supervisor.stop(SECOND).await;
 }
 
 #[tokio::test]

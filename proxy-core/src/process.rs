@@ -93,8 +93,8 @@ struct Core {
 impl Core {
     fn new(channel: OwnedFd, confined: Confined) -> io::Result<Core> {
         Ok(Core {
+            agent: Some(Channel::on_top(channel, confined.descriptors)?),
             confined,
-            agent: Some(Channel::new(channel)?),
             orphan_until: None,
             adoption: None,
             held: Descriptors::new(),
@@ -338,11 +338,15 @@ impl Core {
         if self.agent.is_some() {
             return warn!(pid = credentials.pid(), "refused an agent: there is one already");
         }
+        let channel = stream.into_std().and_then(|stream| Channel::on_top(stream.into(), self.confined.descriptors));
+        match channel {
+            Ok(channel) => self.agent = Some(channel),
+            Err(error) => return warn!("the agent could not be let in at the adoption socket: {error}"),
+        }
         info!(pid = credentials.pid(), "adopted by a new agent");
         self.orphan_until = None;
         self.fresh.clear();
         self.sinks.clear();
-        self.agent = Some(Channel::from_stream(stream));
         self.say(FromCore::Hello(self.hello()));
     }
 

@@ -1,10 +1,13 @@
 //! From a path to a running agent: everything that can be refused is refused before anything is started.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use proxy_core::sandbox::Identity;
 use tokio::sync::mpsc;
@@ -31,6 +34,10 @@ use crate::supervisor::{self, Settings, Supervisor, UserError};
 
 use super::pair::Peering;
 use super::{Agent, Events};
+
+/// A VIP that somebody else has waits no longer for its connections to be reset: the other one's first announcements go on
+/// for 100 ms, and put right what hosts may have heard from here until then.
+const RESET: Duration = Duration::from_millis(50);
 
 /// Why the agent did not run, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -287,11 +294,24 @@ fn on_taken(listeners: Listeners) -> OnTaken {
             tracing::error!(%error, address = %key.address, worker = key.worker, "a listener could not be {what}");
         }
         if taken == Taken::Going
-            && let Err(error) = sock_diag::reset(&router.addresses)
+            && let Err(error) = reset(router.addresses.clone())
         {
             tracing::warn!(%error, vip = router.name, "connections of the VIP could not be reset and fall silent");
         }
     })
+}
+
+/// Resets the connections of these addresses in a thread of its own, and waits for it. The caller is real-time, and to find
+/// them the kernel walks through all connections of the machine: milliseconds in which nobody else would get that CPU.
+fn reset(addresses: Vec<Ipv4Addr>) -> io::Result<usize> {
+    let (done, outcome) = sync_channel(1);
+    // A thread's children begin in the ordinary class (SCHED_RESET_ON_FORK).
+    thread::Builder::new().name("reset".into()).spawn(move || {
+        // Nobody waits any more for one that took too long.
+        let _ = done.send(sock_diag::reset(&addresses));
+    })?;
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the kernel takes its time; they are reset meanwhile");
+    outcome.recv_timeout(RESET).map_err(late)?
 }
 
 fn list(found: &[Diagnostic]) -> String {

@@ -1,12 +1,18 @@
-//! The commands that the agent starts, not people: the proxy core and the guard, each with one inherited descriptor.
+//! The commands that the agent starts, not people: the proxy core and the guard, each with one inherited descriptor. The
+//! core's is its standard input, so that it can be started without a fork.
 #![allow(unsafe_code, reason = "a descriptor number from the command line becomes a descriptor")]
 
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use clap::Args;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc::STDERR_FILENO;
+use nix::unistd::dup2_stdin;
 use proxy_core::process;
 use proxy_core::sandbox::Identity;
 
@@ -15,9 +21,6 @@ use super::{Exit, complain_text};
 /// What the supervisor says to the proxy core that it starts.
 #[derive(Args, Debug)]
 pub(super) struct ProxyCore {
-    /// The control channel, inherited
-    #[arg(long)]
-    channel_fd: RawFd,
     /// Who the process becomes
     #[arg(long)]
     uid: u32,
@@ -39,23 +42,30 @@ pub(super) struct Guard {
 
 pub(super) fn proxy_core(args: &ProxyCore) -> ExitCode {
     let options = process::Options { identity: Identity { uid: args.uid, gid: args.gid }, log_level: args.log_level };
-    with_channel(args.channel_fd, |channel| process::run(channel, options))
+    match standard_input() {
+        Ok(channel) => process::run(channel, options),
+        Err(error) => not_inherited(format_args!("standard input is no control channel ({error})")),
+    }
 }
 
 pub(super) fn guard(args: &Guard) -> ExitCode {
-    with_channel(args.channel_fd, crate::guard::run)
+    match inherited(args.channel_fd) {
+        Some(channel) => crate::guard::run(channel),
+        None => not_inherited(format_args!("descriptor {} was not inherited", args.channel_fd)),
+    }
 }
 
-fn with_channel(number: RawFd, run: impl FnOnce(OwnedFd) -> ExitCode) -> ExitCode {
-    match inherited(number) {
-        Some(channel) => run(channel),
-        None => {
-            complain_text(format_args!(
-                "descriptor {number} was not inherited; `lbnode run` starts this command itself"
-            ));
-            Exit::Usage.into()
-        }
-    }
+fn not_inherited(what: fmt::Arguments<'_>) -> ExitCode {
+    complain_text(format_args!("{what}; `lbnode run` starts this command itself"));
+    Exit::Usage.into()
+}
+
+/// Takes the socket that is standard input, and leaves nothing there.
+fn standard_input() -> io::Result<OwnedFd> {
+    let channel = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    channel.peer_addr()?;
+    dup2_stdin(File::open("/dev/null")?)?;
+    Ok(channel.into())
 }
 
 /// Takes over an open descriptor and lets no child have it.

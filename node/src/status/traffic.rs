@@ -119,7 +119,7 @@ pub(crate) fn proxy_state(core: &supervisor::Status) -> ProxyState {
         CoreState::Ready { .. } => ProxyState::Ready,
         CoreState::Starting | CoreState::Adopted { .. } => ProxyState::Starting,
         CoreState::Hung { .. } => ProxyState::Hung,
-        CoreState::Exited(_) | CoreState::Backoff { .. } => ProxyState::Backoff,
+        CoreState::Ending | CoreState::Exited(_) | CoreState::Backoff { .. } => ProxyState::Backoff,
         CoreState::CrashLoop { .. } => ProxyState::CrashLoop,
         CoreState::Draining => ProxyState::Draining,
         CoreState::Stopped => ProxyState::Stopped,

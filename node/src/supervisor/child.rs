@@ -1,14 +1,13 @@
 //! A proxy core as a process: started, found, watched through a pidfd, killed, reaped.
 //!
 //! A pidfd cannot come to mean another process, so no signal ever reaches a stranger.
-#![allow(unsafe_code, reason = "a pidfd in the event loop, and what happens between fork and exec")]
+#![allow(unsafe_code, reason = "a pidfd in the event loop")]
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child as StdChild, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::process::{Child as StdChild, Command, ExitStatus};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -17,9 +16,6 @@ use tokio::io::unix::AsyncFd;
 
 use super::Settings;
 use crate::pidfd;
-
-/// How long a core that closed its channel may take to be gone before it is called broken.
-pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 /// A core's process, ours or one that we adopted.
 #[derive(Debug)]
@@ -31,21 +27,22 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Starts a core that inherits one end of its control channel and writes its log into `log`.
-    pub(super) fn start(settings: &Settings, channel: &OwnedFd, log: OwnedFd) -> io::Result<Child> {
-        let number = channel.as_raw_fd();
+    /// Starts a core that has one end of its control channel as standard input and writes its log into `log`.
+    ///
+    /// Nothing is to be done between fork and exec, so there is no fork (posix_spawn): that would copy our page tables, and
+    /// meanwhile every thread that wants memory waits, the one that resigns the VIP of the core before included.
+    pub(super) fn start(settings: &Settings, channel: OwnedFd, log: OwnedFd) -> io::Result<Child> {
         let mut command = Command::new(&settings.executable);
         let say = |name: &str, value: String| [OsString::from(name), OsString::from(value)];
         command
             .args(&settings.arguments)
-            .args(say("--channel-fd", number.to_string()))
             .args(say("--uid", settings.identity.uid.to_string()))
             .args(say("--gid", settings.identity.gid.to_string()))
             .args(say("--log-level", settings.log_level.to_string().to_lowercase()))
             // Nothing of ours, above all not the way to systemd.
             .env_clear()
             .current_dir("/")
-            .stdin(Stdio::null())
+            .stdin(channel)
             .stdout(log.try_clone()?)
             .stderr(log)
             // Ctrl-C at a terminal is for the agent; it decides what becomes of the core.
@@ -55,13 +52,6 @@ impl Child {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
             }
-        }
-        // SAFETY: between fork and exec only fcntl is called, which is async-signal-safe and allocates nothing.
-        unsafe {
-            command.pre_exec(move || match libc::fcntl(number, libc::F_SETFD, 0) {
-                -1 => Err(io::Error::last_os_error()),
-                _ => Ok(()),
-            });
         }
         let mut started = command.spawn()?;
         match Child::of(started.id()) {

@@ -80,7 +80,7 @@ impl Link {
         let mut channel = Channel::new(ours.into())?;
         channel.queue_descriptors(&descriptors)?;
         channel.queue(&ToCore::Start { plan: plan.clone(), workers: settings.workers })?;
-        let child = Child::start(settings, &theirs.into(), log_end)?;
+        let child = Child::start(settings, theirs.into(), log_end)?;
         Ok(Link { child, channel: Some(channel), log, workers: settings.workers, board, probes })
     }
 

@@ -60,6 +60,9 @@ pub enum CoreState {
         /// Without progress, while it could have made some.
         silent: Duration,
     },
+    /// Its control channel is closed: it was killed, or ends by itself. `Exited` follows when the kernel has closed all of
+    /// its connections.
+    Ending,
     /// The core ended by itself, or was killed.
     Exited(Exit),
     /// The next start waits.
@@ -92,6 +95,7 @@ impl CoreState {
             CoreState::Starting => "starting",
             CoreState::Ready { .. } => "ready",
             CoreState::Hung { .. } => "hung",
+            CoreState::Ending => "ending",
             CoreState::Exited(_) => "exited",
             CoreState::Backoff { .. } => "backoff",
             CoreState::CrashLoop { .. } => "crash-loop",

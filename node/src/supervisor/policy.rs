@@ -33,6 +33,8 @@ pub struct Timing {
     pub apply_within: Duration,
     /// For a core that may be adopted to say who it is. 2 s.
     pub adopt_within: Duration,
+    /// From the end of its channel to its own; with many connections the kernel takes a while to close them. 5 s.
+    pub linger: Duration,
     /// Added to a drain's deadline before the core is killed. 2 s.
     pub stop_grace: Duration,
     /// Wait before the second restart in a row; doubles. The first is at once. 100 ms.
@@ -60,6 +62,7 @@ impl Default for Timing {
             ready_within: Duration::from_secs(10),
             apply_within: Duration::from_secs(10),
             adopt_within: Duration::from_secs(2),
+            linger: Duration::from_secs(5),
             stop_grace: Duration::from_secs(2),
             backoff_first: Duration::from_millis(100),
             backoff_max: Duration::from_secs(5),
@@ -83,6 +86,8 @@ pub(super) enum Input {
     Round(Option<Hung>),
     /// The core is of no more use while it lives: it broke the protocol, refused its first plan, or is silent.
     Broken(String),
+    /// It closed its control channel: it was killed, and the kernel still closes the rest, or it ends in order.
+    Closed,
     /// The process is gone, or never came to be.
     Exited(Exit),
     /// The core ends, and not because we told it to.
@@ -114,7 +119,7 @@ enum Phase {
     Up { since: Instant, pid: u32, revision: u64, hung: bool },
     /// Sentenced; its exit is awaited.
     Dying { why: String },
-    /// Ends as somebody else told it; there will be another one.
+    /// Is about to be gone, or ends as somebody else told it; there will be another one.
     Leaving { kill_at: Instant },
     /// Ends as told.
     Stopping { kill_at: Option<Instant> },
@@ -208,6 +213,13 @@ impl Policy {
                 self.phase = Phase::Leaving { kill_at: now + deadline + self.timing.stop_grace };
                 self.state(CoreState::Draining);
             }
+            (Input::Closed, Phase::Starting { .. } | Phase::Up { .. }) => {
+                self.phase = Phase::Leaving { kill_at: now + self.timing.linger };
+                self.state(CoreState::Ending);
+            }
+            (Input::Closed, Phase::Leaving { kill_at } | Phase::Stopping { kill_at: Some(kill_at) }) => {
+                *kill_at = (*kill_at).min(now + self.timing.linger);
+            }
             (
                 Input::Broken(why),
                 Phase::Starting { .. } | Phase::Up { .. } | Phase::Leaving { .. } | Phase::Stopping { .. },
@@ -229,7 +241,7 @@ impl Policy {
                 self.state(CoreState::Draining);
             }
             // News of a core that is down or sentenced change nothing.
-            (Input::Ready { .. } | Input::Round(_) | Input::Broken(_) | Input::Drains { .. }, _) => {}
+            (Input::Ready { .. } | Input::Round(_) | Input::Broken(_) | Input::Drains { .. } | Input::Closed, _) => {}
         }
     }
 
@@ -473,6 +485,28 @@ mod tests {
         assert!(bench.policy.is_over());
     }
 
+    #[test]
+    fn a_core_that_closed_its_channel_is_not_relied_on_and_is_killed_if_it_stays() {
+        let mut bench = Bench::up();
+        assert_eq!(bench.give(Input::Closed), [Output::State(CoreState::Ending)]);
+        let (waited, killed) = bench.wait();
+        assert_eq!(waited, Timing::default().linger);
+        assert!(matches!(&killed[..], [Output::Kill(_)]), "{killed:?}");
+    }
+
+    #[test]
+    fn one_that_ends_as_told_has_no_longer_than_its_deadline_and_than_any_other_once_its_channel_is_closed() {
+        let (linger, grace) = (Timing::default().linger, Timing::default().stop_grace);
+        for deadline in [Duration::ZERO, 30_000 * MS] {
+            for told in [Input::Stop { deadline }, Input::Drains { deadline }] {
+                let mut bench = Bench::up();
+                bench.give(told);
+                assert_eq!(bench.give(Input::Closed), []);
+                assert_eq!(bench.wait().0, linger.min(deadline + grace));
+            }
+        }
+    }
+
     /// State × input: what each news does in each phase.
     #[test]
     fn each_news_in_each_phase() {
@@ -485,6 +519,11 @@ mod tests {
         let starting = || {
             let mut bench = Bench::new();
             bench.give(Input::Begin);
+            bench
+        };
+        let leaving = || {
+            let mut bench = Bench::up();
+            bench.give(Input::Closed);
             bench
         };
         let dying = || {
@@ -503,19 +542,21 @@ mod tests {
             bench
         };
         type Make<'a> = &'a dyn Fn() -> Bench;
-        let phases: [(&str, Make<'_>); 6] = [
+        let phases: [(&str, Make<'_>); 7] = [
             ("down", &down),
             ("starting", &starting),
             ("up", &Bench::up),
+            ("leaving", &leaving),
             ("dying", &dying),
             ("stopping", &stopping),
             ("over", &over),
         ];
-        let inputs: [(&str, Input); 6] = [
+        let inputs: [(&str, Input); 7] = [
             ("ready", Input::Ready { pid: 7, revision: 2 }),
             ("round", Input::Round(None)),
             ("hung", silent(150)),
             ("broken", Input::Broken("b".into())),
+            ("closed", Input::Closed),
             ("exited", Input::Exited(exit("x"))),
             ("stop", Input::Stop { deadline: MS }),
         ];
@@ -533,14 +574,19 @@ mod tests {
             }
         }
         let expected = "\
-down ready: \ndown round: \ndown hung: \ndown broken: \ndown exited: exited crash-loop backoff\ndown stop: stopped
-starting ready: ready\nstarting round: \nstarting hung: \nstarting broken: kill
+down ready: \ndown round: \ndown hung: \ndown broken: \ndown closed: \ndown exited: exited crash-loop backoff
+down stop: stopped
+starting ready: ready\nstarting round: \nstarting hung: \nstarting broken: kill\nstarting closed: ending
 starting exited: exited starting spawn\nstarting stop: kill
-up ready: ready\nup round: \nup hung: hung\nup broken: kill\nup exited: exited starting spawn\nup stop: drain draining
-dying ready: \ndying round: \ndying hung: \ndying broken: \ndying exited: exited starting spawn\ndying stop: kill
-stopping ready: \nstopping round: \nstopping hung: \nstopping broken: kill
+up ready: ready\nup round: \nup hung: hung\nup broken: kill\nup closed: ending
+up exited: exited starting spawn\nup stop: drain draining
+leaving ready: \nleaving round: \nleaving hung: \nleaving broken: kill\nleaving closed: \n\
+leaving exited: exited starting spawn\nleaving stop: drain draining
+dying ready: \ndying round: \ndying hung: \ndying broken: \ndying closed: \n\
+dying exited: exited starting spawn\ndying stop: kill
+stopping ready: \nstopping round: \nstopping hung: \nstopping broken: kill\nstopping closed: \n\
 stopping exited: stopped\nstopping stop: drain draining
-over ready: \nover round: \nover hung: \nover broken: \nover exited: \nover stop: \n";
+over ready: \nover round: \nover hung: \nover broken: \nover closed: \nover exited: \nover stop: \n";
         assert_eq!(table, expected);
     }
 }

@@ -20,7 +20,6 @@ use proxy_core::stats::Stats;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 
-use super::child::LINGER;
 use super::link::{Found, KNOCK_EVERY, Link, adopt, adoption_socket};
 use super::liveness::Liveness;
 use super::policy::{Input, Output, Policy};
@@ -104,7 +103,6 @@ async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends)
         listing: VecDeque::new(),
         stopping: Vec::new(),
         reset: None,
-        closed_at: None,
         spawned: false,
         ends,
         _lock: lock,
@@ -165,8 +163,6 @@ struct Shell {
     listing: VecDeque<oneshot::Sender<()>>,
     stopping: Vec<oneshot::Sender<Stopped>>,
     reset: Option<u64>,
-    /// When the core closed its channel.
-    closed_at: Option<Instant>,
     /// A core was there before.
     spawned: bool,
     ends: Ends,
@@ -269,16 +265,12 @@ impl Shell {
     fn next_due(&self) -> Option<Instant> {
         let answer =
             self.change.as_ref().and_then(|change| change.sent).map(|at| at + self.settings.timing.apply_within);
-        let linger = self.closed_at.map(|at| at + LINGER);
-        [self.policy.poll_timeout(), answer, linger].into_iter().flatten().min()
+        [self.policy.poll_timeout(), answer].into_iter().flatten().min()
     }
 
     fn due(&mut self) {
         let now = Instant::now();
         self.policy.expire(now);
-        if self.closed_at.take_if(|at| *at + LINGER <= now).is_some() {
-            self.policy.handle(Input::Broken("it closed its control channel and stayed".into()), now);
-        }
         let within = self.settings.timing.apply_within;
         if self.change.as_ref().and_then(|change| change.sent).is_some_and(|at| at + within <= now) {
             let why = format!("no answer within {} s", within.as_secs());
@@ -465,10 +457,12 @@ impl Shell {
         }
     }
 
+    /// Seen long before the process is gone if it was killed with many connections: the kernel closes them first.
     fn channel_closed(&mut self) {
         if let Some(link) = &mut self.link {
             link.channel = None;
-            self.closed_at = Some(Instant::now());
+            self.liveness = None;
+            self.policy.handle(Input::Closed, Instant::now());
         }
     }
 
@@ -477,7 +471,6 @@ impl Shell {
         link.log.take_what_is_there();
         let exit = Exit { status: link.child.reap(), last_log: link.log.last() };
         self.liveness = None;
-        self.closed_at = None;
         self.asking.clear();
         self.listing.clear();
         self.ends.publish.send_modify(|status| status.pid = None);

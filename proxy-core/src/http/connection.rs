@@ -141,8 +141,10 @@ impl Connection {
         }
         loop {
             let fresh = &self.input.bytes()[looked_at..];
-            // Bytes without the end of a line can't end a head: a client that sends them singly costs no parsing.
-            if memchr::memchr(b'\n', fresh).is_some() || self.input.is_full() {
+            // Bytes without the end of a line can't end a head: a client that sends them singly costs no parsing. What
+            // begins with no letter is none, such as a TLS handshake.
+            let odd = looked_at == 0 && fresh.first().is_some_and(|byte| !byte.is_ascii_graphic());
+            if odd || memchr::memchr(b'\n', fresh).is_some() || self.input.is_full() {
                 let route = self.entrance.route();
                 if let Some(step) = self.decide(&route) {
                     return (step, route);

@@ -161,7 +161,7 @@ impl<'t> Exchange<'t> {
 
     fn poll(&mut self, cx: &mut Context<'_>, client: &TcpStream, server: &TcpStream) -> Poll<Result<End, Failure>> {
         if self.upward == Upward::Going {
-            match self.trip.up.poll_pump(cx, client, server, &self.route.desk.buffers) {
+            match self.trip.up.poll_pump(cx, client, server, &self.route.desk) {
                 Poll::Ready(Ok(())) => {
                     self.upward = Upward::Over;
                     // What may have to be said again is kept; an answer that takes its time holds nothing else.
@@ -185,7 +185,7 @@ impl<'t> Exchange<'t> {
             return self.down.poll_send(cx, client).map(|sent| sent.map(|()| End::Tunnel).map_err(|_| Failure::Client));
         }
         if self.downward == Downward::Body {
-            match ready!(self.down.poll_pump(cx, server, client, &self.route.desk.buffers)) {
+            match ready!(self.down.poll_pump(cx, server, client, &self.route.desk)) {
                 Ok(()) => self.downward = Downward::Over,
                 Err(Broken::Read | Broken::Truncated) => return Poll::Ready(Err(Failure::Server)),
                 Err(Broken::Chunk(bad)) => return Poll::Ready(Err(Failure::Response(bad.into()))),
@@ -202,7 +202,12 @@ impl<'t> Exchange<'t> {
             // Whatever the server says now, even an end, is the end.
             ready!(self.down.window.poll_fill(cx, server, &self.route.desk.buffers)).ok();
         }
-        let server_is_free = whole && self.server_persists && self.down.window.is_empty();
+        let surplus = !self.down.window.is_empty();
+        if surplus {
+            let counters = self.route.backend_counters(self.trip.backend);
+            counters.bad_responses.0[BadResponse::Surplus.index()].add(1);
+        }
+        let server_is_free = whole && self.server_persists && !surplus;
         Poll::Ready(End::Answered { server_is_free, client_goes_on: whole && self.client_goes_on })
     }
 
@@ -292,6 +297,7 @@ impl<'t> Exchange<'t> {
             }
             _ => Downward::Body,
         };
+        self.down.begin(body).map_err(|bad| Failure::Response(bad.into()))?;
         if status >= 200 || status == 101 {
             self.status = status;
             self.server_persists = persistent;
@@ -299,6 +305,6 @@ impl<'t> Exchange<'t> {
                 story.answered(Instant::now());
             }
         }
-        self.down.begin(body).map_err(|bad| Failure::Response(bad.into()))
+        Ok(())
     }
 }

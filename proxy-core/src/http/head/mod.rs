@@ -16,7 +16,7 @@ pub use reason::{BadChunk, BadHead, BadRequest, BadResponse};
 pub use request::request;
 pub use response::{Asked, response};
 
-/// Header fields that one head may have (the width of [`Request::hop_by_hop`]).
+/// Header fields that one head may have (the width of [`Hop::hop_by_hop`]).
 pub const MAX_FIELDS: usize = 128;
 
 /// Room for the fields of one head, on the stack of who parses.
