@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::JoinHandle;
@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use node::listeners::{Listeners, wanted};
 use node::supervisor::{ApplyError, CoreState, Settings, StartError, Status, Supervisor, Timing};
-use proxy_core::plan::{Backend, Balance, Frontend, Mode, Plan, Server};
+use proxy_core::plan::{Backend, Balance, Frontend, Log, LogFormat, LogSink, Mode, Plan, Server};
 use proxy_core::sandbox::Identity;
 use tokio::sync::mpsc;
 
@@ -605,6 +605,63 @@ async fn plans_are_applied_as_a_whole_or_not_at_all() {
     echo(&TcpStream::connect(other).unwrap()).expect("the plan before goes on");
     assert_eq!(supervisor.stats().await.unwrap().revision, 2);
     supervisor.stop(SECOND).await;
+}
+
+#[tokio::test]
+async fn log_sinks_come_and_go_with_plans_and_a_moved_file_is_opened_anew() {
+    let bench = Bench::new("logs");
+    let (supervisor, mut events) = bench.start();
+    let pid = ready(&mut events).await;
+    let (path, moved) = (bench.folder.join("front.log"), bench.folder.join("front.log.1"));
+    let logged = |revision, target: String| {
+        let mut plan = bench.plan(revision, &[bench.address]);
+        plan.log_sinks = vec![LogSink { target, facility: None }];
+        plan.frontends[0].log = Some(Log { sink: 0, format: LogFormat::Tcp });
+        plan
+    };
+    let nowhere = supervisor.apply(logged(2, format!("file:{}/no/front.log", bench.folder.display()))).await;
+    let Err(ApplyError::Log(error)) = nowhere else { panic!("{nowhere:?}") };
+    assert!(error.to_string().contains("create the directory"), "{error}");
+
+    let target = format!("file:{}", path.display());
+    supervisor.apply(logged(3, target.clone())).await.unwrap();
+    let sinks = supervisor.stats().await.unwrap().log_sinks;
+    assert_eq!(sinks.iter().map(|sink| &sink.target).collect::<Vec<_>>(), [&target]);
+    assert_eq!(opened(pid, &path), 1);
+
+    std::fs::rename(&path, &moved).unwrap();
+    assert!(supervisor.reopen_logs());
+    let deadline = Instant::now() + SOON;
+    while opened(pid, &path) != 1 || opened(pid, &moved) != 0 {
+        assert!(Instant::now() < deadline, "the core still writes to the file that was moved");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    // The next core has it too, and a sink that can't be opened any more keeps none from starting.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    signal(pid, Signal::SIGKILL);
+    let next = |state: &CoreState| matches!(state, CoreState::Ready { pid: next, .. } if *next != pid);
+    let CoreState::Ready { pid, .. } = event(&mut events, next).await else { unreachable!("it was looked for") };
+    echo(&TcpStream::connect(bench.address).unwrap()).unwrap();
+    std::fs::remove_dir(&path).unwrap();
+    assert!(supervisor.reopen_logs());
+    while opened(pid, &path) != 1 {
+        assert!(Instant::now() < deadline, "the core did not get the file that can be opened again");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    supervisor.apply(bench.plan(4, &[bench.address])).await.unwrap();
+    while opened(pid, &path) != 0 {
+        assert!(Instant::now() < deadline, "a file that no plan names is still open");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    supervisor.stop(SECOND).await;
+}
+
+/// How often a process has a file open.
+fn opened(pid: u32, path: &Path) -> usize {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    descriptors.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target == path)).count()
 }
 
 #[tokio::test]

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 /// Descriptors that a session holds: the client's socket and the server's.
 const PER_SESSION: u64 = 2;
-/// Descriptors that a worker holds beside its listeners: epoll, wake-up, timers, probe, and room to spare.
-const PER_WORKER: u64 = 8;
+/// Descriptors that a worker holds beside its listeners: epoll, wake-up, timers, probe, room to spare, and its pipes.
+const PER_WORKER: u64 = 8 + 2 * crate::tcp::pipe::MOST as u64;
 /// Descriptors for the process: standard streams, the control channel, the board, log sinks, running checks.
 const FOR_PROCESS: u64 = 128;
 

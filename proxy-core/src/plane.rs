@@ -13,14 +13,16 @@ use tokio::runtime;
 
 use crate::beat::{BeatBoard, MAX_WORKERS};
 use crate::check::Checks;
+use crate::http::head::{BadRequest, BadResponse};
 use crate::limits::{Gate, Limits};
 use crate::listener::{Listener, ListenerKey};
 pub use crate::log::Descriptors as LogDescriptors;
 use crate::log::Logs;
-use crate::plan::{List, Plan, PlanError};
+use crate::plan::{self, Action, List, Mode, Plan, PlanError};
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
 use crate::stats::{
-    BackendStats, CheckReport, FrontendStats, ServerState, ServerStats, Stats, WorkerShard, WorkerStats, shards, sum,
+    BackendStats, CheckReport, FrontendStats, HttpCounters, Reasons, ServerState, ServerStats, Stats, WorkerShard,
+    WorkerStats, shards, sum,
 };
 use crate::worker::{self, Mailbox, Seed};
 
@@ -177,15 +179,16 @@ impl DataPlane {
         let inside = self.gate.inside();
         let limit = self.gate.limit().unwrap_or(u32::MAX);
         let frontends = plan.frontends.iter().zip(&self.scheme.frontends);
-        let backends = plan.backends.iter().zip(&self.scheme.backends);
+        let backends = plan.backends.iter().zip(&self.scheme.backends).enumerate();
+        let backends = backends.map(|(index, (backend, live))| backend_stats(backend, live, speaks_http(plan, index)));
         Stats {
             revision: plan.revision,
             sessions: inside,
             session_limit: limit,
             at_session_limit: inside >= limit,
             reset_by_drain: sum(&self.shards, |shard| &shard.reset_by_drain),
-            frontends: frontends.map(|(frontend, live)| frontend_stats(frontend.name.clone(), live)).collect(),
-            backends: backends.map(|(backend, live)| backend_stats(backend, live)).collect(),
+            frontends: frontends.map(|(frontend, live)| frontend_stats(frontend, live)).collect(),
+            backends: backends.collect(),
             workers: self.shards.iter().map(worker_stats).collect(),
             log_sinks: self.logs.stats(),
         }
@@ -235,19 +238,32 @@ impl Drop for DataPlane {
     }
 }
 
-fn frontend_stats(name: String, live: &FrontendLive) -> FrontendStats {
+/// Whether a frontend that speaks it leads to the backend.
+fn speaks_http(plan: &Plan, backend: usize) -> bool {
+    let leads = |frontend: &plan::Frontend| {
+        let by_rule = |rule: &plan::Rule| matches!(rule.action, Action::UseBackend(index) if index == backend);
+        frontend.backend == Some(backend) || frontend.rules.iter().any(by_rule)
+    };
+    plan.frontends.iter().any(|frontend| matches!(frontend.mode, Mode::Http(_)) && leads(frontend))
+}
+
+fn frontend_stats(frontend: &plan::Frontend, live: &FrontendLive) -> FrontendStats {
+    let http = || HttpCounters::sum(&live.shards, |shard| &shard.http);
     FrontendStats {
-        name,
+        name: frontend.name.clone(),
         sessions: live.gate.inside(),
         max_connections: live.gate.limit(),
         total: sum(&live.shards, |shard| &shard.total),
         bytes_in: sum(&live.shards, |shard| &shard.bytes_in),
         bytes_out: sum(&live.shards, |shard| &shard.bytes_out),
         denied: sum(&live.shards, |shard| &shard.denied),
+        client_aborts: sum(&live.shards, |shard| &shard.client_aborts),
+        http: matches!(frontend.mode, Mode::Http(_)).then(http),
+        bad_requests: Reasons::sum(&live.shards, BadRequest::ALL.map(BadRequest::why), |shard| &shard.bad_requests),
     }
 }
 
-fn backend_stats(backend: &crate::plan::Backend, live: &BackendLive) -> BackendStats {
+fn backend_stats(backend: &plan::Backend, live: &BackendLive, http: bool) -> BackendStats {
     let servers = backend.servers.iter().zip(&live.servers);
     BackendStats {
         name: backend.name.clone(),
@@ -258,11 +274,13 @@ fn backend_stats(backend: &crate::plan::Backend, live: &BackendLive) -> BackendS
         no_server: sum(&live.shards, |shard| &shard.no_server),
         retries: sum(&live.shards, |shard| &shard.retries),
         redispatches: sum(&live.shards, |shard| &shard.redispatches),
-        servers: servers.map(|(server, live)| server_stats(server, live)).collect(),
+        http: http.then(|| HttpCounters::sum(&live.shards, |shard| &shard.http)),
+        bad_responses: Reasons::sum(&live.shards, BadResponse::ALL.map(BadResponse::why), |shard| &shard.bad_responses),
+        servers: servers.map(|(server, live)| server_stats(server, live, http)).collect(),
     }
 }
 
-fn server_stats(server: &crate::plan::Server, live: &ServerLive) -> ServerStats {
+fn server_stats(server: &plan::Server, live: &ServerLive, http: bool) -> ServerStats {
     let report = live.report.lock().unwrap_or_else(PoisonError::into_inner);
     let health = live.health();
     ServerStats {
@@ -275,6 +293,8 @@ fn server_stats(server: &crate::plan::Server, live: &ServerLive) -> ServerStats 
         bytes_in: sum(&live.shards, |shard| &shard.bytes_in),
         bytes_out: sum(&live.shards, |shard| &shard.bytes_out),
         connect_errors: sum(&live.shards, |shard| &shard.connect_errors),
+        response_errors: sum(&live.shards, |shard| &shard.response_errors),
+        http: http.then(|| HttpCounters::sum(&live.shards, |shard| &shard.http)),
         last_check: report.last_check.as_ref().map(|check| CheckReport {
             ok: check.ok,
             code: check.code,
@@ -295,6 +315,8 @@ fn worker_stats(shard: &WorkerShard) -> WorkerStats {
         panics: shard.panics.get(),
         accept_pauses: shard.accept_pauses.get(),
         log_drops: shard.log_drops.get(),
+        server_connections: shard.server_connections.get(),
+        idle_server_connections: shard.idle_server_connections.get(),
     }
 }
 

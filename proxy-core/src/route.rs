@@ -21,6 +21,7 @@ use crate::plan::{self, Balance, Mode};
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
 use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState};
 use crate::tcp::buffers::Buffers;
+use crate::tcp::pipe::Pipes;
 
 /// Server connections that one worker opens at once; more wait their turn, so that a herd that comes back after a
 /// failover neither starves those already served nor delays the worker's beats.
@@ -38,6 +39,7 @@ pub(crate) struct Desk {
     /// Counts the clients of the process.
     pub(crate) process: Arc<Gate>,
     pub(crate) buffers: Buffers,
+    pub(crate) pipes: Pipes,
     heads: RefCell<Vec<Vec<u8>>>,
     date: RefCell<Date>,
     pub(crate) connects: Semaphore,
@@ -62,6 +64,7 @@ impl Desk {
             logger,
             process,
             buffers: Buffers::default(),
+            pipes: Pipes::default(),
             heads: RefCell::default(),
             date: RefCell::default(),
             connects: Semaphore::new(CONNECTS_AT_ONCE),
@@ -236,6 +239,11 @@ impl Routes {
         let sweeps = self.desk.sweeps.get().wrapping_add(1);
         self.desk.sweeps.set(sweeps);
         self.pools.values().for_each(|pool| pool.sweep(sweeps));
+    }
+
+    /// Idle connections to servers.
+    pub(crate) fn idle(&self) -> usize {
+        self.pools.values().map(|pool| pool.len()).sum()
     }
 
     /// The worker drains: who is inside is served what was asked for, and no more.

@@ -3,6 +3,7 @@
 //! A counter is written by one worker only (a plain load and store), in a shard of its own cache lines; readers
 //! sum the shards. Sums are therefore not one moment's picture across counters.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
@@ -48,8 +49,46 @@ pub struct FrontendStats {
     pub bytes_in: u64,
     /// Bytes passed to clients.
     pub bytes_out: u64,
-    /// Clients that were sent away, or left, without having reached a server.
+    /// TCP: clients that were sent away, or left, without having reached a server. HTTP: requests that a rule denied,
+    /// rejected or left in the tarpit, and clients that have all the sessions that they may have.
     pub denied: u64,
+    /// Requests whose client left, or fell silent, before the answer was over.
+    pub client_aborts: u64,
+    /// Requests that could be read, and all answers, ours too. `None`: it speaks TCP.
+    pub http: Option<HttpStats>,
+    /// Requests that were refused unread, by [`BadRequest::why`]; a reason that never was one is absent.
+    pub bad_requests: BTreeMap<String, u64>,
+}
+
+/// What is counted of HTTP at a frontend, a backend or a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpStats {
+    /// Requests; at a server each attempt.
+    pub requests: u64,
+    /// Final answers; of the interim ones only 101.
+    pub responses: Responses,
+}
+
+/// Answers by the first digit of their status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Responses {
+    /// 101: another protocol from then on.
+    #[serde(rename = "1xx")]
+    pub informational: u64,
+    /// 200 to 299.
+    #[serde(rename = "2xx")]
+    pub successful: u64,
+    /// 300 to 399.
+    #[serde(rename = "3xx")]
+    pub redirection: u64,
+    /// 400 to 499.
+    #[serde(rename = "4xx")]
+    pub client_error: u64,
+    /// 500 to 599.
+    #[serde(rename = "5xx")]
+    pub server_error: u64,
+    /// 600 to 999.
+    pub other: u64,
 }
 
 /// One backend.
@@ -71,6 +110,10 @@ pub struct BackendStats {
     pub retries: u64,
     /// Attempts that were moved to another server.
     pub redispatches: u64,
+    /// Requests for its servers, and their answers. `None`: no frontend that speaks HTTP leads here.
+    pub http: Option<HttpStats>,
+    /// Answers of its servers that were not passed on, by [`BadResponse::why`]; a reason that never was one is absent.
+    pub bad_responses: BTreeMap<String, u64>,
     /// In the order of the plan.
     pub servers: Vec<ServerStats>,
 }
@@ -111,6 +154,10 @@ pub struct ServerStats {
     pub bytes_out: u64,
     /// Attempts to connect that failed.
     pub connect_errors: u64,
+    /// Requests that it did not answer in time, or not to the end, or with something that is no answer.
+    pub response_errors: u64,
+    /// As its backend's.
+    pub http: Option<HttpStats>,
     /// `None`: never checked.
     pub last_check: Option<CheckReport>,
 }
@@ -143,6 +190,10 @@ pub struct WorkerStats {
     pub accept_pauses: u64,
     /// Log lines dropped because the writer did not come after.
     pub log_drops: u64,
+    /// Connections to HTTP servers now, in use or idle; as of its last beat.
+    pub server_connections: u64,
+    /// Those of them that wait for a request.
+    pub idle_server_connections: u64,
 }
 
 /// One log sink.
@@ -165,6 +216,11 @@ impl Counter {
         self.0.store(self.0.load(Relaxed).wrapping_add(more), Relaxed);
     }
 
+    /// Makes it a gauge.
+    pub(crate) fn set(&self, now: u64) {
+        self.0.store(now, Relaxed);
+    }
+
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
@@ -182,6 +238,22 @@ impl HttpCounters {
     pub(crate) fn count_response(&self, status: u16) {
         self.responses[usize::from(status / 100).clamp(1, 6) - 1].add(1);
     }
+
+    /// The sum over the shards.
+    pub(crate) fn sum<T>(shards: &[T], http: impl Fn(&T) -> &HttpCounters) -> HttpStats {
+        let class = |digit: usize| sum(shards, |shard| &http(shard).responses[digit - 1]);
+        HttpStats {
+            requests: sum(shards, |shard| &http(shard).requests),
+            responses: Responses {
+                informational: class(1),
+                successful: class(2),
+                redirection: class(3),
+                client_error: class(4),
+                server_error: class(5),
+                other: class(6),
+            },
+        }
+    }
 }
 
 /// A worker's own part of a frontend's counters.
@@ -192,6 +264,7 @@ pub(crate) struct FrontendShard {
     pub(crate) bytes_in: Counter,
     pub(crate) bytes_out: Counter,
     pub(crate) denied: Counter,
+    pub(crate) client_aborts: Counter,
     pub(crate) http: HttpCounters,
     pub(crate) bad_requests: Reasons<{ BadRequest::ALL.len() }>,
 }
@@ -218,6 +291,7 @@ pub(crate) struct ServerShard {
     pub(crate) bytes_in: Counter,
     pub(crate) bytes_out: Counter,
     pub(crate) connect_errors: Counter,
+    pub(crate) response_errors: Counter,
     pub(crate) http: HttpCounters,
 }
 
@@ -231,6 +305,14 @@ impl<const N: usize> Default for Reasons<N> {
     }
 }
 
+impl<const N: usize> Reasons<N> {
+    /// The sums over the shards that are not zero; `words` has each reason's at its index.
+    pub(crate) fn sum<T>(shards: &[T], words: [&str; N], reasons: impl Fn(&T) -> &Reasons<N>) -> BTreeMap<String, u64> {
+        let counts = (0..N).map(|index| sum(shards, |shard| &reasons(shard).0[index]));
+        words.into_iter().zip(counts).filter(|(_, count)| *count > 0).map(|(why, n)| (why.to_owned(), n)).collect()
+    }
+}
+
 /// A worker's counters of itself.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -241,6 +323,9 @@ pub(crate) struct WorkerShard {
     pub(crate) accept_pauses: Counter,
     pub(crate) reset_by_drain: Counter,
     pub(crate) log_drops: Counter,
+    /// A gauge, set with each beat; as is the next.
+    pub(crate) server_connections: Counter,
+    pub(crate) idle_server_connections: Counter,
 }
 
 /// One default shard a worker.

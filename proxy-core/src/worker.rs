@@ -216,6 +216,9 @@ impl Worker {
         if self.beats.is_multiple_of(SWEEP_EVERY) {
             self.routes.sweep();
         }
+        let counters = self.own.counters();
+        counters.server_connections.set(self.own.desk.server_connections.get() as u64);
+        counters.idle_server_connections.set(self.routes.idle() as u64);
     }
 
     fn is_drained(&self) -> bool {

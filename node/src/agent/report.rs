@@ -70,6 +70,7 @@ impl Agent {
                 since: ago(seen.at),
             }),
             log: Log { dropped: crate::log::dropped() },
+            traffic_log: None,
         }
     }
 

@@ -92,6 +92,7 @@ impl Serve {
             limits: traffic::limits(&core),
             dual_active: None,
             log: Log { dropped: crate::log::dropped() },
+            traffic_log: None,
         }
     }
 }

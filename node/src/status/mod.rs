@@ -53,6 +53,9 @@ pub struct Status {
     pub dual_active: Option<DualActive>,
     /// What became of log lines.
     pub log: Log,
+    /// What became of the lines about clients; absent: nothing is logged, or the proxy core does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traffic_log: Option<TrafficLog>,
 }
 
 /// The pair as a whole.
@@ -389,6 +392,26 @@ pub struct DualActive {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
     /// Lines that nobody read in time, since the agent started.
+    pub dropped: u64,
+}
+
+/// What became of the lines about clients, since the proxy core started.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrafficLog {
+    /// Lines dropped before they came to a sink: workers made them faster than they could be taken.
+    pub overrun: u64,
+    /// Where lines go.
+    pub sinks: Vec<LogSink>,
+}
+
+/// Where lines go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogSink {
+    /// `target` of the cluster file.
+    pub target: String,
+    /// Lines that it took.
+    pub written: u64,
+    /// Lines dropped because it took nothing, failed or could not be opened.
     pub dropped: u64,
 }
 

@@ -29,6 +29,14 @@ pub fn render(status: &Status) -> String {
     if status.log.dropped > 0 {
         page += &format!("  ! {} log lines were dropped: nobody read them in time\n", status.log.dropped);
     }
+    if let Some(log) = &status.traffic_log {
+        if log.overrun > 0 {
+            page += &format!("  ! {} log lines about clients were dropped: there were too many\n", log.overrun);
+        }
+        for sink in log.sinks.iter().filter(|sink| sink.dropped > 0) {
+            page += &format!("  ! {} log lines about clients were dropped: {} took none\n", sink.dropped, sink.target);
+        }
+    }
     page += &table(
         &["NODE", "ROLE", "FIT", "PRIORITY", "PROXY", "REVISION", "SINCE"],
         status.nodes.iter().map(|node| (node.this, node_row(node))).collect(),

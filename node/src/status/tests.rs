@@ -165,6 +165,10 @@ fn full() -> Status {
             since: moment(3_600),
         }),
         log: Log { dropped: 3 },
+        traffic_log: Some(TrafficLog {
+            overrun: 5,
+            sinks: vec![LogSink { target: "syslog:127.0.0.1:514".into(), written: 1_000, dropped: 12 }],
+        }),
     }
 }
 
@@ -184,6 +188,7 @@ fn sparse() -> Status {
     status.frontends[0].rate = None;
     status.backends[0].servers[0].check = None;
     status.dual_active = None;
+    status.traffic_log = None;
     status
 }
 

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 use proxy_core::plan;
 use proxy_core::stats::{self, Stats};
 
-use super::{Backend, Check, Frontend, Limits, Moment, Proxy, ProxyState, Server, ServerState, Status};
+use super::{
+    Backend, Check, Frontend, Limits, LogSink, Moment, Proxy, ProxyState, Server, ServerState, Status, TrafficLog,
+};
 use crate::config::ClusterConfig;
 use crate::supervisor::{self, CoreState, Supervisor};
 
@@ -45,6 +47,7 @@ impl Traffic {
             }
         }
         let now = SystemTime::now();
+        status.traffic_log = traffic_log(stats);
         status.backends = stats.backends.iter().map(|backend| self::backend(backend, status, now)).collect();
     }
 
@@ -124,6 +127,17 @@ pub(crate) fn proxy_state(core: &supervisor::Status) -> ProxyState {
         CoreState::Draining => ProxyState::Draining,
         CoreState::Stopped => ProxyState::Stopped,
     }
+}
+
+fn traffic_log(stats: &Stats) -> Option<TrafficLog> {
+    let sink = |sink: &stats::LogSinkStats| LogSink {
+        target: sink.target.clone(),
+        written: sink.written,
+        dropped: sink.dropped,
+    };
+    let overrun = stats.workers.iter().map(|worker| worker.log_drops).sum();
+    let sinks: Vec<_> = stats.log_sinks.iter().map(sink).collect();
+    (!sinks.is_empty()).then_some(TrafficLog { overrun, sinks })
 }
 
 fn backend(counted: &stats::BackendStats, status: &Status, now: SystemTime) -> Backend {

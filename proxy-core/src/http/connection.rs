@@ -141,8 +141,10 @@ impl Connection {
         }
         loop {
             let fresh = &self.input.bytes()[looked_at..];
-            // Bytes without the end of a line can't end a head: a client that sends them singly costs no parsing.
-            if memchr::memchr(b'\n', fresh).is_some() || self.input.is_full() {
+            // Bytes without the end of a line can't end a head: a client that sends them singly costs no parsing. What
+            // begins with no letter is none, such as a TLS handshake.
+            let odd = looked_at == 0 && fresh.first().is_some_and(|byte| !byte.is_ascii_graphic());
+            if odd || memchr::memchr(b'\n', fresh).is_some() || self.input.is_full() {
                 let route = self.entrance.route();
                 if let Some(step) = self.decide(&route) {
                     return (step, route);
@@ -173,6 +175,7 @@ impl Connection {
     /// The rest of a head won't come.
     fn give_up(&mut self, by: Ended, answer: impl FnOnce(&mut Connection, &Rc<Route>) -> Step) -> (Step, Rc<Route>) {
         let route = self.entrance.route();
+        route.counters().client_aborts.add(1);
         self.story = route.frontend().log.map(|_| Story::new(self.began, &route));
         self.tell(|story| story.ends(by, Phase::Request));
         (answer(self, &route), route)

@@ -161,7 +161,7 @@ impl<'t> Exchange<'t> {
 
     fn poll(&mut self, cx: &mut Context<'_>, client: &TcpStream, server: &TcpStream) -> Poll<Result<End, Failure>> {
         if self.upward == Upward::Going {
-            match self.trip.up.poll_pump(cx, client, server, &self.route.desk.buffers) {
+            match self.trip.up.poll_pump(cx, client, server, &self.route.desk) {
                 Poll::Ready(Ok(())) => {
                     self.upward = Upward::Over;
                     // What may have to be said again is kept; an answer that takes its time holds nothing else.
@@ -185,7 +185,7 @@ impl<'t> Exchange<'t> {
             return self.down.poll_send(cx, client).map(|sent| sent.map(|()| End::Tunnel).map_err(|_| Failure::Client));
         }
         if self.downward == Downward::Body {
-            match ready!(self.down.poll_pump(cx, server, client, &self.route.desk.buffers)) {
+            match ready!(self.down.poll_pump(cx, server, client, &self.route.desk)) {
                 Ok(()) => self.downward = Downward::Over,
                 Err(Broken::Read | Broken::Truncated) => return Poll::Ready(Err(Failure::Server)),
                 Err(Broken::Chunk(bad)) => return Poll::Ready(Err(Failure::Response(bad.into()))),
@@ -281,6 +281,8 @@ impl<'t> Exchange<'t> {
             }
         }
         self.down.window.consume(length);
+        // What is wrong at once with a body is known before anything of the answer is out.
+        self.down.begin(body).map_err(|bad| Failure::Response(bad.into()))?;
         self.downward = match status {
             101 => Downward::Tunnel,
             100..200 => {
@@ -299,6 +301,6 @@ impl<'t> Exchange<'t> {
                 story.answered(Instant::now());
             }
         }
-        self.down.begin(body).map_err(|bad| Failure::Response(bad.into()))
+        Ok(())
     }
 }

@@ -10,12 +10,18 @@ use tokio::net::TcpStream;
 
 use super::chunked::{Chunked, Keep};
 use super::head::{BadChunk, Framing};
-use crate::tcp::buffers::Buffers;
+use crate::route::Desk;
+use crate::tcp::pipe::Pipe;
 use crate::tcp::stream::{poll_write, poll_write_vectored};
 use crate::tcp::window::Window;
 
 /// Bytes of a body that are copied behind their head instead of being sent beside it.
 const SMALL: usize = 4096;
+
+/// A body of which so much is still to be read is carried inside the kernel.
+const LONG: u64 = 128 * 1024;
+/// Bytes that are taken into a pipe at once.
+const SPLICED: usize = 1024 * 1024;
 
 /// What is left of a body.
 #[derive(Debug)]
@@ -56,6 +62,8 @@ pub(crate) struct Flow {
     tail: Vec<u8>,
     tail_sent: usize,
     body: Body,
+    /// On loan for a long body.
+    pipe: Option<Pipe>,
     /// Bytes that were written, of head and body.
     pub(crate) written: u64,
     /// Grows with everything read and written.
@@ -86,6 +94,7 @@ impl Flow {
             tail: Vec::new(),
             tail_sent: 0,
             body,
+            pipe: None,
             written: 0,
             moved: 0,
         }
@@ -93,7 +102,8 @@ impl Flow {
 
     /// Whether nothing waits to be written.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.ready == 0 && self.head_sent == self.head.len() && self.tail_sent == self.tail.len()
+        let window = self.ready == 0 && self.head_sent == self.head.len() && self.tail_sent == self.tail.len();
+        window && self.pipe.as_ref().is_none_or(Pipe::is_empty)
     }
 
     /// The body behind the head that was just put in place of the last one.
@@ -172,20 +182,51 @@ impl Flow {
         self.moved += count as u64;
     }
 
+    /// Carries the rest of a body of known length past us.
+    fn poll_splice(&mut self, cx: &mut Context<'_>, from: &TcpStream, to: &TcpStream) -> Poll<Result<(), Broken>> {
+        let (Some(pipe), Body::Length(left)) = (&mut self.pipe, &mut self.body) else { return Poll::Ready(Ok(())) };
+        loop {
+            while !pipe.is_empty() {
+                let passed = ready!(pipe.poll_drain(cx, to)).map_err(|_| Broken::Write)? as u64;
+                self.written += passed;
+                self.moved += passed;
+            }
+            if *left == 0 {
+                self.body = Body::Ended;
+                return Poll::Ready(Ok(()));
+            }
+            let most = usize::try_from(*left).unwrap_or(usize::MAX).min(SPLICED);
+            match ready!(pipe.poll_fill(cx, from, most)).map_err(|_| Broken::Read)? as u64 {
+                0 => return Poll::Ready(Err(Broken::Truncated)),
+                read => {
+                    *left -= read;
+                    self.moved += read;
+                }
+            }
+        }
+    }
+
     /// Carries the message to its end.
     pub(crate) fn poll_pump(
         &mut self,
         cx: &mut Context<'_>,
         from: &TcpStream,
         to: &TcpStream,
-        buffers: &Buffers,
+        desk: &Desk,
     ) -> Poll<Result<(), Broken>> {
         loop {
             ready!(self.poll_send(cx, to)).map_err(|_| Broken::Write)?;
+            if matches!(self.body, Body::Length(LONG..)) && self.pipe.is_none() {
+                self.pipe = desk.pipes.lend();
+            }
+            if self.pipe.is_some() {
+                ready!(self.poll_splice(cx, from, to))?;
+                self.pipe.take().into_iter().for_each(|pipe| desk.pipes.give_back(pipe));
+            }
             if matches!(self.body, Body::Ended) {
                 return Poll::Ready(Ok(()));
             }
-            let read = ready!(self.window.poll_fill(cx, from, buffers)).map_err(|_| Broken::Read)?;
+            let read = ready!(self.window.poll_fill(cx, from, &desk.buffers)).map_err(|_| Broken::Read)?;
             self.moved += read as u64;
             match self.body {
                 _ if read > 0 => self.sort().map_err(Broken::Chunk)?,

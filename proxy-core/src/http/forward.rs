@@ -9,6 +9,7 @@ use super::connection::{Connection, Next, Outcome};
 use super::decide::Step;
 use super::exchange::{End, Exchange, Failure};
 use super::flow::Flow;
+use super::head::BadResponse;
 use super::pool::ServerConnection;
 use super::trip::Trip;
 use crate::reach::{Attempts, Chosen, Unreached};
@@ -31,6 +32,7 @@ impl Connection {
             return Outcome::Next(self.answer(route, answer, next).await);
         }
         let backend = trip.backend;
+        route.backend_counters(backend).http.requests.add(1);
         let mut attempts = Attempts::default();
         self.tell(|story| {
             story.backend = Some(backend);
@@ -80,6 +82,12 @@ impl Connection {
                 story.status = status;
                 story.bytes = down.written;
             });
+            if let Err(failure) = end
+                // A pooled connection that ended as the request arrived.
+                && !(failure == Failure::Server && reused && !heard)
+            {
+                count_failure(route, &trip, chosen.server, failure);
+            }
             match end {
                 Ok(End::Tunnel) => {
                     let up = std::mem::take(&mut trip.up.window);
@@ -88,6 +96,10 @@ impl Connection {
                 Ok(End::Answered { server_is_free, client_goes_on }) => {
                     if server_is_free {
                         self.keep(route, &trip, chosen, server);
+                    } else if !down.window.is_empty() {
+                        // The answer was passed on; what follows it is nobody's.
+                        count_failure(route, &trip, chosen.server, Failure::Response(BadResponse::Surplus));
+                        self.tell(|story| story.why = Some(BadResponse::Surplus.why()));
                     }
                     self.input = std::mem::take(&mut trip.up.window);
                     self.input.release(&route.desk.buffers);
@@ -170,16 +182,9 @@ impl Connection {
         let (status, sentence) = match failure {
             Failure::Client => return Outcome::Next(Next::Close),
             Failure::ClientTimeout => (408, None),
-            Failure::Request(bad) => {
-                route.counters().bad_requests.0[bad.index()].add(1);
-                (bad.status(), Some(bad.sentence()))
-            }
-            Failure::Server => (502, None),
+            Failure::Request(bad) => (bad.status(), Some(bad.sentence())),
+            Failure::Server | Failure::Response(_) => (502, None),
             Failure::ServerTimeout => (504, None),
-            Failure::Response(bad) => {
-                route.backend_counters(trip.backend).bad_responses.0[bad.index()].add(1);
-                (502, None)
-            }
         };
         let answer = self.error(route, Some(trip), status, sentence);
         Outcome::Next(self.answer(route, answer, Next::Linger).await)
@@ -195,5 +200,18 @@ fn count(route: &Route, trip: &Trip, server: usize, status: u16, down: &Flow) {
     if status != 0 {
         let backend = &route.backend_counters(trip.backend).http;
         [&frontend.http, backend, &server.http].iter().for_each(|http| http.count_response(status));
+    }
+}
+
+fn count_failure(route: &Route, trip: &Trip, server: usize, failure: Failure) {
+    let server = route.server_counters(trip.backend, server);
+    match failure {
+        Failure::Client | Failure::ClientTimeout => route.counters().client_aborts.add(1),
+        Failure::Request(bad) => route.counters().bad_requests.0[bad.index()].add(1),
+        Failure::Server | Failure::ServerTimeout => server.response_errors.add(1),
+        Failure::Response(bad) => {
+            server.response_errors.add(1);
+            route.backend_counters(trip.backend).bad_responses.0[bad.index()].add(1);
+        }
     }
 }

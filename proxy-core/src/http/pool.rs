@@ -86,6 +86,10 @@ impl Pool {
         }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
     /// Closes what its server closed, and what was not used for long.
     pub(crate) fn sweep(&self, sweeps: u32) {
         let fresh = |idle: &Idle| sweeps.wrapping_sub(idle.since) < KEPT_FOR && idle.connection.is_quiet();

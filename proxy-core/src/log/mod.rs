@@ -148,6 +148,8 @@ impl Logs {
             live
         });
         self.sinks = Sinks(sinks.collect());
+        let retired = before.0.iter().filter(|old| !self.sinks.0.iter().any(|live| live.id == old.id));
+        retired.for_each(|old| self.order(Order::Retire(old.id)));
         self.sinks.clone()
     }
 

@@ -52,6 +52,8 @@ impl SinkLive {
 #[derive(Debug)]
 pub(super) struct Sink {
     pub(super) live: Arc<SinkLive>,
+    /// Only sessions of an earlier plan log here.
+    pub(super) retired: bool,
     out: Option<Out>,
     /// Whole lines, with their headers.
     queue: Vec<u8>,
@@ -100,6 +102,7 @@ impl Sink {
     pub(super) fn new(live: Arc<SinkLive>) -> Sink {
         Sink {
             live,
+            retired: false,
             out: None,
             queue: Vec::new(),
             lengths: VecDeque::new(),

@@ -21,12 +21,16 @@ use crate::worker::AbortOnPanic;
 const NAP: Duration = Duration::from_millis(5);
 /// Between two looks while nothing comes, but a sink that was full has lines left.
 const RETRY: Duration = Duration::from_millis(20);
+/// Between two looks at a sink that is only there for sessions of an earlier plan.
+const RETIRED: Duration = Duration::from_secs(1);
 
 /// What the writer is told.
 #[derive(Debug)]
 pub(super) enum Order {
     /// Write the lines of this sink to this descriptor from now on.
     Open(Arc<SinkLive>, Option<OwnedFd>),
+    /// This one is of the current plan no more: close it when no session knows it any more.
+    Retire(u32),
     /// Answer once everything that is there now is written.
     Flush(SyncSender<()>),
 }
@@ -137,6 +141,9 @@ impl Writer {
                     });
                     self.sinks[index].open(fd);
                 }
+                Ok(Order::Retire(id)) => {
+                    self.sinks.iter_mut().filter(|sink| sink.live.id == id).for_each(|sink| sink.retired = true);
+                }
                 Ok(Order::Flush(done)) => self.asked.push(done),
                 Err(TryRecvError::Empty) => return false,
                 Err(TryRecvError::Disconnected) => return true,
@@ -175,6 +182,7 @@ impl Writer {
                 (true, false) => std::thread::park_timeout(NAP),
                 (true, true) => self.wait_for_room(NAP),
                 (false, true) => self.wait_for_room(RETRY),
+                (false, false) if self.sinks.iter().any(|sink| sink.retired) => std::thread::park_timeout(RETIRED),
                 (false, false) => std::thread::park(),
             }
         }

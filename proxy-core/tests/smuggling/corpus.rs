@@ -14,6 +14,8 @@
 //! = 200 bodiless       the answer to a HEAD request
 //! ! text               which is not in that answer
 //! = closed             nothing more comes, and the connection is closed
+//! %< surplus           an answer of the server's was refused for this reason; `%> chunk_size`: a request, without an
+//!                      answer of ours that says so. What `=` and these say is all that is counted
 //! @ 2                  the server saw so many connections
 //! < line               this, in the end, is all that has reached the server; `<<` without CR LF
 //! ```
@@ -27,6 +29,9 @@ pub(crate) struct Case {
     pub(crate) steps: Vec<Step>,
     pub(crate) reaches: Vec<u8>,
     pub(crate) connections: Option<usize>,
+    /// Reasons for which requests were refused silently.
+    pub(crate) bad_requests: Vec<String>,
+    pub(crate) bad_answers: Vec<String>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -69,6 +74,8 @@ pub(crate) fn read(text: &str) -> Vec<Case> {
                 let (status, what) = rest.split_once(' ').unwrap_or((rest, ""));
                 case.say(Step::Get(status.parse().expect("a status"), what.into()));
             }
+            "%>" => case.bad_requests.push(rest.into()),
+            "%<" => case.bad_answers.push(rest.into()),
             "@" => case.connections = Some(rest.parse().expect("a number")),
             "<" => case.reaches.extend(whole(rest)),
             "<<" => case.reaches.extend(bytes(rest)),

@@ -1,6 +1,6 @@
 //! Plays one case: a data plane, a server that writes down what reaches it, and a client that reads answers plainly.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use proxy_core::http::head::BadRequest;
 use proxy_core::plan::{Http, Mode};
+use proxy_core::stats::Stats;
 
 use super::corpus::{Case, Step};
 use super::data_support::{PATIENCE, at, client, listeners, plan, start, wait_for};
@@ -68,6 +69,7 @@ pub(crate) fn play(case: &Case) -> Result<(), String> {
     client.closed()?;
     drop(client);
     wait_for("the session's end", || plane.stats().sessions == 0);
+    counted(case, &plane.stats())?;
     drop(plane);
     wait_for("the end of all server connections", || {
         let seen = seen.lock().unwrap();
@@ -85,6 +87,36 @@ pub(crate) fn play(case: &Case) -> Result<(), String> {
     let same = reached == case.reaches;
     let (reached, expected) = (reached.escape_ascii(), case.reaches.escape_ascii());
     same.then_some(()).ok_or(format!("reached the server: \"{reached}\"\n  instead of:         \"{expected}\""))
+}
+
+/// Whether each refusal moved its counter, and nothing else moved one.
+fn counted(case: &Case, stats: &Stats) -> Result<(), String> {
+    let gets = || {
+        case.steps
+            .iter()
+            .filter_map(|step| if let Step::Get(status, what) = step { Some((*status, what)) } else { None })
+    };
+    let said = gets().map(|(_, what)| what).filter(|what| BadRequest::ALL.iter().any(|reason| reason.why() == *what));
+    let mut expected: [BTreeMap<String, u64>; 2] = Default::default();
+    said.chain(&case.bad_requests).for_each(|why| *expected[0].entry(why.clone()).or_default() += 1);
+    case.bad_answers.iter().for_each(|why| *expected[1].entry(why.clone()).or_default() += 1);
+    let counted = [&stats.frontends[0].bad_requests, &stats.backends[0].bad_responses];
+    if counted != expected.each_ref() {
+        return Err(format!("counted as bad requests and answers: {counted:?}\n  instead of: {expected:?}"));
+    }
+    let responses = stats.frontends[0].http.expect("it speaks HTTP").responses;
+    let classes = [
+        responses.informational,
+        responses.successful,
+        responses.redirection,
+        responses.client_error,
+        responses.server_error,
+    ];
+    // Of the interim answers only the last one, a switch of protocols, is one.
+    let last = |status: u16| status >= 200 || status == 101;
+    let class = |digit| gets().filter(|(status, _)| last(*status) && status / 100 == digit).count() as u64;
+    let expected = [class(1), class(2), class(3), class(4), class(5)];
+    if classes == expected { Ok(()) } else { Err(format!("answers by class: {classes:?} instead of {expected:?}")) }
 }
 
 fn server() -> (SocketAddr, Server) {

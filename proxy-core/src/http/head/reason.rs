@@ -101,7 +101,6 @@ macro_rules! shared {
                 EncodingInHttp10 "encoding_in_http10" "HTTP/1.0 has no Transfer-Encoding."
                 LookAlike "look_alike" "A field name looks like Content-Length or Transfer-Encoding, but is not."
                 ConnectionOptions "connection_options" "There are too many options in Connection."
-                Truncated "truncated" "The connection ended within the message."
             }
             chunk {
                 ChunkSize "chunk_size" "A chunk size is not one to sixteen hexadecimal digits, or too big."
@@ -131,6 +130,7 @@ shared! {
         Host "host" "The Host header is not a host name or address with an optional port."
         HostMismatch "host_mismatch" "The request target and the Host header name different hosts."
         Expectation "expectation" "The only expectation known here is 100-continue."
+        Truncated "truncated" "The connection ended within the header section."
     }
 }
 

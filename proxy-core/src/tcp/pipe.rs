@@ -1,0 +1,99 @@
+//! Pipes that carry bytes from socket to socket inside the kernel (splice(2)): what is long needs no copy through us.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::task::{Context, Poll, ready};
+
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+use nix::unistd::pipe2;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+/// Bytes that a pipe may hold, if the kernel lets us have as many (`/proc/sys/fs/pipe-max-size`).
+const SIZE: i32 = 256 * 1024;
+/// Pipes of one worker, in use or idle; who gets none copies.
+pub(crate) const MOST: usize = 32;
+
+/// The pipes of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct Pipes {
+    idle: RefCell<Vec<Pipe>>,
+    made: RefCell<usize>,
+}
+
+/// A pipe with what is under way in it.
+#[derive(Debug)]
+pub(crate) struct Pipe {
+    out: OwnedFd,
+    into: OwnedFd,
+    held: usize,
+}
+
+impl Pipes {
+    /// `None`: all are in use, or the kernel has none to give.
+    pub(crate) fn lend(&self) -> Option<Pipe> {
+        if let Some(pipe) = self.idle.borrow_mut().pop() {
+            return Some(pipe);
+        }
+        let mut made = self.made.borrow_mut();
+        if *made >= MOST {
+            return None;
+        }
+        let (out, into) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).ok()?;
+        // A smaller one does as well.
+        let _ = fcntl(&into, FcntlArg::F_SETPIPE_SZ(SIZE));
+        *made += 1;
+        Some(Pipe { out, into, held: 0 })
+    }
+
+    /// One that still holds something is closed.
+    pub(crate) fn give_back(&self, pipe: Pipe) {
+        if pipe.held == 0 {
+            self.idle.borrow_mut().push(pipe);
+        } else {
+            *self.made.borrow_mut() -= 1;
+        }
+    }
+}
+
+impl Pipe {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held == 0
+    }
+
+    /// Takes up to `most` bytes from a socket into the empty pipe: how many, 0 at the end of the stream.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, from: &TcpStream, most: usize) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(from.poll_read_ready(cx))?;
+            let taken = from.try_io(Interest::READABLE, || moved(from, &self.into, most));
+            match taken {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                taken => {
+                    self.held += taken.as_ref().map_or(0, |count| *count);
+                    return Poll::Ready(taken);
+                }
+            }
+        }
+    }
+
+    /// Passes on to a socket what it takes of what the pipe holds.
+    pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(to.poll_write_ready(cx))?;
+            let passed = to.try_io(Interest::WRITABLE, || moved(&self.out, to, self.held));
+            match passed {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                passed => {
+                    self.held -= passed.as_ref().map_or(0, |count| *count);
+                    return Poll::Ready(passed);
+                }
+            }
+        }
+    }
+}
+
+fn moved(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
+    let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
+    splice(from, None, to, None, most, flags).map_err(io::Error::from)
+}
