@@ -202,12 +202,7 @@ impl<'t> Exchange<'t> {
             // Whatever the server says now, even an end, is the end.
             ready!(self.down.window.poll_fill(cx, server, &self.route.desk.buffers)).ok();
         }
-        let surplus = !self.down.window.is_empty();
-        if surplus {
-            let counters = self.route.backend_counters(self.trip.backend);
-            counters.bad_responses.0[BadResponse::Surplus.index()].add(1);
-        }
-        let server_is_free = whole && self.server_persists && !surplus;
+        let server_is_free = whole && self.server_persists && self.down.window.is_empty();
         Poll::Ready(End::Answered { server_is_free, client_goes_on: whole && self.client_goes_on })
     }
 
@@ -299,7 +294,6 @@ impl<'t> Exchange<'t> {
             }
             _ => Downward::Body,
         };
-        self.down.begin(body).map_err(|bad| Failure::Response(bad.into()))?;
         if status >= 200 || status == 101 {
             self.status = status;
             self.server_persists = persistent;
