@@ -88,10 +88,11 @@ impl Serve {
             },
             frontends: traffic::frontends(&self.cluster),
             backends: traffic::backends(&self.cluster),
+            workers: Vec::new(),
             realtime: None,
             limits: traffic::limits(&core),
             dual_active: None,
-            log: Log { dropped: crate::log::dropped() },
+            log: Log { dropped: crate::log::dropped(), sinks: Vec::new() },
             traffic_log: None,
         }
     }
