@@ -285,7 +285,9 @@ impl Worker {
                 (Poll::Pending, _) => return true,
                 (Poll::Ready(Ok(Arrival::Client(client, peer))), Some((entrance, passes))) => {
                     self.own.slot.accepted(|| client.local_addr().ok().map(|address| address.ip()));
-                    start(&self.own, peer, Session { client, peer, entrance, passes }.run());
+                    if let Some(session) = (Session { client, peer, entrance, passes }).begin() {
+                        start(&self.own, peer, session);
+                    }
                 }
                 (Poll::Ready(Ok(Arrival::Client(..) | Arrival::Answered)), _) => {}
                 (Poll::Ready(Ok(Arrival::Closed)), _) => return false,
@@ -314,7 +316,7 @@ fn is_exhausted(error: &io::Error) -> bool {
 }
 
 /// Runs one client's session as a task whose panic ends only itself.
-fn start(own: &Rc<Own>, peer: SocketAddr, session: impl Future<Output = ()> + 'static) {
+fn start(own: &Rc<Own>, peer: SocketAddr, session: Pin<Box<dyn Future<Output = ()>>>) {
     own.counters().accepted.add(1);
     own.desk.clients.set(own.desk.clients.get() + 1);
     let counted = Counted(Rc::clone(own));
@@ -393,17 +395,21 @@ mod tests {
             LocalSet::new().block_on(&runtime, async {
                 let own = own(&board);
                 let peer = SocketAddr::from(([127, 0, 0, 1], 9));
-                start(&own, peer, async move {
-                    while state.load(SeqCst) < 3 {
-                        if state.load(SeqCst) == 1 {
-                            state.store(2, SeqCst);
-                            while state.load(SeqCst) == 2 {
-                                std::hint::spin_loop();
+                start(
+                    &own,
+                    peer,
+                    Box::pin(async move {
+                        while state.load(SeqCst) < 3 {
+                            if state.load(SeqCst) == 1 {
+                                state.store(2, SeqCst);
+                                while state.load(SeqCst) == 2 {
+                                    std::hint::spin_loop();
+                                }
                             }
+                            sleep(Duration::from_millis(1)).await;
                         }
-                        sleep(Duration::from_millis(1)).await;
-                    }
-                });
+                    }),
+                );
                 own.ended.notified().await;
             });
         });
@@ -428,11 +434,15 @@ mod tests {
         LocalSet::new()
             .run_until(async {
                 let (go, gone) = tokio::sync::oneshot::channel::<()>();
-                start(&own, peer, async { gone.await.expect("told to go") });
-                start(&own, peer, async {
-                    tokio::task::yield_now().await;
-                    panic!("on purpose")
-                });
+                start(&own, peer, Box::pin(async { gone.await.expect("told to go") }));
+                start(
+                    &own,
+                    peer,
+                    Box::pin(async {
+                        tokio::task::yield_now().await;
+                        panic!("on purpose")
+                    }),
+                );
                 own.ended.notified().await;
                 assert_eq!((own.desk.clients.get(), own.counters().panics.get()), (1, 1));
                 go.send(()).expect("the other session is alive");
