@@ -25,7 +25,7 @@ pub(super) struct DualActive {
 }
 
 impl Agent {
-    /// Everything but the counters of the proxy core, which [`Traffic::fill`] adds when it answers.
+    /// Everything but the counters of the proxy core, which [`traffic::Traffic::fill`] adds when it answers.
     pub(super) fn status(&self) -> Status {
         let now = SystemTime::now();
         let ago = |at: Instant| Moment::ago(at.elapsed(), now);
@@ -58,6 +58,7 @@ impl Agent {
             },
             frontends: traffic::frontends(&self.cluster),
             backends: traffic::backends(&self.cluster),
+            workers: Vec::new(),
             realtime: Some(Realtime {
                 scheduling: granted(snapshot.realtime.as_ref().map(|realtime| &realtime.scheduling)),
                 memory_lock: granted(snapshot.realtime.as_ref().map(|realtime| &realtime.memory)),
@@ -69,7 +70,7 @@ impl Agent {
                 length_ms: seen.length.map(|length| u64::try_from(length.as_millis()).unwrap_or(u64::MAX)),
                 since: ago(seen.at),
             }),
-            log: Log { dropped: crate::log::dropped() },
+            log: Log { dropped: crate::log::dropped(), sinks: Vec::new() },
             traffic_log: None,
         }
     }

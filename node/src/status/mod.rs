@@ -10,6 +10,7 @@ pub(crate) mod traffic;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
+pub use proxy_core::stats::{HttpStats, LogSinkStats, Responses, WorkerStats};
 use serde::{Deserialize, Serialize};
 use vrrp::event::{Fault, State};
 
@@ -42,6 +43,9 @@ pub struct Status {
     pub frontends: Vec<Frontend>,
     /// Where they are sent.
     pub backends: Vec<Backend>,
+    /// The proxy core's threads, by number; absent while it does not answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub workers: Vec<WorkerStats>,
     /// Whether the election runs with the priority and the memory that it wants; absent: there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub realtime: Option<Realtime>,
@@ -273,8 +277,8 @@ pub struct Config {
     pub since: Moment,
 }
 
-/// A frontend.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A frontend. What is counted is so since the proxy core started.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Frontend {
     /// Its name in the cluster file.
     pub name: String,
@@ -284,20 +288,51 @@ pub struct Frontend {
     pub backend: String,
     /// Clients at this moment, over all workers.
     pub sessions: u64,
-    /// Clients since the proxy core started.
+    /// Clients.
     pub sessions_total: u64,
     /// New clients a second, over the last seconds; absent until two readings exist.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<f64>,
+    /// Bytes from clients that were passed on.
+    pub bytes_in: u64,
+    /// Bytes passed to clients.
+    pub bytes_out: u64,
+    /// TCP: clients sent away or lost before they reached a server. HTTP: requests that rules refused. Both: clients
+    /// with too many sessions.
+    pub denied: u64,
+    /// Requests whose client left, or fell silent, before the answer was over.
+    pub client_aborts: u64,
+    /// Requests and all answers; absent: it speaks TCP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpStats>,
+    /// Requests that were refused unread, by the reasons of docs/http-refusals.md.
+    pub bad_requests: BTreeMap<String, u64>,
 }
 
-/// A backend.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A backend. What is counted is so since the proxy core started.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Backend {
     /// Its name in the cluster file.
     pub name: String,
     /// Clients that wait for a server with a free place.
     pub queued: u64,
+    /// Clients sent away because too many waited.
+    pub queue_full: u64,
+    /// Clients that waited in vain.
+    pub queue_timeouts: u64,
+    /// Clients that left while they waited.
+    pub queue_left: u64,
+    /// Clients for whom no server was usable.
+    pub no_server: u64,
+    /// Further attempts to connect.
+    pub retries: u64,
+    /// Attempts that were moved to another server.
+    pub redispatches: u64,
+    /// Requests for its servers, and their answers; absent: no frontend that speaks HTTP leads here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpStats>,
+    /// Answers that were refused, by the reasons of docs/http-refusals.md.
+    pub bad_responses: BTreeMap<String, u64>,
     /// In the order of the file.
     pub servers: Vec<Server>,
 }
@@ -313,6 +348,19 @@ pub struct Server {
     pub state: ServerState,
     /// Clients at this moment.
     pub sessions: u64,
+    /// Clients since the proxy core started; HTTP: attempts to have a request answered.
+    pub sessions_total: u64,
+    /// Bytes sent to it.
+    pub bytes_in: u64,
+    /// Bytes received from it.
+    pub bytes_out: u64,
+    /// Attempts to connect that failed.
+    pub connect_errors: u64,
+    /// Requests that it did not answer in time, or not to the end, or with something that is no answer.
+    pub response_errors: u64,
+    /// Requests and its answers; absent: no frontend that speaks HTTP leads here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpStats>,
     /// 0 to 256.
     pub weight: u16,
     /// Used only while no other one is up.
@@ -389,10 +437,13 @@ pub struct DualActive {
 }
 
 /// What became of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
-    /// Lines that nobody read in time, since the agent started.
+    /// Lines of the agent that nobody read in time, since it started.
     pub dropped: u64,
+    /// Where the frontends log to; absent: nowhere, or the proxy core does not answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sinks: Vec<LogSinkStats>,
 }
 
 /// What became of the lines about clients, since the proxy core started.

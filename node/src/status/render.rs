@@ -1,6 +1,12 @@
 //! `lbnode status` for people: aligned columns, this node marked.
 
-use super::{Backend, HandOff, Node, Proxy, ProxyState, Role, ServerState, Status, Sync, SyncPath, SyncState, Vip};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use super::{
+    Backend, Frontend, HandOff, HttpStats, Node, Proxy, ProxyState, Responses, Role, ServerState, Status, Sync,
+    SyncPath, SyncState, Vip,
+};
 
 /// The whole page, with a line break at its end.
 pub fn render(status: &Status) -> String {
@@ -37,6 +43,9 @@ pub fn render(status: &Status) -> String {
             page += &format!("  ! {} log lines about clients were dropped: {} took none\n", sink.dropped, sink.target);
         }
     }
+    for sink in status.log.sinks.iter().filter(|sink| sink.dropped > 0) {
+        page += &format!("  ! {} log lines were dropped: {} did not take them\n", sink.dropped, sink.target);
+    }
     page += &table(
         &["NODE", "ROLE", "FIT", "PRIORITY", "PROXY", "REVISION", "SINCE"],
         status.nodes.iter().map(|node| (node.this, node_row(node))).collect(),
@@ -56,6 +65,7 @@ pub fn render(status: &Status) -> String {
         page += &table(&["SYNC PATH", "TO", "HEARTBEAT"], sync.paths.iter().map(row).collect());
     }
     page += &table(&["FRONTEND", "BIND", "SESSIONS", "RATE", "BACKEND", "SERVERS UP"], frontend_rows(status));
+    page += &table(&["HTTP", "REQUESTS", "2XX", "3XX", "4XX", "5XX", "DENIED", "REFUSED"], http_rows(status));
     if let Some(limits) = &status.limits {
         page += &format!("\n  {} connections: {}\n", grouped(limits.connections), limits.derived);
     }
@@ -213,6 +223,31 @@ fn frontend_rows(status: &Status) -> Vec<(bool, Vec<String>)> {
         ]
     });
     rows.map(|row| (false, row)).collect()
+}
+
+/// What became of the requests of each frontend that speaks HTTP.
+fn http_rows(status: &Status) -> Vec<(bool, Vec<String>)> {
+    let row = |frontend: &Frontend| {
+        let HttpStats { requests, responses } = frontend.http?;
+        let Responses { successful, redirection, client_error, server_error, .. } = responses;
+        let counts = [requests, successful, redirection, client_error, server_error, frontend.denied];
+        let mut cells = vec![frontend.name.clone()];
+        cells.extend(counts.map(grouped));
+        cells.push(most_frequent(&frontend.bad_requests));
+        Some((false, cells))
+    };
+    status.frontends.iter().filter_map(row).collect()
+}
+
+/// The three reasons that were given most, and how often another one was.
+fn most_frequent(reasons: &BTreeMap<String, u64>) -> String {
+    let mut sorted: Vec<(&String, u64)> = reasons.iter().map(|(why, count)| (why, *count)).collect();
+    sorted.sort_by_key(|(_, count)| Reverse(*count));
+    let (first, others) = sorted.split_at(sorted.len().min(3));
+    let mut words: Vec<String> = first.iter().map(|(why, count)| format!("{why} {}", grouped(*count))).collect();
+    let others: u64 = others.iter().map(|(_, count)| count).sum();
+    words.extend((others > 0).then(|| format!("others {}", grouped(others))));
+    if words.is_empty() { "-".into() } else { words.join(", ") }
 }
 
 /// Columns as wide as their widest cell; a marked row begins with an arrow. Nothing at all without rows.

@@ -86,6 +86,18 @@ fn sync() -> Sync {
     }
 }
 
+fn http() -> HttpStats {
+    let responses = Responses {
+        informational: 1,
+        successful: 1_900_000,
+        redirection: 20,
+        client_error: 30,
+        server_error: 5,
+        other: 0,
+    };
+    HttpStats { requests: 1_900_060, responses }
+}
+
 /// What `lbnode serve` says.
 fn of_no_pair() -> Status {
     Status {
@@ -138,20 +150,39 @@ fn full() -> Status {
             sessions: 1_204,
             sessions_total: 1_000_000,
             rate: Some(312.4),
+            bytes_in: 10,
+            bytes_out: 20,
+            denied: 4,
+            client_aborts: 5,
+            http: Some(http()),
+            bad_requests: [("bare_lf", 2), ("host", 9), ("nul", 1), ("obs_fold", 1_500), ("target", 3)]
+                .map(|(why, count)| (why.into(), count))
+                .into(),
         }],
         backends: vec![Backend {
             name: "owa".into(),
             queued: 0,
+            retries: 2,
+            http: Some(http()),
+            bad_responses: [("surplus".into(), 2)].into(),
             servers: vec![Server {
                 name: "exch01".into(),
                 address: ([192, 0, 2, 1], 443).into(),
                 state: ServerState::Up,
                 sessions: 7,
+                sessions_total: 8,
+                bytes_in: 30,
+                bytes_out: 40,
+                connect_errors: 1,
+                response_errors: 2,
+                http: Some(http()),
                 weight: 1,
                 backup: false,
                 check: Some(Check { status: "passed".into(), code: Some(200), latency_ms: 1.5, since: moment(9) }),
             }],
+            ..Backend::default()
         }],
+        workers: vec![WorkerStats { idle_server_connections: 3, ..WorkerStats::default() }],
         realtime: Some(Realtime { scheduling: "yes".into(), memory_lock: "RLIMIT_MEMLOCK is 8 MiB".into() }),
         limits: Some(Limits {
             descriptors: 20_000,
@@ -164,7 +195,7 @@ fn full() -> Status {
             length_ms: Some(310),
             since: moment(3_600),
         }),
-        log: Log { dropped: 3 },
+        log: Log { dropped: 3, sinks: vec![LogSinkStats { target: "stdout".into(), written: 9, dropped: 6 }] },
         traffic_log: Some(TrafficLog {
             overrun: 5,
             sinks: vec![LogSink { target: "syslog:127.0.0.1:514".into(), written: 1_000, dropped: 12 }],
@@ -186,7 +217,12 @@ fn sparse() -> Status {
     status.vips[0].faults = vec![Fault::LinkDown];
     status.limits = None;
     status.frontends[0].rate = None;
+    status.frontends[0].http = None;
+    status.backends[0].http = None;
+    status.backends[0].servers[0].http = None;
     status.backends[0].servers[0].check = None;
+    status.workers = vec![];
+    status.log.sinks = vec![];
     status.dual_active = None;
     status.traffic_log = None;
     status
@@ -261,6 +297,7 @@ fn the_page_is_aligned_and_marks_this_node() {
         "  ! realtime memory lock: RLIMIT_MEMLOCK is 8 MiB",
         "  ! mail was held by 10.12.8.12 as well for 310 ms; it ended 1h 0m ago",
         "  ! 3 log lines were dropped: nobody read them in time",
+        "  ! 6 log lines were dropped: stdout did not take them",
         "  NODE  ROLE    FIT  PRIORITY  PROXY                       REVISION  SINCE",
         "▸ lb-a  active  yes  200       up 3d 4h, 2 w, 1 restarts   17        3d 4h",
         "  lb-b  standby yes  150       up                          17        3d 4h",
@@ -273,6 +310,8 @@ fn the_page_is_aligned_and_marks_this_node() {
         "  10.12.9.11:7431   10.12.9.12:7431   silent for 3s",
         "  FRONTEND  BIND               SESSIONS  RATE   BACKEND  SERVERS UP",
         "  exchange  mail:80, mail:443  1,204     312/s  owa      1 of 1",
+        "  HTTP      REQUESTS   2XX        3XX  4XX  5XX  DENIED  REFUSED",
+        "  exchange  1,900,060  1,900,000  20   30   5    4       obs_fold 1,500, host 9, target 3, others 3",
     ] {
         let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(page.lines().any(|shown| squeezed(shown) == squeezed(line)), "no line `{line}` in\n{page}");
@@ -352,6 +391,19 @@ fn a_node_without_a_peer_shows_nothing_of_one() {
     for word in ["TERM", "SYNC", "HAND-OFF", "sync "] {
         assert!(!page.contains(word), "{word} in\n{page}");
     }
+}
+
+#[test]
+fn a_frontend_that_speaks_tcp_has_no_line_of_http() {
+    assert!(!render(&sparse()).contains("HTTP"), "{}", render(&sparse()));
+}
+
+#[test]
+fn a_frontend_that_refused_nothing_says_so() {
+    let mut status = full();
+    status.frontends[0].bad_requests.clear();
+    let page = render(&status);
+    assert!(page.lines().any(|line| line.starts_with("  exchange  1,900,060") && line.ends_with(" -")), "{page}");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use proxy_core::plan;
-use proxy_core::stats::{self, Stats};
+use proxy_core::plan::{self, Mode};
+use proxy_core::stats::{self, HttpStats, Stats};
 
 use super::{
     Backend, Check, Frontend, Limits, LogSink, Moment, Proxy, ProxyState, Server, ServerState, Status, TrafficLog,
@@ -44,11 +44,19 @@ impl Traffic {
                 frontend.sessions = counted.sessions.into();
                 frontend.sessions_total = counted.total;
                 frontend.rate = self.rates.get(&frontend.name).copied();
+                frontend.bytes_in = counted.bytes_in;
+                frontend.bytes_out = counted.bytes_out;
+                frontend.denied = counted.denied;
+                frontend.client_aborts = counted.client_aborts;
+                frontend.http = counted.http;
+                frontend.bad_requests.clone_from(&counted.bad_requests);
             }
         }
         let now = SystemTime::now();
         status.traffic_log = traffic_log(stats);
         status.backends = stats.backends.iter().map(|backend| self::backend(backend, status, now)).collect();
+        status.workers.clone_from(&stats.workers);
+        status.log.sinks.clone_from(&stats.log_sinks);
     }
 
     /// The same with what the core counts at this moment, if it answers.
@@ -67,9 +75,8 @@ pub(crate) fn frontends(cluster: &ClusterConfig) -> Vec<Frontend> {
         name: frontend.name.clone(),
         binds: binds.clone(),
         backend: frontend.backend.map_or_else(String::new, |index| plan.backends[index].name.clone()),
-        sessions: 0,
-        sessions_total: 0,
-        rate: None,
+        http: matches!(frontend.mode, Mode::Http(_)).then(HttpStats::default),
+        ..Frontend::default()
     });
     frontends.collect()
 }
@@ -81,14 +88,20 @@ pub(crate) fn backends(cluster: &ClusterConfig) -> Vec<Backend> {
         address: server.address,
         state: ServerState::Checking,
         sessions: 0,
+        sessions_total: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+        connect_errors: 0,
+        response_errors: 0,
+        http: None,
         weight: server.weight,
         backup: server.backup,
         check: None,
     };
     let backend = |backend: &plan::Backend| Backend {
         name: backend.name.clone(),
-        queued: 0,
         servers: backend.servers.iter().map(server).collect(),
+        ..Backend::default()
     };
     cluster.plan.backends.iter().map(backend).collect()
 }
@@ -152,6 +165,12 @@ fn backend(counted: &stats::BackendStats, status: &Status, now: SystemTime) -> B
                 stats::ServerState::Drain => ServerState::Drain,
             },
             sessions: server.sessions.into(),
+            sessions_total: server.total,
+            bytes_in: server.bytes_in,
+            bytes_out: server.bytes_out,
+            connect_errors: server.connect_errors,
+            response_errors: server.response_errors,
+            http: server.http,
             weight: server.weight,
             check: server.last_check.as_ref().map(|check| Check {
                 status: if check.ok { "passed".into() } else { check.what.clone() },
@@ -162,5 +181,17 @@ fn backend(counted: &stats::BackendStats, status: &Status, now: SystemTime) -> B
             ..planned.clone()
         })
     });
-    Backend { name: counted.name.clone(), queued: counted.queue.into(), servers: servers.collect() }
+    Backend {
+        name: counted.name.clone(),
+        queued: counted.queue.into(),
+        queue_full: counted.queue_full,
+        queue_timeouts: counted.queue_timeouts,
+        queue_left: counted.queue_left,
+        no_server: counted.no_server,
+        retries: counted.retries,
+        redispatches: counted.redispatches,
+        http: counted.http,
+        bad_responses: counted.bad_responses.clone(),
+        servers: servers.collect(),
+    }
 }
