@@ -446,3 +446,26 @@ fn a_list_is_not_changed_by_mistakes() {
     let expected = serde_json::json!([{ "list": "blocked", "from_file": 1, "added": 0, "removed": 0 }]);
     assert_eq!(shown["lists"], expected);
 }
+
+#[test]
+fn a_hangup_opens_log_files_anew_even_if_the_cluster_file_has_mistakes() {
+    let (folder, bind) = (Folder::new("logs"), free());
+    listed(&folder, bind, "");
+    let (log, moved) = (folder.0.join("access.log"), folder.0.join("access.log.1"));
+    let target =
+        format!("log = {{ target = \"file:{}\", format = \"json\" }}\n[[frontend.front.rule]]\nwhen", log.display());
+    let text = std::fs::read_to_string(folder.file()).unwrap().replacen("[[frontend.front.rule]]\nwhen", &target, 1);
+    std::fs::write(folder.file(), &text).unwrap();
+    let mut serve = folder.serve();
+    for (text, said) in [(format!("{text}x = 1\n"), "not applied: revision 1"), (text, "applied: revision 2")] {
+        wait_until("the log says something", || {
+            get(&mut TcpStream::connect(bind).unwrap()).unwrap();
+            std::fs::metadata(&log).is_ok_and(|log| log.len() > 0)
+        });
+        std::fs::rename(&log, &moved).unwrap();
+        std::fs::write(folder.file(), text).unwrap();
+        serve.signal(Signal::SIGHUP);
+        serve.says(said);
+    }
+    wait_until("the log is there again", || log.exists());
+}

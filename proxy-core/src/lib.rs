@@ -1,5 +1,6 @@
 //! The data plane of `lbnode`: a process without privileges that carries the clients' bytes.
 
+mod alarm;
 mod balance;
 pub mod beat;
 mod check;

@@ -53,7 +53,10 @@ pub enum PartError {
 
 /// A running part.
 #[derive(Debug)]
-pub struct Part(Process);
+pub struct Part {
+    process: Process,
+    first: Option<Signal>,
+}
 
 impl Part {
     /// Starts a program; what it prints goes to a new `NAME.log` in `folder`.
@@ -65,20 +68,20 @@ impl Part {
         }
         let process = Process::start_here(name, command, &log)
             .map_err(|source| PartError::Start { hint: format!("{program} is needed (`.ci/setup test`)"), source })?;
-        Ok(Part(process))
+        Ok(Part { process, first: None })
     }
 
     /// Waits until it accepts connections.
     pub fn wait_listening(&mut self, address: SocketAddr) -> Result<(), PartError> {
-        self.wait(&format!("{} to listen on {address}", self.0.name()), START, || {
+        self.wait(&format!("{} to listen on {address}", self.process.name()), START, || {
             TcpStream::connect(address).map(drop).map_err(|error| error.to_string())
         })
     }
 
     /// Waits until a line that holds `words` is in its log, after the first `skip` bytes; returns that line.
     pub fn wait_said(&mut self, words: &str, skip: usize, within: Duration) -> Result<String, PartError> {
-        let log = self.0.log().to_owned();
-        self.wait(&format!("{} to say `{words}`", self.0.name()), within, || {
+        let log = self.process.log().to_owned();
+        self.wait(&format!("{} to say `{words}`", self.process.name()), within, || {
             let text = std::fs::read(&log).map_err(|error| error.to_string())?;
             let text = String::from_utf8_lossy(text.get(skip..).unwrap_or_default()).into_owned();
             match text.lines().find(|line| line.contains(words)) {
@@ -96,50 +99,58 @@ impl Part {
         mut probe: impl FnMut() -> Result<T, String>,
     ) -> Result<T, PartError> {
         let found = wait_until(what, within, || match probe() {
-            Err(_) if self.0.exited().is_some() => Ok(None),
+            Err(_) if self.process.exited().is_some() => Ok(None),
             seen => seen.map(Some),
         });
         match found {
             Ok(Some(value)) => Ok(value),
             Ok(None) => {
                 let source = WaitError::TimedOut { what: what.into(), within, last_seen: "it ended".into() };
-                Err(PartError::Never { state: self.0.describe(), source })
+                Err(PartError::Never { state: self.process.describe(), source })
             }
-            Err(source) => Err(PartError::Never { state: self.0.describe(), source }),
+            Err(source) => Err(PartError::Never { state: self.process.describe(), source }),
         }
     }
 
     /// Its process id.
     pub fn pid(&self) -> Pid {
-        self.0.pid()
+        self.process.pid()
     }
 
     /// The file with what it printed.
     pub fn log(&self) -> &Path {
-        self.0.log()
+        self.process.log()
     }
 
     /// How much it has printed so far, in bytes.
     pub fn said(&self) -> usize {
-        std::fs::metadata(self.0.log()).map_or(0, |log| usize::try_from(log.len()).unwrap_or(usize::MAX))
+        std::fs::metadata(self.process.log()).map_or(0, |log| usize::try_from(log.len()).unwrap_or(usize::MAX))
     }
 
     /// The end of what it printed.
     pub fn tail(&self) -> String {
-        tail(self.0.log())
+        tail(self.process.log())
     }
 
     /// The process itself.
     pub fn process(&mut self) -> &mut Process {
-        &mut self.0
+        &mut self.process
+    }
+
+    /// What it is sent before SIGTERM when it is to end.
+    pub fn end_with(&mut self, first: Signal) {
+        self.first = Some(first);
     }
 }
 
 impl Drop for Part {
     fn drop(&mut self) {
         // Read before it ends: afterwards its children have another parent.
-        let children = usage::descendants(self.0.pid());
-        self.0.stop(END);
+        let children = usage::descendants(self.process.pid());
+        if let Some(first) = self.first {
+            self.process.signal(first);
+        }
+        self.process.stop(END);
         for child in children.into_iter().filter(|child| child.lives()) {
             // Gone since it was looked at: fine.
             let _ = kill(child.pid, Signal::SIGKILL);

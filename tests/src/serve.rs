@@ -37,6 +37,8 @@ impl Serve {
         let control = place.path("control.sock");
         command.arg("serve").arg(&file).args(["--threads", "1", "--control"]).arg(&control);
         let mut part = Part::start("lbnode", command, place.folder())?;
+        // The first of two signals lets clients leave; the second does not wait for them.
+        part.end_with(Signal::SIGINT);
         part.wait_said("ready: ", 0, READY)?;
         Ok(Serve { part, control, file })
     }

@@ -131,7 +131,11 @@ fn the_nearer_setting_wins() {
     assert_eq!(backend("own").check.as_ref().map(|check| check.log), Some(false));
     assert_eq!(backend("own").request_edits, [set("X-A", "")]);
     assert_eq!(backend("own").response_edits, [remove("Server")]);
-    assert_eq!((backend("tcp").tunnel_timeout, backend("tcp").abort_on_close), (None, false), "HTTP's alone");
+    assert_eq!(
+        (backend("tcp").tunnel_timeout, backend("tcp").abort_on_close),
+        (Some(seconds(3600)), false),
+        "that one is HTTP's alone"
+    );
     assert_eq!(backend("tcp").check.as_ref().map(|check| check.log), Some(true));
 }
 

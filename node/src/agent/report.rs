@@ -25,7 +25,7 @@ pub(super) struct DualActive {
 }
 
 impl Agent {
-    /// Everything but the counters of the proxy core, which [`Traffic::fill`] adds when it answers.
+    /// Everything but the counters of the proxy core, which [`traffic::Traffic::fill`] adds when it answers.
     pub(super) fn status(&self) -> Status {
         let now = SystemTime::now();
         let ago = |at: Instant| Moment::ago(at.elapsed(), now);

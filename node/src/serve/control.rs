@@ -38,7 +38,7 @@ impl Serve {
             }
             Request::ConfigShow => Response::Config {
                 revision: self.revision.number,
-                digest: config::digest(&self.revision.text),
+                digest: self.revision.digest(),
                 text: self.revision.text.clone(),
             },
             Request::ConfigApply { .. } => {
@@ -82,7 +82,7 @@ impl Serve {
             handoff: Vec::new(),
             config: Config {
                 revision: self.revision.number,
-                digest: config::digest(&self.revision.text),
+                digest: self.revision.digest(),
                 handoff_timeout: self.cluster.handoff_timeout.map_or("never".into(), config::duration::written),
                 since: ago(self.applied_at),
             },

@@ -273,6 +273,10 @@ impl Serve {
                     Err(error) => {
                         say(chain(&error));
                         say(format_args!("not applied: revision {} goes on", self.revision.number));
+                        // A new plan opens its own; what goes on may have had its files moved away all the same.
+                        if !self.supervisor.reopen_logs() {
+                            say("the logs are not opened anew: send the signal again");
+                        }
                     }
                 }
             }

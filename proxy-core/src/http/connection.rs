@@ -12,13 +12,13 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
-use super::alarm::Alarm;
 use super::decide::Step;
 use super::forward::Private;
 use super::forwarded::Ends;
 use super::head::BadRequest;
 use super::pool::ServerConnection;
 use super::story::Story;
+use crate::alarm::Alarm;
 use crate::log::{Ended, Phase};
 use crate::route::{Desk, Entrance, Guest, Route};
 use crate::session::leaves;

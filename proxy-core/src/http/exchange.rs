@@ -10,13 +10,13 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::alarm::Alarm;
 use super::chunked::Keep;
 use super::flow::{Body, Broken, Flow};
 use super::head::{self, BadRequest, BadResponse, Framing, Version};
 use super::rewrite::{Connection, ResponseHead};
 use super::story::Story;
 use super::trip::Trip;
+use crate::alarm::Alarm;
 use crate::route::{Entrance, Route};
 use crate::tcp::window::Window;
 

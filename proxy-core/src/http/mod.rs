@@ -1,6 +1,5 @@
 //! HTTP/1: strict heads and bodies (pure), and the engine that carries them.
 
-pub(crate) mod alarm;
 pub mod chunked;
 pub(crate) mod connection;
 pub mod cookie;

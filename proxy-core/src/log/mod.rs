@@ -12,7 +12,6 @@
 pub(crate) mod clock;
 mod json;
 mod line;
-#[allow(dead_code, reason = "the engine will fill them in")]
 mod record;
 mod ring;
 mod sink;
@@ -29,9 +28,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
-#[allow(unused_imports, reason = "for who makes records")]
 pub(crate) use record::{
-    Ended, HttpRecord, HttpTimers, Load, MAX_REQUEST_LINE, Phase, TcpRecord, TcpTimers, Termination, Way, request_line,
+    Ended, HttpRecord, HttpTimers, Load, Phase, TcpRecord, TcpTimers, Termination, Way, request_line,
 };
 
 use crate::plan::{Log, LogFormat, LogSink};
@@ -80,7 +78,6 @@ pub(crate) struct Logs {
     next: u32,
 }
 
-#[allow(dead_code, reason = "the engine will call it")]
 impl Logger {
     /// Logs a request. `log` is the frontend's, `sinks` are of the same plan.
     pub(crate) fn http(&self, sinks: &Sinks, log: Log, record: &HttpRecord<'_>) {

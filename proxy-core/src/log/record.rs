@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 /// Bytes of a request line that are logged, as in HAProxy (`tune.http.logurilen` 1024, with its end).
-pub(crate) const MAX_REQUEST_LINE: usize = 1023;
+const MAX_REQUEST_LINE: usize = 1023;
 
 /// What is worth keeping of a request line until its request is logged.
 pub(crate) fn request_line(line: &[u8]) -> &[u8] {
@@ -118,14 +118,6 @@ pub(crate) enum Ended {
     Proxy,
     /// `L`: we answered it ourselves, as we were told to.
     Local,
-    /// `R`: a resource was used up: memory, descriptors, ports.
-    Resource,
-    /// `I`: an error of our own.
-    Internal,
-    /// `D`: the server was taken down (`on-marked-down shutdown-sessions`).
-    Down,
-    /// `K`: an operator or a drain's deadline ended it.
-    Killed,
     /// `c`: the client was silent too long.
     ClientTimeout,
     /// `s`: the server was silent too long, or the wait for one was too long.
@@ -167,10 +159,6 @@ impl Termination {
             Ended::Server => b'S',
             Ended::Proxy => b'P',
             Ended::Local => b'L',
-            Ended::Resource => b'R',
-            Ended::Internal => b'I',
-            Ended::Down => b'D',
-            Ended::Killed => b'K',
             Ended::ClientTimeout => b'c',
             Ended::ServerTimeout => b's',
         };

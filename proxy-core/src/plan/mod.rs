@@ -103,7 +103,7 @@ pub struct Backend {
     pub queue_timeout: Duration,
     /// A client that ends its side while it waits for its answer is taken as gone (HAProxy's `abortonclose`).
     pub abort_on_close: bool,
-    /// Idle time of both sides once a request has become a tunnel; `None`: the shorter of the two sides' own.
+    /// Idle time of both sides once bytes are only carried: in TCP, and after an upgrade; `None`: the shorter of the two sides' own.
     pub tunnel_timeout: Option<Duration>,
     /// Changes of every request, after the frontend's and its rules'.
     pub request_edits: Vec<HeaderEdit>,

@@ -15,11 +15,12 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::buffers::Buffers;
 use super::stream::poll_write;
 use super::window::Window;
+use crate::alarm::Alarm;
 use crate::stats::Counter;
 
 /// How a session's relay ended.
@@ -61,7 +62,7 @@ impl<'a> Relay<'a> {
     /// client; an error: a side reset the connection or could not be written to, and so the other was reset.
     pub(crate) async fn run(mut self, idle: Duration, up: Tally<'_>, down: Tally<'_>) -> (io::Result<End>, u64) {
         let mut last = Instant::now();
-        let mut alarm = pin!(sleep_until(last + idle));
+        let mut alarm = Alarm::new(last + idle);
         let Relay { client, server, buffers, to_server, to_client, finished } = &mut self;
         let (client, server) = (&*client, &*server);
         // A side that isn't read, because the other one takes nothing, shows its reset here and nowhere else.
@@ -78,20 +79,14 @@ impl<'a> Relay<'a> {
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(End::Finished)),
                 _ => {}
             }
-            if client_reset.as_mut().poll(cx).is_ready() || server_reset.as_mut().poll(cx).is_ready() {
+            let client_is_gone = !to_server.is_reading() && client_reset.as_mut().poll(cx).is_ready();
+            if client_is_gone || !to_client.is_reading() && server_reset.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
             }
             if before != (to_server.passed, to_client.passed) {
                 last = Instant::now();
             }
-            // The alarm is moved only when it rings: activity costs no timer work.
-            while alarm.as_mut().poll(cx).is_ready() {
-                if last + idle <= Instant::now() {
-                    return Poll::Ready(Ok(End::Idle));
-                }
-                alarm.as_mut().reset(last + idle);
-            }
-            Poll::Pending
+            alarm.poll(cx, last + idle).map(|()| Ok(End::Idle))
         })
         .await;
         to_server.window.clear(buffers);
@@ -139,6 +134,11 @@ enum State {
 }
 
 impl Direction {
+    /// Whether a reset of the reader would show when it is read.
+    fn is_reading(&self) -> bool {
+        self.state == State::Open && self.window.is_empty()
+    }
+
     fn poll(
         &mut self,
         cx: &mut Context<'_>,

@@ -20,7 +20,7 @@ pub(super) fn read(name: &str, section: Section<'_>, mode: Option<Speaks>, defau
         let mut names = BTreeSet::new();
         value.each("the backend could serve nobody", |value| read_server(value.section()?, &mut names))
     });
-    let timeouts = Timeouts::read(&section, &["connect", "server", "queue", "tunnel", "check"], http);
+    let timeouts = Timeouts::read(&section, &["connect", "server", "queue", "tunnel", "check"], true);
     let timeouts = timeouts.or(defaults.timeouts);
     let log_checks = section.optional("log_health_checks", |value| {
         let wanted = value.clone().boolean()?;
@@ -52,7 +52,7 @@ pub(super) fn read(name: &str, section: Section<'_>, mode: Option<Speaks>, defau
         connect_timeout: or(timeouts.connect, 10),
         server_timeout: or(timeouts.server, 15 * 60),
         queue_timeout: or(timeouts.queue, 60),
-        tunnel_timeout: timeouts.tunnel.filter(|_| http),
+        tunnel_timeout: timeouts.tunnel,
         abort_on_close: abort_on_close.unwrap_or(false),
         request_edits: edits.request,
         response_edits: edits.response,

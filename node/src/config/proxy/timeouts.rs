@@ -26,7 +26,7 @@ impl Timeouts {
     pub(super) const ALL: [&str; 8] =
         ["connect", "client", "server", "request", "keep_alive", "queue", "tunnel", "check"];
     /// Those that mean something in HTTP only.
-    pub(super) const HTTP: [&str; 3] = ["request", "keep_alive", "tunnel"];
+    pub(super) const HTTP: [&str; 2] = ["request", "keep_alive"];
 
     /// Reads those that mean something here. HTTP's are told from unknown ones where there is no HTTP.
     pub(super) fn read(section: &Section<'_>, here: &[&'static str], http: bool) -> Timeouts {

@@ -1,0 +1,19 @@
+"""Sends WebSocket messages of many sizes, expects each back, and closes. Usage: websocket_client.py URL COUNT"""
+import asyncio
+import sys
+
+from websockets.asyncio.client import connect
+
+
+async def main():
+    async with connect(sys.argv[1], max_size=None) as connection:
+        for number in range(int(sys.argv[2])):
+            size = (number * 7919) % 100_000
+            message = ("%d " % number).ljust(size, "x") if number % 2 else bytes([number % 256]) * size
+            await connection.send(message)
+            if await connection.recv() != message:
+                sys.exit(f"message {number} came back as another one")
+    print("closed with", connection.close_code, flush=True)
+
+
+asyncio.run(asyncio.wait_for(main(), 60))
