@@ -13,13 +13,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::Notify;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, Sleep, interval, sleep, sleep_until};
 use tracing::{error, warn};
 
@@ -95,11 +96,17 @@ pub(crate) struct Seed {
 }
 
 /// Runs a worker on this thread until it is drained.
-pub(crate) fn run(seed: Seed, runtime: Runtime) {
+///
+/// `started` hears at once whether the system let it begin.
+pub(crate) fn run(seed: Seed, started: &SyncSender<io::Result<()>>) {
     let _guard = AbortOnPanic;
+    let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+        Ok(runtime) => runtime,
+        Err(error) => return started.send(Err(error)).expect("who starts a worker listens"),
+    };
+    started.send(Ok(())).expect("who starts a worker listens");
     seed.slot.announce_tid(nix::unistd::gettid().as_raw());
-    let tasks = LocalSet::new();
-    let end = tasks.block_on(&runtime, async {
+    let end = runtime.block_on(async {
         let slot = seed.slot.clone();
         let main = spawn_local(async move { polled(&slot, Worker::new(seed).serve()).await });
         main.await
@@ -109,9 +116,6 @@ pub(crate) fn run(seed: Seed, runtime: Runtime) {
     {
         resume_unwind(error.into_panic());
     }
-    // What a drain's deadline cut is dropped here, inside the runtime that its sockets belong to.
-    let _runtime = runtime.enter();
-    drop(tasks);
 }
 
 /// What the sessions of a worker share with it.
@@ -359,6 +363,8 @@ mod tests {
     use super::*;
     use std::sync::atomic::AtomicU8;
 
+    use tokio::task::LocalSet;
+
     use crate::beat::BeatBoard;
     use crate::log::Logs;
     use crate::stats::shards;
@@ -391,8 +397,8 @@ mod tests {
         let (seen, spins) = (board.clone(), Arc::new(AtomicU8::new(0)));
         let state = Arc::clone(&spins);
         let worker = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            LocalSet::new().block_on(&runtime, async {
+            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+            runtime.block_on(async {
                 let own = own(&board);
                 let peer = SocketAddr::from(([127, 0, 0, 1], 9));
                 start(
