@@ -59,7 +59,10 @@ impl Session {
         let _ = client.set_nodelay(true);
         Some(match route.frontend().mode {
             Mode::Tcp => Box::pin(tcp(client, peer, route, room)),
-            Mode::Http(_) => Box::pin(Connection::new(client, peer, entrance, room).serve()),
+            Mode::Http(_) => {
+                let mut connection = Box::new(Connection::new(client, peer, entrance, room));
+                Box::pin(async move { connection.serve().await })
+            }
         })
     }
 }
@@ -135,7 +138,8 @@ async fn tcp(client: TcpStream, peer: SocketAddr, route: Rc<Route>, _room: Room)
     let idle = plan.tunnel_timeout.unwrap_or(frontend.client_timeout.min(plan.server_timeout));
     let up = [&counters.bytes_in, &server.bytes_in];
     let down = [&counters.bytes_out, &server.bytes_out];
-    let (end, bytes) = Relay::new(client.served(), stream, &route.desk.buffers).run(idle, &up, &down).await;
+    let client = client.served();
+    let (end, bytes) = Relay::new(&client, &stream, &route.desk.buffers).run(idle, &up, &down).await;
     debug!(frontend = frontend.name, client = %peer, ?end, "session ended");
     story.bytes = bytes;
     story.end = match end {

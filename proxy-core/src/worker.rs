@@ -319,18 +319,33 @@ fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
-/// Runs one client's session as a task whose panic ends only itself.
+/// Runs one client's session as a task of its own.
 fn start(own: &Rc<Own>, peer: SocketAddr, session: Pin<Box<dyn Future<Output = ()>>>) {
     own.counters().accepted.add(1);
     own.desk.clients.set(own.desk.clients.get() + 1);
-    let counted = Counted(Rc::clone(own));
-    spawn_local(async move {
-        let own = &counted.0;
-        if let Err(panic) = polled(&own.slot, isolated(session)).await {
+    spawn_local(Running { counted: Counted(Rc::clone(own)), peer, session });
+}
+
+/// A session as a task: its polls are seen on the board, and its panic ends nothing but itself.
+struct Running {
+    counted: Counted,
+    peer: SocketAddr,
+    session: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+impl Future for Running {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Running { counted: Counted(own), peer, session } = self.get_mut();
+        own.slot.polled();
+        // After a panic it is dropped, and never polled again.
+        catch_unwind(AssertUnwindSafe(|| session.as_mut().poll(cx))).unwrap_or_else(|panic| {
             own.counters().panics.add(1);
             error!(client = %peer, panic = said(&*panic), "a session panicked and was ended");
-        }
-    });
+            Poll::Ready(())
+        })
+    }
 }
 
 /// `future`, with every poll seen on the board.
@@ -339,16 +354,6 @@ async fn polled<T>(slot: &Slot, future: impl Future<Output = T>) -> T {
     poll_fn(|cx| {
         slot.polled();
         future.as_mut().poll(cx)
-    })
-    .await
-}
-
-/// `future`, with its panic as an error. It is dropped, never polled again, after one.
-async fn isolated<T>(future: impl Future<Output = T>) -> Result<T, Box<dyn Any + Send>> {
-    let mut future = pin!(future);
-    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-        Ok(poll) => poll.map(Ok),
-        Err(panic) => Poll::Ready(Err(panic)),
     })
     .await
 }

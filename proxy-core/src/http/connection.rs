@@ -101,9 +101,8 @@ impl Connection {
         }
     }
 
-    /// To the end of the connection.
-    pub(crate) async fn serve(mut self) {
-        // The future holds this connection once, and beside it no more than an idle client needs.
+    /// To the end of the connection. Small while it waits for a request: what comes then is boxed.
+    pub(crate) async fn serve(&mut self) {
         let next = loop {
             let (outcome, route) = self.request().await;
             let next = match outcome {
@@ -253,15 +252,15 @@ impl Connection {
     }
 
     /// Carries what both sides say in another protocol.
-    async fn tunnel(self, route: Rc<Route>, tunnel: Box<Tunnel>) {
+    async fn tunnel(&mut self, route: Rc<Route>, tunnel: Box<Tunnel>) {
         let Tunnel { server, backend, read: (up, down) } = *tunnel;
         let (frontend, plan) = (route.frontend(), route.backend(backend));
         let idle = plan.tunnel_timeout.unwrap_or(frontend.client_timeout.min(plan.server_timeout));
         let counters = route.counters();
-        let relay = Relay::new(self.client, server.stream, &self.desk.buffers).with(up, down);
+        let relay = Relay::new(&self.client, &server.stream, &self.desk.buffers).with(up, down);
         let (end, passed) = relay.run(idle, &[&counters.bytes_in], &[&counters.bytes_out]).await;
         debug!(frontend = frontend.name, client = %self.peer, ?end, "tunnel ended");
-        if let Some(mut story) = self.story {
+        if let Some(mut story) = self.story.take() {
             story.bytes += passed;
             match end {
                 Ok(End::Finished) => {}
