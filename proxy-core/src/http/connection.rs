@@ -20,6 +20,7 @@ use super::pool::ServerConnection;
 use super::story::Story;
 use crate::alarm::Alarm;
 use crate::log::{Ended, Phase};
+use crate::reach::Chosen;
 use crate::route::{Desk, Entrance, Guest, Route};
 use crate::session::{Room, leaves};
 use crate::tcp::relay::{End, Relay, reset_on_close};
@@ -74,6 +75,7 @@ pub(super) enum Outcome {
 pub(super) struct Tunnel {
     pub(super) server: ServerConnection,
     pub(super) backend: usize,
+    pub(super) chosen: Chosen,
     /// What was read of it already, from the client and from the server.
     pub(super) read: (Window, Window),
 }
@@ -253,12 +255,14 @@ impl Connection {
 
     /// Carries what both sides say in another protocol.
     async fn tunnel(&mut self, route: Rc<Route>, tunnel: Box<Tunnel>) {
-        let Tunnel { server, backend, read: (up, down) } = *tunnel;
+        let Tunnel { server, backend, chosen, read: (from_client, from_server) } = *tunnel;
         let (frontend, plan) = (route.frontend(), route.backend(backend));
         let idle = plan.tunnel_timeout.unwrap_or(frontend.client_timeout.min(plan.server_timeout));
-        let counters = route.counters();
-        let relay = Relay::new(&self.client, &server.stream, &self.desk.buffers).with(up, down);
-        let (end, passed) = relay.run(idle, &[&counters.bytes_in], &[&counters.bytes_out]).await;
+        let (counters, served) = (route.counters(), route.server_counters(backend, chosen.server));
+        let up = [&counters.bytes_in, &served.bytes_in];
+        let down = [&counters.bytes_out, &served.bytes_out];
+        let relay = Relay::new(&self.client, &server.stream, &self.desk.buffers).with(from_client, from_server);
+        let (end, passed) = relay.run(idle, &up, &down).await;
         debug!(frontend = frontend.name, client = %self.peer, ?end, "tunnel ended");
         if let Some(mut story) = self.story.take() {
             story.bytes += passed;
