@@ -246,11 +246,13 @@ impl Connection {
 
     /// Says an answer of ours after a while, if the client is still there.
     async fn tarpit(&mut self, route: &Route, answer: Vec<u8>, delay: Duration) -> Next {
-        tokio::select! {
+        let left = tokio::select! {
             biased;
-            () = leaves(&self.client) => Next::Close,
-            () = sleep(delay) => self.answer(route, answer, Next::Linger).await,
-        }
+            () = leaves(&self.client) => true,
+            () = sleep(delay) => false,
+        };
+        self.tell(Story::tarpitted);
+        if left { Next::Close } else { self.answer(route, answer, Next::Linger).await }
     }
 
     /// Carries what both sides say in another protocol.
