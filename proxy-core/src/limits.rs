@@ -137,15 +137,15 @@ mod tests {
 
     #[test]
     fn sessions_are_half_of_the_descriptors_that_are_left() {
-        assert_eq!(Limits::derive(20_000, 2, 8).sessions, (20_000 - 128 - 16 - 16) / 2);
-        assert_eq!(Limits::derive(1_048_576, 8, 0).sessions, (1_048_576 - 128 - 64) / 2);
+        assert_eq!(Limits::derive(20_000, 2, 8).sessions, (20_000 - 128 - 2 * 72 - 16) / 2);
+        assert_eq!(Limits::derive(1_048_576, 8, 0).sessions, (1_048_576 - 128 - 8 * 72) / 2);
     }
 
     #[test]
     fn the_limits_say_how_they_follow_from_each_other() {
         let limits = Limits::derive(20_000, 2, 8);
         assert_eq!(limits.nofile, 20_000);
-        assert_eq!(limits.to_string(), "20000 descriptors, 160 kept back, 2 a session");
+        assert_eq!(limits.to_string(), "20000 descriptors, 288 kept back, 2 a session");
     }
 
     #[test]

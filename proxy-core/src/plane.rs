@@ -5,11 +5,10 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use tokio::runtime;
 
 use crate::beat::{BeatBoard, MAX_WORKERS};
 use crate::check::Checks;
@@ -107,7 +106,6 @@ impl DataPlane {
         plane.post(listeners, &[]);
         let mut probes = probes.into_iter();
         for (number, logger) in (0..workers).zip(loggers) {
-            let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(start("a worker"))?;
             let seed = Seed {
                 number,
                 slot: board.slot(number),
@@ -118,8 +116,10 @@ impl DataPlane {
                 logger,
             };
             let thread = std::thread::Builder::new().name(format!("worker-{number}"));
-            let thread = thread.spawn(move || worker::run(seed, runtime)).map_err(start("a worker"))?;
+            let (started, heard) = sync_channel(1);
+            let thread = thread.spawn(move || worker::run(seed, &started)).map_err(start("a worker"))?;
             plane.threads.push(thread);
+            heard.recv().unwrap_or_else(|gone| Err(io::Error::other(gone))).map_err(start("a worker"))?;
         }
         Ok(plane)
     }

@@ -4,6 +4,7 @@
 //! A session holds the scheme it began under, so a server that an apply removed serves its sessions to their end.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::SystemTime;
 
@@ -12,10 +13,11 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::http;
+use crate::http::connection::Connection;
 use crate::http::rules::{Subject, Verdict};
 use crate::limits::Pass;
 use crate::log::{Ended, Phase, TcpRecord, TcpTimers, Termination, Way};
+use crate::per_source::FromSource;
 use crate::plan::Mode;
 use crate::reach::{Attempts, Chosen, Unreached};
 use crate::route::{Entrance, Route};
@@ -31,32 +33,37 @@ pub(crate) struct Session {
     pub(crate) passes: [Pass; 2],
 }
 
+/// What a session takes up, until it ends.
+#[derive(Debug)]
+pub(crate) struct Room {
+    _passes: [Pass; 2],
+    _of_source: Option<FromSource>,
+}
+
 impl Session {
-    /// To the end of the session.
-    pub(crate) async fn run(self) {
+    /// All that follows, in memory of its own: each kind of session takes no more than it needs. `None`: there is no
+    /// room for one more of its source.
+    pub(crate) fn begin(self) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
         let Session { client, peer, entrance, passes } = self;
         let route = entrance.route();
         route.counters().total.add(1);
-        let source = match route.frontend().max_connections_per_source {
-            Some(limit) => match route.live().per_source.enter(peer.ip().to_canonical(), limit) {
-                Some(source) => Some(source),
-                None => {
-                    route.counters().denied.add(1);
-                    return debug!(client = %peer, limit, "a client has all the sessions that it may have");
-                }
-            },
-            None => None,
-        };
+        let limit = route.frontend().max_connections_per_source;
+        let of_source = limit.map(|limit| route.live().per_source.enter(peer.ip().to_canonical(), limit));
+        if matches!(of_source, Some(None)) {
+            route.counters().denied.add(1);
+            debug!(client = %peer, limit, "a client has all the sessions that it may have");
+            return None;
+        }
+        let room = Room { _passes: passes, _of_source: of_source.flatten() };
         // Small writes go out at once; a client that is gone already shows when it is read.
         let _ = client.set_nodelay(true);
-        match route.frontend().mode {
-            Mode::Tcp => tcp(client, peer, route).await,
+        Some(match route.frontend().mode {
+            Mode::Tcp => Box::pin(tcp(client, peer, route, room)),
             Mode::Http(_) => {
-                drop(route);
-                http::connection::serve(client, peer, entrance).await;
+                let mut connection = Box::new(Connection::new(client, peer, entrance, room));
+                Box::pin(async move { connection.serve().await })
             }
-        }
-        drop((passes, source));
+        })
     }
 }
 
@@ -79,7 +86,7 @@ impl Drop for Unserved {
     }
 }
 
-async fn tcp(client: TcpStream, peer: SocketAddr, route: Rc<Route>) {
+async fn tcp(client: TcpStream, peer: SocketAddr, route: Rc<Route>, _room: Room) {
     let began = Instant::now();
     let own = client.local_addr().unwrap_or(peer);
     let client = Unserved(Some(client));
@@ -131,7 +138,8 @@ async fn tcp(client: TcpStream, peer: SocketAddr, route: Rc<Route>) {
     let idle = plan.tunnel_timeout.unwrap_or(frontend.client_timeout.min(plan.server_timeout));
     let up = [&counters.bytes_in, &server.bytes_in];
     let down = [&counters.bytes_out, &server.bytes_out];
-    let (end, bytes) = Relay::new(client.served(), stream, &route.desk.buffers).run(idle, &up, &down).await;
+    let client = client.served();
+    let (end, bytes) = Relay::new(&client, &stream, &route.desk.buffers).run(idle, &up, &down).await;
     debug!(frontend = frontend.name, client = %peer, ?end, "session ended");
     story.bytes = bytes;
     story.end = match end {

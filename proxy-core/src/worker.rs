@@ -13,13 +13,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::Notify;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, Sleep, interval, sleep, sleep_until};
 use tracing::{error, warn};
 
@@ -95,11 +96,17 @@ pub(crate) struct Seed {
 }
 
 /// Runs a worker on this thread until it is drained.
-pub(crate) fn run(seed: Seed, runtime: Runtime) {
+///
+/// `started` hears at once whether the system let it begin.
+pub(crate) fn run(seed: Seed, started: &SyncSender<io::Result<()>>) {
     let _guard = AbortOnPanic;
+    let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+        Ok(runtime) => runtime,
+        Err(error) => return started.send(Err(error)).expect("who starts a worker listens"),
+    };
+    started.send(Ok(())).expect("who starts a worker listens");
     seed.slot.announce_tid(nix::unistd::gettid().as_raw());
-    let tasks = LocalSet::new();
-    let end = tasks.block_on(&runtime, async {
+    let end = runtime.block_on(async {
         let slot = seed.slot.clone();
         let main = spawn_local(async move { polled(&slot, Worker::new(seed).serve()).await });
         main.await
@@ -109,9 +116,6 @@ pub(crate) fn run(seed: Seed, runtime: Runtime) {
     {
         resume_unwind(error.into_panic());
     }
-    // What a drain's deadline cut is dropped here, inside the runtime that its sockets belong to.
-    let _runtime = runtime.enter();
-    drop(tasks);
 }
 
 /// What the sessions of a worker share with it.
@@ -285,7 +289,9 @@ impl Worker {
                 (Poll::Pending, _) => return true,
                 (Poll::Ready(Ok(Arrival::Client(client, peer))), Some((entrance, passes))) => {
                     self.own.slot.accepted(|| client.local_addr().ok().map(|address| address.ip()));
-                    start(&self.own, peer, Session { client, peer, entrance, passes }.run());
+                    if let Some(session) = (Session { client, peer, entrance, passes }).begin() {
+                        start(&self.own, peer, session);
+                    }
                 }
                 (Poll::Ready(Ok(Arrival::Client(..) | Arrival::Answered)), _) => {}
                 (Poll::Ready(Ok(Arrival::Closed)), _) => return false,
@@ -313,18 +319,33 @@ fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
-/// Runs one client's session as a task whose panic ends only itself.
-fn start(own: &Rc<Own>, peer: SocketAddr, session: impl Future<Output = ()> + 'static) {
+/// Runs one client's session as a task of its own.
+fn start(own: &Rc<Own>, peer: SocketAddr, session: Pin<Box<dyn Future<Output = ()>>>) {
     own.counters().accepted.add(1);
     own.desk.clients.set(own.desk.clients.get() + 1);
-    let counted = Counted(Rc::clone(own));
-    spawn_local(async move {
-        let own = &counted.0;
-        if let Err(panic) = polled(&own.slot, isolated(session)).await {
+    spawn_local(Running { counted: Counted(Rc::clone(own)), peer, session });
+}
+
+/// A session as a task: its polls are seen on the board, and its panic ends nothing but itself.
+struct Running {
+    counted: Counted,
+    peer: SocketAddr,
+    session: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+impl Future for Running {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Running { counted: Counted(own), peer, session } = self.get_mut();
+        own.slot.polled();
+        // After a panic it is dropped, and never polled again.
+        catch_unwind(AssertUnwindSafe(|| session.as_mut().poll(cx))).unwrap_or_else(|panic| {
             own.counters().panics.add(1);
             error!(client = %peer, panic = said(&*panic), "a session panicked and was ended");
-        }
-    });
+            Poll::Ready(())
+        })
+    }
 }
 
 /// `future`, with every poll seen on the board.
@@ -333,16 +354,6 @@ async fn polled<T>(slot: &Slot, future: impl Future<Output = T>) -> T {
     poll_fn(|cx| {
         slot.polled();
         future.as_mut().poll(cx)
-    })
-    .await
-}
-
-/// `future`, with its panic as an error. It is dropped, never polled again, after one.
-async fn isolated<T>(future: impl Future<Output = T>) -> Result<T, Box<dyn Any + Send>> {
-    let mut future = pin!(future);
-    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-        Ok(poll) => poll.map(Ok),
-        Err(panic) => Poll::Ready(Err(panic)),
     })
     .await
 }
@@ -356,6 +367,8 @@ fn said(panic: &(dyn Any + Send)) -> &str {
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicU8;
+
+    use tokio::task::LocalSet;
 
     use crate::beat::BeatBoard;
     use crate::log::Logs;
@@ -389,21 +402,25 @@ mod tests {
         let (seen, spins) = (board.clone(), Arc::new(AtomicU8::new(0)));
         let state = Arc::clone(&spins);
         let worker = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            LocalSet::new().block_on(&runtime, async {
+            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+            runtime.block_on(async {
                 let own = own(&board);
                 let peer = SocketAddr::from(([127, 0, 0, 1], 9));
-                start(&own, peer, async move {
-                    while state.load(SeqCst) < 3 {
-                        if state.load(SeqCst) == 1 {
-                            state.store(2, SeqCst);
-                            while state.load(SeqCst) == 2 {
-                                std::hint::spin_loop();
+                start(
+                    &own,
+                    peer,
+                    Box::pin(async move {
+                        while state.load(SeqCst) < 3 {
+                            if state.load(SeqCst) == 1 {
+                                state.store(2, SeqCst);
+                                while state.load(SeqCst) == 2 {
+                                    std::hint::spin_loop();
+                                }
                             }
+                            sleep(Duration::from_millis(1)).await;
                         }
-                        sleep(Duration::from_millis(1)).await;
-                    }
-                });
+                    }),
+                );
                 own.ended.notified().await;
             });
         });
@@ -428,11 +445,15 @@ mod tests {
         LocalSet::new()
             .run_until(async {
                 let (go, gone) = tokio::sync::oneshot::channel::<()>();
-                start(&own, peer, async { gone.await.expect("told to go") });
-                start(&own, peer, async {
-                    tokio::task::yield_now().await;
-                    panic!("on purpose")
-                });
+                start(&own, peer, Box::pin(async { gone.await.expect("told to go") }));
+                start(
+                    &own,
+                    peer,
+                    Box::pin(async {
+                        tokio::task::yield_now().await;
+                        panic!("on purpose")
+                    }),
+                );
                 own.ended.notified().await;
                 assert_eq!((own.desk.clients.get(), own.counters().panics.get()), (1, 1));
                 go.send(()).expect("the other session is alive");

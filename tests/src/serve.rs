@@ -19,6 +19,8 @@ const READY: Duration = Duration::from_secs(20);
 pub struct Serve {
     /// Its process; the proxy core is a child of it.
     pub part: Part,
+    /// Where it answers `lbnode --control`.
+    pub control: PathBuf,
     file: PathBuf,
 }
 
@@ -32,12 +34,13 @@ impl Serve {
     pub fn start_with(place: &Place, cluster: &str, binary: &Path) -> Result<Serve, PartError> {
         let file = write(place.path("cluster.toml"), cluster)?;
         let mut command = Command::new(binary);
-        command.arg("serve").arg(&file).args(["--threads", "1"]);
+        let control = place.path("control.sock");
+        command.arg("serve").arg(&file).args(["--threads", "1", "--control"]).arg(&control);
         let mut part = Part::start("lbnode", command, place.folder())?;
         // The first of two signals lets clients leave; the second does not wait for them.
         part.end_with(Signal::SIGINT);
         part.wait_said("ready: ", 0, READY)?;
-        Ok(Serve { part, file })
+        Ok(Serve { part, control, file })
     }
 
     /// Has it take up another cluster file; an error when it refuses.

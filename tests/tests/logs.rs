@@ -86,8 +86,7 @@ fn smooth(line: &str, tag: &str) -> String {
     let (stamp, pid) = stamp.rsplit_once(&format!(" {tag}[")).unwrap();
     assert!(stamp.len() == "Nov 21 16:28:07".len() && pid.parse::<u32>().is_ok(), "{line}");
     let words: Vec<&str> = rest.splitn(13, ' ').collect();
-    let [client, date, frontend, way, times, status, bytes, cookies @ .., state, load, queues, request] = words[..]
-    else {
+    let [client, date, frontend, way, times, status, bytes, "-", "-", state, load, queues, request] = words[..] else {
         panic!("too few words: {line}");
     };
     let (address, port) = client.rsplit_once(':').unwrap();
@@ -95,11 +94,10 @@ fn smooth(line: &str, tag: &str) -> String {
     assert_eq!(date.len(), "[21/Nov/2026:16:28:07.315]".len(), "{line}");
     let reached = |time: &str| if time == "-1" { "-1" } else { time.parse::<u32>().map(|_| "n").unwrap() };
     let times: Vec<_> = times.split('/').map(reached).collect();
-    // Retries: HAProxy tries none where nothing could be sent on a fresh connection.
-    let [_, _, _, _, _] = load.split('/').collect::<Vec<_>>()[..] else { panic!("not five counts: {line}") };
+    // Their values are of the moment: another session may still be on its way out.
+    assert_eq!(load.split('/').filter(|count| count.parse::<u32>().is_ok()).count(), 5, "{line}");
     let times = times.join("/");
-    let cookies = cookies.join(" ");
-    format!("{priority} {address} {frontend} {way} {times} {status} {cookies} {state} {queues} {request}")
+    format!("{priority} {address} {frontend} {way} {times} {status} {state} {queues} {request}")
 }
 
 struct Syslog {

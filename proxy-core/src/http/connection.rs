@@ -20,8 +20,9 @@ use super::pool::ServerConnection;
 use super::story::Story;
 use crate::alarm::Alarm;
 use crate::log::{Ended, Phase};
+use crate::reach::Chosen;
 use crate::route::{Desk, Entrance, Guest, Route};
-use crate::session::leaves;
+use crate::session::{Room, leaves};
 use crate::tcp::relay::{End, Relay, reset_on_close};
 use crate::tcp::stream::poll_write;
 use crate::tcp::window::Window;
@@ -32,7 +33,7 @@ const LAST_CALL: Duration = Duration::from_secs(1);
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 
 /// A client that was let in.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     pub(super) client: TcpStream,
     pub(super) peer: SocketAddr,
     pub(super) ends: Ends,
@@ -49,7 +50,8 @@ pub(super) struct Connection {
     pub(super) private: Vec<Private>,
     /// Of the current request; `None`: it isn't logged.
     pub(super) story: Option<Box<Story>>,
-    _guest: Guest,
+    guest: Option<Guest>,
+    _room: Room,
 }
 
 /// What becomes of the connection.
@@ -66,68 +68,72 @@ pub(super) enum Next {
 /// What one request came to.
 pub(super) enum Outcome {
     Next(Next),
-    Tunnel { server: ServerConnection, backend: usize, up: Window, down: Window },
+    Tunnel(Box<Tunnel>),
 }
 
-/// To the end of the connection.
-pub(crate) async fn serve(client: TcpStream, peer: SocketAddr, entrance: Rc<Entrance>) {
-    let route = entrance.route();
-    let began = Instant::now();
-    let guest = poll_fn(|cx| Poll::Ready(Guest::new(&route.desk, cx.waker().clone()))).await;
-    // A client that is gone already has no address of ours; its first read will say so.
-    let own = client.local_addr().unwrap_or(peer);
-    let mut connection = Connection {
-        client,
-        peer,
-        ends: Ends { client: peer.ip().to_canonical(), own, tls: false },
-        desk: Rc::clone(&route.desk),
-        entrance,
-        input: Window::default(),
-        alarm: Alarm::new(began + route.http().request_timeout),
-        began,
-        answered: 0,
-        private: Vec::new(),
-        story: None,
-        _guest: guest,
-    };
-    drop(route);
-    let next = loop {
-        let (outcome, route) = connection.request().await;
-        let next = match outcome {
-            Outcome::Next(next) => next,
-            Outcome::Tunnel { server, backend, up, down } => {
-                return connection.tunnel(&route, server, backend, up, down).await;
-            }
-        };
-        if let Some(story) = connection.story.take() {
-            story.tell(&route, peer);
-        }
-        if next != Next::Request {
-            break next;
-        }
-        connection.answered += 1;
-    };
-    match next {
-        Next::Request | Next::Close => {}
-        Next::Linger => linger(connection.client).await,
-        Next::Reset => reset_on_close(&connection.client),
-    }
+/// Both sides agreed to speak another protocol.
+pub(super) struct Tunnel {
+    pub(super) server: ServerConnection,
+    pub(super) backend: usize,
+    pub(super) chosen: Chosen,
+    /// What was read of it already, from the client and from the server.
+    pub(super) read: (Window, Window),
 }
 
 impl Connection {
+    pub(crate) fn new(client: TcpStream, peer: SocketAddr, entrance: Rc<Entrance>, room: Room) -> Connection {
+        let route = entrance.route();
+        let began = Instant::now();
+        // A client that is gone already has no address of ours; its first read will say so.
+        let own = client.local_addr().unwrap_or(peer);
+        Connection {
+            client,
+            peer,
+            ends: Ends { client: peer.ip().to_canonical(), own, tls: false },
+            desk: Rc::clone(&route.desk),
+            entrance,
+            input: Window::default(),
+            alarm: Alarm::new(began + route.http().request_timeout),
+            began,
+            answered: 0,
+            private: Vec::new(),
+            story: None,
+            guest: None,
+            _room: room,
+        }
+    }
+
+    /// To the end of the connection. Small while it waits for a request: what comes then is boxed.
+    pub(crate) async fn serve(&mut self) {
+        let next = loop {
+            let (outcome, route) = self.request().await;
+            let next = match outcome {
+                Outcome::Next(next) => next,
+                Outcome::Tunnel(tunnel) => return Box::pin(self.tunnel(route, tunnel)).await,
+            };
+            if let Some(story) = self.story.take() {
+                story.tell(&route, self.peer);
+            }
+            if next != Next::Request {
+                break next;
+            }
+            self.answered += 1;
+        };
+        match next {
+            Next::Request | Next::Close => {}
+            Next::Linger => Box::pin(linger(&self.client)).await,
+            Next::Reset => reset_on_close(&self.client),
+        }
+    }
+
     /// One request, from its first byte to the end of its answer, by the plan of the moment when its head was whole.
     async fn request(&mut self) -> (Outcome, Rc<Route>) {
         let (step, route) = self.head().await;
         let outcome = match step {
-            Step::Forward(trip) => self.forward(&route, trip).await,
-            Step::Answer(answer, next) => Outcome::Next(self.answer(&route, answer, next).await),
-            Step::Tarpit(answer, delay) => {
-                tokio::select! {
-                    biased;
-                    () = leaves(&self.client) => Outcome::Next(Next::Close),
-                    () = sleep(delay) => Outcome::Next(self.answer(&route, answer, Next::Linger).await),
-                }
-            }
+            // Apart, so that an idle connection has no room for it.
+            Step::Forward(trip) => Box::pin(self.forward(&route, trip)).await,
+            Step::Answer(answer, next) => Outcome::Next(Box::pin(self.answer(&route, answer, next)).await),
+            Step::Tarpit(answer, delay) => Outcome::Next(Box::pin(self.tarpit(&route, answer, delay)).await),
             Step::End(next) => Outcome::Next(next),
         };
         (outcome, route)
@@ -189,7 +195,7 @@ impl Connection {
 
     /// Reads on in a head, or waits for one; an error of `None`: the time is over.
     async fn read(&mut self) -> Result<usize, Option<io::Error>> {
-        let Connection { client, entrance, input, desk, alarm, answered, began, .. } = self;
+        let Connection { client, entrance, input, desk, alarm, answered, began, guest, .. } = self;
         let idle = input.is_empty() && *answered > 0;
         let limit = {
             let route = entrance.route();
@@ -197,6 +203,7 @@ impl Connection {
         };
         let mut deadline = *began + limit;
         poll_fn(|cx| {
+            guest.get_or_insert_with(|| Guest::new(desk, cx.waker().clone()));
             if let Poll::Ready(read) = input.poll_fill(cx, client, &desk.buffers) {
                 return Poll::Ready(read.map_err(Some));
             }
@@ -237,30 +244,44 @@ impl Connection {
         if done.is_none() { next } else { Next::Close }
     }
 
+    /// Says an answer of ours after a while, if the client is still there.
+    async fn tarpit(&mut self, route: &Route, answer: Vec<u8>, delay: Duration) -> Next {
+        let left = tokio::select! {
+            biased;
+            () = leaves(&self.client) => true,
+            () = sleep(delay) => false,
+        };
+        self.tell(Story::tarpitted);
+        if left { Next::Close } else { self.answer(route, answer, Next::Linger).await }
+    }
+
     /// Carries what both sides say in another protocol.
-    async fn tunnel(self, route: &Route, server: ServerConnection, backend: usize, up: Window, down: Window) {
+    async fn tunnel(&mut self, route: Rc<Route>, tunnel: Box<Tunnel>) {
+        let Tunnel { server, backend, chosen, read: (from_client, from_server) } = *tunnel;
         let (frontend, plan) = (route.frontend(), route.backend(backend));
         let idle = plan.tunnel_timeout.unwrap_or(frontend.client_timeout.min(plan.server_timeout));
-        let counters = route.counters();
-        let relay = Relay::new(self.client, server.stream, &self.desk.buffers).with(up, down);
-        let (end, passed) = relay.run(idle, &[&counters.bytes_in], &[&counters.bytes_out]).await;
+        let (counters, served) = (route.counters(), route.server_counters(backend, chosen.server));
+        let up = [&counters.bytes_in, &served.bytes_in];
+        let down = [&counters.bytes_out, &served.bytes_out];
+        let relay = Relay::new(&self.client, &server.stream, &self.desk.buffers).with(from_client, from_server);
+        let (end, passed) = relay.run(idle, &up, &down).await;
         debug!(frontend = frontend.name, client = %self.peer, ?end, "tunnel ended");
-        if let Some(mut story) = self.story {
+        if let Some(mut story) = self.story.take() {
             story.bytes += passed;
             match end {
                 Ok(End::Finished) => {}
                 Ok(End::Idle) => story.ends(Ended::ClientTimeout, Phase::Data),
                 Err(_) => story.ends(Ended::Client, Phase::Data),
             }
-            story.tell(route, self.peer);
+            story.tell(&route, self.peer);
         }
     }
 }
 
 /// Closes a connection whose client may still be sending: without this, what was said last would be lost to a reset
 /// (RFC 9112 §9.6).
-async fn linger(client: TcpStream) {
-    if SockRef::from(&client).shutdown(Shutdown::Write).is_err() {
+async fn linger(client: &TcpStream) {
+    if SockRef::from(client).shutdown(Shutdown::Write).is_err() {
         return;
     }
     let (time, most) = LINGER;

@@ -102,8 +102,11 @@ impl Flow {
 
     /// Whether nothing waits to be written.
     pub(crate) fn is_flushed(&self) -> bool {
-        let window = self.ready == 0 && self.head_sent == self.head.len() && self.tail_sent == self.tail.len();
-        window && self.pipe.as_ref().is_none_or(Pipe::is_empty)
+        self.is_window_sent() && self.pipe.as_ref().is_none_or(Pipe::is_empty)
+    }
+
+    fn is_window_sent(&self) -> bool {
+        self.ready == 0 && self.head_sent == self.head.len() && self.tail_sent == self.tail.len()
     }
 
     /// The body behind the head that was just put in place of the last one.
@@ -149,7 +152,7 @@ impl Flow {
         if self.head_sent == 0 && self.ready + self.tail.len() <= SMALL {
             self.join();
         }
-        while !self.is_flushed() {
+        while !self.is_window_sent() {
             let head = &self.head[self.head_sent..];
             let window = &self.window.bytes()[..self.ready];
             let tail = &self.tail[self.tail_sent..];

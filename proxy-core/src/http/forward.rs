@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tracing::debug;
 
-use super::connection::{Connection, Next, Outcome};
+use super::connection::{Connection, Next, Outcome, Tunnel};
 use super::decide::Step;
 use super::exchange::{End, Exchange, Failure};
 use super::flow::Flow;
@@ -90,8 +90,8 @@ impl Connection {
             }
             match end {
                 Ok(End::Tunnel) => {
-                    let up = std::mem::take(&mut trip.up.window);
-                    return Outcome::Tunnel { server, backend, up, down: down.window };
+                    let read = (std::mem::take(&mut trip.up.window), down.window);
+                    return Outcome::Tunnel(Box::new(Tunnel { server, backend, chosen, read }));
                 }
                 Ok(End::Answered { server_is_free, client_goes_on }) => {
                     if server_is_free {

@@ -85,6 +85,15 @@ impl Story {
 
     pub(crate) fn unreached(&mut self, why: Unreached) {
         self.end = why.termination();
+        if matches!(why, Unreached::QueueTimeout | Unreached::Left) {
+            self.placed();
+        }
+    }
+
+    /// HAProxy shows a tarpit as time in the queue.
+    pub(crate) fn tarpitted(&mut self) {
+        self.timers.request = None;
+        self.placed();
     }
 
     pub(crate) fn failed(&mut self, failure: Failure) {

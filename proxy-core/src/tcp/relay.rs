@@ -38,8 +38,8 @@ pub(crate) type Tally<'a> = &'a [&'a Counter];
 /// Both sockets; they are reset, not closed, when dropped before the relay finished.
 #[derive(Debug)]
 pub(crate) struct Relay<'a> {
-    client: TcpStream,
-    server: TcpStream,
+    client: &'a TcpStream,
+    server: &'a TcpStream,
     buffers: &'a Buffers,
     to_server: Direction,
     to_client: Direction,
@@ -47,7 +47,7 @@ pub(crate) struct Relay<'a> {
 }
 
 impl<'a> Relay<'a> {
-    pub(crate) fn new(client: TcpStream, server: TcpStream, buffers: &'a Buffers) -> Relay<'a> {
+    pub(crate) fn new(client: &'a TcpStream, server: &'a TcpStream, buffers: &'a Buffers) -> Relay<'a> {
         let (to_server, to_client) = Default::default();
         Relay { client, server, buffers, to_server, to_client, finished: false }
     }
@@ -64,7 +64,7 @@ impl<'a> Relay<'a> {
         let mut last = Instant::now();
         let mut alarm = Alarm::new(last + idle);
         let Relay { client, server, buffers, to_server, to_client, finished } = &mut self;
-        let (client, server) = (&*client, &*server);
+        let (client, server) = (*client, *server);
         // A side that isn't read, because the other one takes nothing, shows its reset here and nowhere else.
         let mut client_reset = pin!(client.ready(Interest::ERROR));
         let mut server_reset = pin!(server.ready(Interest::ERROR));
@@ -99,8 +99,8 @@ impl<'a> Relay<'a> {
 impl Drop for Relay<'_> {
     fn drop(&mut self) {
         if !self.finished {
-            reset_on_close(&self.client);
-            reset_on_close(&self.server);
+            reset_on_close(self.client);
+            reset_on_close(self.server);
         }
     }
 }
