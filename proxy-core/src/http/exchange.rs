@@ -268,7 +268,10 @@ impl<'t> Exchange<'t> {
         let keep = if dechunked { Keep::Data } else { Keep::Framing };
         let body = Body::of(response.framing, keep);
         let connection = match status {
-            101 if !self.trip.upgrade => return Err(Failure::Response(BadResponse::UnaskedUpgrade)),
+            // RFC 9110 §7.8: not in the middle of the request.
+            101 if !self.trip.upgrade || self.upward != Upward::Over => {
+                return Err(Failure::Response(BadResponse::UnaskedUpgrade));
+            }
             101 => Connection::Upgrade,
             100..200 => Connection::Persistent,
             _ => {
