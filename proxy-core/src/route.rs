@@ -23,7 +23,7 @@ use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState};
 use crate::tcp::buffers::Buffers;
 use crate::tcp::pipe::Pipes;
 
-/// Server connections that one worker opens at once; more wait their turn, so that a herd that comes back after a
+/// Server connections that one worker begins at once; more wait their turn, so that a herd that comes back after a
 /// failover neither starves those already served nor delays the worker's beats.
 const CONNECTS_AT_ONCE: usize = 256;
 /// Bytes of an ordinary head; a longer one makes its vector grow.
