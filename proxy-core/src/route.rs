@@ -77,6 +77,11 @@ impl Desk {
         }
     }
 
+    /// Whether a server connection may be kept idle that is there now.
+    pub(crate) fn has_room_for_idle(&self) -> bool {
+        self.server_connections.get() <= self.clients.get()
+    }
+
     /// Now, for a `Date` field.
     pub(crate) fn date(&self) -> [u8; 29] {
         let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs());
