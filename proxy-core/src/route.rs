@@ -231,7 +231,8 @@ pub(crate) struct Routes {
     desk: Rc<Desk>,
     entrances: HashMap<SocketAddr, Rc<Entrance>>,
     balancers: HashMap<String, KeptBalancer>,
-    pools: HashMap<*const ServerLive, Rc<Pool>>,
+    /// With its server, whose address so can't become another one's.
+    pools: HashMap<*const ServerLive, (Arc<ServerLive>, Rc<Pool>)>,
 }
 
 impl Routes {
@@ -247,19 +248,19 @@ impl Routes {
     pub(crate) fn sweep(&self) {
         let sweeps = self.desk.sweeps.get().wrapping_add(1);
         self.desk.sweeps.set(sweeps);
-        self.pools.values().for_each(|pool| pool.sweep(sweeps));
+        self.pools.values().for_each(|(_, pool)| pool.sweep(sweeps));
     }
 
     /// Idle connections to servers.
     pub(crate) fn idle(&self) -> usize {
-        self.pools.values().map(|pool| pool.len()).sum()
+        self.pools.values().map(|(_, pool)| pool.len()).sum()
     }
 
     /// The worker drains: who is inside is served what was asked for, and no more.
     pub(crate) fn close(&self) {
         self.desk.closing.set(true);
         self.desk.guests.borrow().values().for_each(Waker::wake_by_ref);
-        self.pools.values().for_each(|pool| pool.close());
+        self.pools.values().for_each(|(_, pool)| pool.close());
     }
 
     /// Takes up a scheme. Balancers whose servers are unchanged keep their turn, servers that stay their connections.
@@ -279,14 +280,14 @@ impl Routes {
             let mut own = Vec::new();
             for server in &live.servers {
                 let key = Arc::as_ptr(server);
-                let pool = pools.remove(&key).unwrap_or_default();
-                self.pools.insert(key, Rc::clone(&pool));
+                let pool = pools.remove(&key).map(|(_, pool)| pool).unwrap_or_default();
+                self.pools.insert(key, (Arc::clone(server), Rc::clone(&pool)));
                 own.push(pool);
             }
             backends.push(BackendRoute { balancer, pools: own });
         }
         // A session may still hold a pool whose server is gone: it keeps nothing from now on.
-        pools.values().for_each(|pool| pool.close());
+        pools.values().for_each(|(_, pool)| pool.close());
         let backends: Rc<[BackendRoute]> = backends.into();
         for (index, frontend) in scheme.plan.frontends.iter().enumerate() {
             let (scheme, backends, desk) = (Arc::clone(scheme), Rc::clone(&backends), Rc::clone(&self.desk));
