@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use proxy_core::plan::{Action, Condition, Http, Mode, Pattern, Plan, Rule, Server, Text};
@@ -327,6 +327,28 @@ pub(crate) fn scripted(serve: impl Fn(&mut Peer) + Send + Sync + 'static) -> (So
         shared.open.fetch_sub(1, SeqCst);
     });
     (address, seen)
+}
+
+/// What many threads wait for.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    arrived: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Gate {
+    /// One more is here.
+    pub(crate) fn arrive(&self) {
+        *self.arrived.lock().unwrap() += 1;
+        self.changed.notify_all();
+    }
+
+    /// Waits for so many.
+    pub(crate) fn wait_for(&self, count: usize) {
+        let (_all, timeout) =
+            self.changed.wait_timeout_while(self.arrived.lock().unwrap(), NEVER, |arrived| *arrived < count).unwrap();
+        assert!(!timeout.timed_out(), "waited in vain for {count} to arrive");
+    }
 }
 
 /// Numbers that follow from a seed (xorshift64*).

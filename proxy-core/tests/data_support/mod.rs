@@ -21,10 +21,10 @@ use socket2::{Domain, Socket, Type};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Waits for `state`, for ten seconds at most.
+/// Waits for `state`, for half a minute at most: the machine may be busy with others.
 #[allow(clippy::disallowed_methods, reason = "the pause between two looks at a state")]
 pub(crate) fn wait_for(what: &str, mut state: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + 3 * PATIENCE;
     while !state() {
         assert!(Instant::now() < deadline, "waited in vain for: {what}");
         thread::sleep(Duration::from_millis(2));

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::data_support::http::{Dice, Peer, get, numbering, scripted, stage};
+use crate::data_support::http::{Dice, Gate, Peer, get, numbering, scripted, stage};
 use crate::data_support::{at, pace, wait_for};
 
 const PIECE: usize = 1 << 16;
@@ -138,7 +138,7 @@ fn a_slow_reader_holds_a_spliced_body_back() {
 fn more_long_bodies_than_there_are_pipes_arrive_all_at_once() {
     const CLIENTS: usize = 80;
     const HALF: usize = 8 * PIECE;
-    let halfway = Arc::new(AtomicUsize::new(0));
+    let halfway = Arc::new(Gate::default());
     let here = Arc::clone(&halfway);
     let (server, _) = scripted(move |peer| {
         let path = peer.head().unwrap().unwrap();
@@ -147,7 +147,7 @@ fn more_long_bodies_than_there_are_pipes_arrive_all_at_once() {
         peer.say(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 2 * HALF));
         (0..HALF / PIECE).for_each(|_| _ = peer.say(stream.piece()));
         // The other half only when all have had this one.
-        wait_for("everybody", || here.load(SeqCst) == CLIENTS);
+        here.wait_for(CLIENTS);
         (0..HALF / PIECE).for_each(|_| _ = peer.say(stream.piece()));
     });
     let (front, _plane) = stage(vec![at("a", server)], |_| {});
@@ -158,7 +158,7 @@ fn more_long_bodies_than_there_are_pipes_arrive_all_at_once() {
                 let mut client = Peer::to(front);
                 client.say(get(&format!("/{seed}"))).head().unwrap();
                 let mut got = client.exactly(HALF).unwrap();
-                halfway.fetch_add(1, SeqCst);
+                halfway.arrive();
                 got.extend(client.exactly(HALF).unwrap());
                 let mut expected = Stream::new(seed as u64);
                 let expected: Vec<u8> = (0..2 * HALF / PIECE).flat_map(|_| expected.piece()).collect();

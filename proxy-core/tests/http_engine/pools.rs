@@ -1,12 +1,12 @@
 //! Server connections that are used again, and those that must not be.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use proxy_core::plane::LogDescriptors;
 
-use crate::data_support::http::{Peer, get, numbering, ok, scripted, serving, stage, web};
+use crate::data_support::http::{Gate, Peer, get, numbering, ok, scripted, serving, stage, web};
 use crate::data_support::{Plane, at, listeners, start, wait_for};
 
 fn idle(plane: &Plane) -> u64 {
@@ -106,14 +106,13 @@ fn after_an_early_answer_to_a_request_that_never_ended_the_connection_is_not_use
 #[test]
 fn the_sweep_sees_that_servers_closed_their_idle_connections_however_many() {
     const MANY: usize = 300;
-    let all = Arc::new(AtomicUsize::new(0));
-    let (count, end) = (Arc::clone(&all), Arc::new(AtomicBool::new(false)));
-    let told = Arc::clone(&end);
+    let (all, end) = (Arc::new(Gate::default()), Arc::new(Gate::default()));
+    let (others, told) = (Arc::clone(&all), Arc::clone(&end));
     let (server, seen) = serving(move |_, peer| {
-        count.fetch_add(1, SeqCst);
-        wait_for("the others", || count.load(SeqCst) == MANY);
+        others.arrive();
+        others.wait_for(MANY);
         peer.say(ok("x"));
-        wait_for("the end", || told.load(SeqCst));
+        told.wait_for(1);
         false
     });
     let (front, plane) = stage(vec![at("a", server)], |_| {});
@@ -121,7 +120,7 @@ fn the_sweep_sees_that_servers_closed_their_idle_connections_however_many() {
     clients.iter_mut().for_each(|client| _ = client.say(get("/")));
     assert!(clients.iter_mut().all(|client| client.answer().unwrap().status() == 200));
     wait_for("all to be idle", || idle(&plane) == MANY as u64);
-    end.store(true, SeqCst);
+    end.arrive();
     wait_for("none to be idle", || idle(&plane) == 0);
     assert_eq!((seen.connections(), plane.stats().workers[0].server_connections), (MANY, 0));
 }
