@@ -153,6 +153,10 @@ impl Entrance {
     pub(crate) fn route(&self) -> Rc<Route> {
         Rc::clone(&self.route.borrow())
     }
+
+    fn speaks(&self, mode: &Mode) -> bool {
+        matches!(self.route.borrow().frontend().mode, Mode::Http(_)) == matches!(mode, Mode::Http(_))
+    }
 }
 
 impl Route {
@@ -284,7 +288,10 @@ impl Routes {
             let rules = scheme.rules[index].clone();
             let route = Rc::new(Route { scheme, index, rules, backends, desk });
             for bind in &frontend.binds {
-                let entrance = closed.remove(bind).unwrap_or_else(|| {
+                // Who came to speak HTTP is not served by a route that speaks TCP.
+                let kept = closed.get(bind).is_some_and(|old| old.speaks(&frontend.mode));
+                let entrance = if kept { closed.remove(bind) } else { None };
+                let entrance = entrance.unwrap_or_else(|| {
                     Rc::new(Entrance { route: RefCell::new(Rc::clone(&route)), closed: Cell::new(false) })
                 });
                 entrance.route.replace(Rc::clone(&route));

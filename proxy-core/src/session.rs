@@ -190,7 +190,12 @@ impl Story {
 /// from one that closed, so it keeps its turn (HAProxy without `abortonclose`).
 pub(crate) async fn leaves(client: &TcpStream) {
     if let Ok(1..) = client.peek(&mut [0]).await {
-        // Should the wait itself fail, the connection is as good as reset.
-        let _ = client.ready(Interest::ERROR).await;
+        resets(client).await;
     }
+}
+
+/// Ends when the connection is reset.
+pub(crate) async fn resets(client: &TcpStream) {
+    // Should the wait itself fail, it is as good as that.
+    let _ = client.ready(Interest::ERROR).await;
 }

@@ -12,10 +12,11 @@ use super::flow::Flow;
 use super::head::BadResponse;
 use super::pool::ServerConnection;
 use super::trip::Trip;
+use crate::plan;
 use crate::reach::{Attempts, Chosen, Unreached};
 use crate::route::Route;
 use crate::server::ServerLive;
-use crate::session::leaves;
+use crate::session::{leaves, resets};
 
 /// A server connection that is one client's alone: the server may know its user by it (NTLM, Negotiate).
 pub(super) struct Private {
@@ -40,7 +41,7 @@ impl Connection {
         });
         let (mut chosen, mut at_hand) = match self.own_connection(route, backend) {
             Some(own) => own,
-            None => match route.choose(backend, leaves(&self.client)).await {
+            None => match route.choose(backend, self.leaves_queue(route.backend(backend))).await {
                 Ok(chosen) => (chosen, None),
                 Err(why) => return self.unreached(route, &trip, why).await,
             },
@@ -138,6 +139,11 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Ends when the client doesn't wait any more. It has asked: with an end of stream it may have said all.
+    async fn leaves_queue(&self, backend: &plan::Backend) {
+        if backend.abort_on_close { leaves(&self.client).await } else { resets(&self.client).await }
     }
 
     /// The connection to a server of this backend that is the client's alone, and its server even if it is gone.
