@@ -9,6 +9,7 @@ use std::task::Waker;
 use std::time::SystemTime;
 
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::balance::Balancer;
 use crate::http::date::Date;
@@ -51,8 +52,8 @@ pub(crate) struct Desk {
     /// Of the pools of idle server connections, so far.
     pub(crate) sweeps: Cell<u32>,
     /// The worker drains: nobody is served another request.
-    pub(crate) closing: Cell<bool>,
-    /// Clients that hear of [`Desk::closing`], by number.
+    pub(crate) closing_since: Cell<Option<Instant>>,
+    /// Clients that hear of [`Desk::is_closing`], by number.
     guests: RefCell<HashMap<u64, Waker>>,
     next_guest: Cell<u64>,
 }
@@ -71,10 +72,15 @@ impl Desk {
             clients: Cell::new(0),
             server_connections: Cell::new(0),
             sweeps: Cell::new(0),
-            closing: Cell::new(false),
+            closing_since: Cell::new(None),
             guests: RefCell::default(),
             next_guest: Cell::new(0),
         }
+    }
+
+    /// Whether it drains: nobody is served another request.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing_since.get().is_some()
     }
 
     /// Now, for a `Date` field.
@@ -147,7 +153,7 @@ pub(crate) struct Entrance {
 impl Entrance {
     /// Whether nobody inside is served another request.
     pub(crate) fn is_closing(&self) -> bool {
-        self.closed.get() || self.route.borrow().desk.closing.get()
+        self.closed.get() || self.route.borrow().desk.is_closing()
     }
 
     pub(crate) fn route(&self) -> Rc<Route> {
@@ -252,7 +258,7 @@ impl Routes {
 
     /// The worker drains: who is inside is served what was asked for, and no more.
     pub(crate) fn close(&self) {
-        self.desk.closing.set(true);
+        self.desk.closing_since.set(Some(Instant::now()));
         self.desk.guests.borrow().values().for_each(Waker::wake_by_ref);
         self.pools.values().for_each(|pool| pool.close());
     }
