@@ -24,7 +24,7 @@ use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState};
 use crate::tcp::buffers::Buffers;
 use crate::tcp::pipe::Pipes;
 
-/// Server connections that one worker opens at once; more wait their turn, so that a herd that comes back after a
+/// Server connections that one worker begins at once; more wait their turn, so that a herd that comes back after a
 /// failover neither starves those already served nor delays the worker's beats.
 const CONNECTS_AT_ONCE: usize = 256;
 /// Bytes of an ordinary head; a longer one makes its vector grow.
@@ -81,6 +81,11 @@ impl Desk {
     /// Whether it drains: nobody is served another request.
     pub(crate) fn is_closing(&self) -> bool {
         self.closing_since.get().is_some()
+    }
+
+    /// Whether a server connection may be kept idle that is there now.
+    pub(crate) fn has_room_for_idle(&self) -> bool {
+        self.server_connections.get() <= self.clients.get()
     }
 
     /// Now, for a `Date` field.
@@ -232,7 +237,8 @@ pub(crate) struct Routes {
     desk: Rc<Desk>,
     entrances: HashMap<SocketAddr, Rc<Entrance>>,
     balancers: HashMap<String, KeptBalancer>,
-    pools: HashMap<*const ServerLive, Rc<Pool>>,
+    /// With its server, whose address so can't become another one's.
+    pools: HashMap<*const ServerLive, (Arc<ServerLive>, Rc<Pool>)>,
 }
 
 impl Routes {
@@ -248,19 +254,19 @@ impl Routes {
     pub(crate) fn sweep(&self) {
         let sweeps = self.desk.sweeps.get().wrapping_add(1);
         self.desk.sweeps.set(sweeps);
-        self.pools.values().for_each(|pool| pool.sweep(sweeps));
+        self.pools.values().for_each(|(_, pool)| pool.sweep(sweeps));
     }
 
     /// Idle connections to servers.
     pub(crate) fn idle(&self) -> usize {
-        self.pools.values().map(|pool| pool.len()).sum()
+        self.pools.values().map(|(_, pool)| pool.len()).sum()
     }
 
     /// The worker drains: who is inside is served what was asked for, and no more.
     pub(crate) fn close(&self) {
         self.desk.closing_since.set(Some(Instant::now()));
         self.desk.guests.borrow().values().for_each(Waker::wake_by_ref);
-        self.pools.values().for_each(|pool| pool.close());
+        self.pools.values().for_each(|(_, pool)| pool.close());
     }
 
     /// Takes up a scheme. Balancers whose servers are unchanged keep their turn, servers that stay their connections.
@@ -280,14 +286,14 @@ impl Routes {
             let mut own = Vec::new();
             for server in &live.servers {
                 let key = Arc::as_ptr(server);
-                let pool = pools.remove(&key).unwrap_or_default();
-                self.pools.insert(key, Rc::clone(&pool));
+                let pool = pools.remove(&key).map(|(_, pool)| pool).unwrap_or_default();
+                self.pools.insert(key, (Arc::clone(server), Rc::clone(&pool)));
                 own.push(pool);
             }
             backends.push(BackendRoute { balancer, pools: own });
         }
         // A session may still hold a pool whose server is gone: it keeps nothing from now on.
-        pools.values().for_each(|pool| pool.close());
+        pools.values().for_each(|(_, pool)| pool.close());
         let backends: Rc<[BackendRoute]> = backends.into();
         for (index, frontend) in scheme.plan.frontends.iter().enumerate() {
             let (scheme, backends, desk) = (Arc::clone(scheme), Rc::clone(&backends), Rc::clone(&self.desk));

@@ -85,7 +85,7 @@ fn the_queue_of_a_full_server_is_served_in_its_order() {
     let expected: Vec<_> = (0..8).map(|number| format!("GET /{number}")).collect();
     assert_eq!(place.seen.requests()[1..], expected);
     // A place is a request's, not a connection's: those who keep theirs open and idle hold none.
-    assert_eq!(place.plane.stats().backends[0].servers[0].sessions, 0);
+    wait_for("the last place to be free", || place.plane.stats().backends[0].servers[0].sessions == 0);
 }
 
 #[test]
