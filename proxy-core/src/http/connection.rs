@@ -35,7 +35,6 @@ const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 /// A client that was let in.
 pub(crate) struct Connection {
     pub(super) client: TcpStream,
-    pub(super) peer: SocketAddr,
     pub(super) ends: Ends,
     pub(super) entrance: Rc<Entrance>,
     pub(super) desk: Rc<Desk>,
@@ -90,8 +89,7 @@ impl Connection {
         let own = client.local_addr().unwrap_or(peer);
         Connection {
             client,
-            peer,
-            ends: Ends { client: peer.ip().to_canonical(), own, tls: false },
+            ends: Ends { client: SocketAddr::new(peer.ip().to_canonical(), peer.port()), own, tls: false },
             desk: Rc::clone(&route.desk),
             entrance,
             input: Window::default(),
@@ -115,7 +113,7 @@ impl Connection {
                 Outcome::Tunnel(tunnel) => return Box::pin(self.tunnel(route, tunnel)).await,
             };
             if let Some(story) = self.story.take() {
-                story.tell(&route, self.peer);
+                story.tell(&route, self.ends.client);
             }
             if next != Next::Request {
                 break next;
@@ -262,7 +260,7 @@ impl Connection {
         let down = [&counters.bytes_out, &served.bytes_out];
         let relay = Relay::new(&self.client, &server.stream, &self.desk.buffers).with(from_client, from_server);
         let (end, passed) = relay.run(idle, &up, &down).await;
-        debug!(frontend = frontend.name, client = %self.peer, ?end, "tunnel ended");
+        debug!(frontend = frontend.name, client = %self.ends.client, ?end, "tunnel ended");
         if let Some(mut story) = self.story.take() {
             story.bytes += passed;
             match end {
@@ -270,7 +268,7 @@ impl Connection {
                 Ok(End::Idle) => story.ends(Ended::ClientTimeout, Phase::Data),
                 Err(_) => story.ends(Ended::Client, Phase::Data),
             }
-            story.tell(&route, self.peer);
+            story.tell(&route, self.ends.client);
         }
     }
 }

@@ -20,7 +20,7 @@ const FORWARDED: &str = "Forwarded";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ends {
     /// The client.
-    pub(crate) client: IpAddr,
+    pub(crate) client: SocketAddr,
     /// The address of ours that it came to.
     pub(crate) own: SocketAddr,
     /// Over TLS.
@@ -63,7 +63,7 @@ impl Forwarding {
 
     /// Appends our fields; `host` as the client sent it.
     pub(crate) fn append<'e>(&self, out: &mut Vec<u8>, ends: &Ends, host: Option<&str>, edits: impl Edits<'e>) {
-        let client = ends.client.to_canonical();
+        let client = ends.client.ip().to_canonical();
         out.extend_from_slice(b"X-Forwarded-For: ");
         address(out, client);
         out.extend_from_slice(b"\r\n");
