@@ -165,7 +165,11 @@ mod tests {
     }
 
     fn said(forwarding: &Forwarding, client: &str, tls: bool, host: Option<&str>, edits: &[HeaderEdit]) -> String {
-        let ends = Ends { client: client.parse().unwrap(), own: "192.0.2.9:80".parse().unwrap(), tls };
+        let ends = Ends {
+            client: SocketAddr::new(client.parse().unwrap(), 40_000),
+            own: "192.0.2.9:80".parse().unwrap(),
+            tls,
+        };
         let mut out = Vec::new();
         forwarding.append(&mut out, &ends, host, edits.iter());
         String::from_utf8(out).unwrap()
