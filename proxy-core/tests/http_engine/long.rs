@@ -57,7 +57,7 @@ fn a_hundred_megabytes_come_down_as_they_are() {
         while let Ok(Some(_)) = peer.head() {
             let mut stream = Stream::new(5);
             peer.say(format!("HTTP/1.1 200 OK\r\nContent-Length: {LONG}\r\n\r\n"));
-            (0..LONG / PIECE).for_each(|_| drop(peer.say(stream.piece())));
+            (0..LONG / PIECE).for_each(|_| _ = peer.say(stream.piece()));
         }
     });
     let (front, plane) = stage(vec![at("a", server)], |_| {});
@@ -84,7 +84,7 @@ fn a_hundred_megabytes_go_up_as_they_are() {
     let mut client = Peer::to(front);
     let mut stream = Stream::new(6);
     client.say(format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {LONG}\r\n\r\n"));
-    (0..LONG / PIECE).for_each(|_| drop(client.say(stream.piece())));
+    (0..LONG / PIECE).for_each(|_| _ = client.say(stream.piece()));
     assert_eq!(client.answer().unwrap().text(), stream.sum.to_string());
 }
 
@@ -145,10 +145,10 @@ fn more_long_bodies_than_there_are_pipes_arrive_all_at_once() {
         let seed = path.split(' ').nth(1).unwrap()[1..].parse().unwrap();
         let mut stream = Stream::new(seed);
         peer.say(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 2 * HALF));
-        (0..HALF / PIECE).for_each(|_| drop(peer.say(stream.piece())));
+        (0..HALF / PIECE).for_each(|_| _ = peer.say(stream.piece()));
         // The other half only when all have had this one.
         wait_for("everybody", || here.load(SeqCst) == CLIENTS);
-        (0..HALF / PIECE).for_each(|_| drop(peer.say(stream.piece())));
+        (0..HALF / PIECE).for_each(|_| _ = peer.say(stream.piece()));
     });
     let (front, _plane) = stage(vec![at("a", server)], |_| {});
     let clients: Vec<_> = (0..CLIENTS)

@@ -47,20 +47,20 @@ fn twice(answer: &'static str) -> (usize, Plane) {
 
 #[test]
 fn a_connection_is_used_again_only_after_an_answer_that_leaves_it_clean() {
-    for (answer, connections) in [
-        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 1),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 1),
-        ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n", 1),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", 2),
-        ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", 2),
-        ("HTTP/1.1 200 OK\r\n\r\nuntil close", 2),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nX", 2),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 2),
+    for (answer, connections, more) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 1, 0),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 1, 0),
+        ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n", 1, 0),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", 2, 0),
+        ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", 2, 0),
+        ("HTTP/1.1 200 OK\r\n\r\nuntil close", 2, 0),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nX", 2, 2),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 2, 2),
     ] {
         let (made, plane) = twice(answer);
         assert_eq!(made, connections, "{answer}");
-        let surplus = plane.stats().backends[0].bad_responses.values().sum::<u64>();
-        assert_eq!(surplus, if answer.ends_with('X') || answer.len() > 75 { 2 } else { 0 }, "{answer}");
+        let surplus = || plane.stats().backends[0].bad_responses.values().sum::<u64>();
+        wait_for("the count of what nobody asked for", || surplus() == more);
     }
 }
 
@@ -118,7 +118,7 @@ fn the_sweep_sees_that_servers_closed_their_idle_connections_however_many() {
     });
     let (front, plane) = stage(vec![at("a", server)], |_| {});
     let mut clients: Vec<_> = (0..MANY).map(|_| Peer::to(front)).collect();
-    clients.iter_mut().for_each(|client| drop(client.say(get("/"))));
+    clients.iter_mut().for_each(|client| _ = client.say(get("/")));
     assert!(clients.iter_mut().all(|client| client.answer().unwrap().status() == 200));
     wait_for("all to be idle", || idle(&plane) == MANY as u64);
     end.store(true, SeqCst);

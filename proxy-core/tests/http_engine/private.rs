@@ -191,7 +191,7 @@ fn when_the_server_closes_it_the_next_request_goes_over_a_new_one() {
 }
 
 #[test]
-fn a_server_that_is_taken_out_of_the_plan_or_down_is_not_gone_back_to() {
+fn a_server_that_is_taken_out_of_the_plan_is_not_gone_back_to() {
     let (gone, stays) = (acceptor("NTLM"), acceptor("NTLM"));
     let (front, sockets) = crate::data_support::listeners(1);
     let mut plan = crate::data_support::http::web(front, vec![at("gone", gone.0)]);
