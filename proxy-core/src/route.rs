@@ -9,6 +9,7 @@ use std::task::Waker;
 use std::time::SystemTime;
 
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::balance::Balancer;
 use crate::http::date::Date;
@@ -51,10 +52,9 @@ pub(crate) struct Desk {
     /// Of the pools of idle server connections, so far.
     pub(crate) sweeps: Cell<u32>,
     /// The worker drains: nobody is served another request.
-    pub(crate) closing: Cell<bool>,
-    /// Clients that hear of [`Desk::closing`], by number.
-    guests: RefCell<HashMap<u64, Waker>>,
-    next_guest: Cell<u64>,
+    pub(crate) closing_since: Cell<Option<Instant>>,
+    /// Clients that hear of [`Desk::is_closing`], by number.
+    guests: RefCell<Guests>,
 }
 
 impl Desk {
@@ -71,10 +71,14 @@ impl Desk {
             clients: Cell::new(0),
             server_connections: Cell::new(0),
             sweeps: Cell::new(0),
-            closing: Cell::new(false),
+            closing_since: Cell::new(None),
             guests: RefCell::default(),
-            next_guest: Cell::new(0),
         }
+    }
+
+    /// Whether it drains: nobody is served another request.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing_since.get().is_some()
     }
 
     /// Whether a server connection may be kept idle that is there now.
@@ -102,24 +106,37 @@ impl Desk {
     }
 }
 
+/// The tasks of waiting clients, each at a number of its own; numbers are used again.
+#[derive(Debug, Default)]
+struct Guests {
+    wakers: Vec<Option<Waker>>,
+    free: Vec<u32>,
+}
+
 /// A client's task, woken when the worker begins to drain; until dropped.
 #[derive(Debug)]
 pub(crate) struct Guest {
     desk: Rc<Desk>,
-    number: u64,
+    number: u32,
 }
 
 impl Guest {
     pub(crate) fn new(desk: &Rc<Desk>, waker: Waker) -> Guest {
-        let number = desk.next_guest.replace(desk.next_guest.get() + 1);
-        desk.guests.borrow_mut().insert(number, waker);
+        let Guests { wakers, free } = &mut *desk.guests.borrow_mut();
+        let number = free.pop().unwrap_or_else(|| {
+            wakers.push(None);
+            u32::try_from(wakers.len() - 1).expect("sessions are counted in 32 bits")
+        });
+        wakers[number as usize] = Some(waker);
         Guest { desk: Rc::clone(desk), number }
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.desk.guests.borrow_mut().remove(&self.number);
+        let Guests { wakers, free } = &mut *self.desk.guests.borrow_mut();
+        wakers[self.number as usize] = None;
+        free.push(self.number);
     }
 }
 
@@ -152,7 +169,7 @@ pub(crate) struct Entrance {
 impl Entrance {
     /// Whether nobody inside is served another request.
     pub(crate) fn is_closing(&self) -> bool {
-        self.closed.get() || self.route.borrow().desk.closing.get()
+        self.closed.get() || self.route.borrow().desk.is_closing()
     }
 
     pub(crate) fn route(&self) -> Rc<Route> {
@@ -258,8 +275,8 @@ impl Routes {
 
     /// The worker drains: who is inside is served what was asked for, and no more.
     pub(crate) fn close(&self) {
-        self.desk.closing.set(true);
-        self.desk.guests.borrow().values().for_each(Waker::wake_by_ref);
+        self.desk.closing_since.set(Some(Instant::now()));
+        self.desk.guests.borrow().wakers.iter().flatten().for_each(Waker::wake_by_ref);
         self.pools.values().for_each(|(_, pool)| pool.close());
     }
 

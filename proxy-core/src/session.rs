@@ -37,7 +37,7 @@ pub(crate) struct Session {
 #[derive(Debug)]
 pub(crate) struct Room {
     _passes: [Pass; 2],
-    _of_source: Option<FromSource>,
+    _of_source: Option<Box<FromSource>>,
 }
 
 impl Session {
@@ -54,13 +54,13 @@ impl Session {
             debug!(client = %peer, limit, "a client has all the sessions that it may have");
             return None;
         }
-        let room = Room { _passes: passes, _of_source: of_source.flatten() };
+        let room = Room { _passes: passes, _of_source: of_source.flatten().map(Box::new) };
         // Small writes go out at once; a client that is gone already shows when it is read.
         let _ = client.set_nodelay(true);
         Some(match route.frontend().mode {
             Mode::Tcp => Box::pin(tcp(client, peer, route, room)),
             Mode::Http(_) => {
-                let mut connection = Box::new(Connection::new(client, peer, entrance, room));
+                let mut connection = Connection::new(client, peer, entrance, room);
                 Box::pin(async move { connection.serve().await })
             }
         })

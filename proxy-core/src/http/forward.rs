@@ -170,7 +170,7 @@ impl Connection {
     /// No server could be had.
     async fn unreached(&mut self, route: &Route, trip: &Trip, why: Unreached) -> Outcome {
         route.count_unreached(trip.backend, why);
-        debug!(backend = route.backend(trip.backend).name, client = %self.peer, ?why, "no server for a request");
+        debug!(backend = route.backend(trip.backend).name, client = %self.ends.client, ?why, "no server for a request");
         self.tell(|story| story.unreached(why));
         if why == Unreached::Left {
             return Outcome::Next(Next::Close);
@@ -183,7 +183,7 @@ impl Connection {
     async fn failed(&mut self, route: &Route, trip: &Trip, server: usize, failure: Failure) -> Outcome {
         let backend = route.backend(trip.backend);
         let server = &backend.servers[server].name;
-        debug!(backend = backend.name, server, client = %self.peer, ?failure, "a request failed");
+        debug!(backend = backend.name, server, client = %self.ends.client, ?failure, "a request failed");
         self.tell(|story| story.failed(failure));
         let (status, sentence) = match failure {
             Failure::Client => return Outcome::Next(Next::Close),

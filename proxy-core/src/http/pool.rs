@@ -80,7 +80,7 @@ impl Pool {
         let desk = &connection.counted.0;
         let mut idle = self.idle.borrow_mut();
         let room = idle.len() < KEPT && desk.has_room_for_idle();
-        if room && !self.closed.get() && !desk.closing.get() {
+        if room && !self.closed.get() && !desk.is_closing() {
             let since = desk.sweeps.get();
             idle.push(Idle { connection, since });
         }
