@@ -4,8 +4,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;
 
+use proxy_core::plan::{Action, Reply};
+
 use crate::data_support::at;
-use crate::data_support::http::{Dice, Peer, chunked, get, ok, scripted, serving, stage};
+use crate::data_support::http::{Dice, Peer, chunked, get, numbering, ok, rule, scripted, serving, stage};
 
 /// Sizes around everything that has a border: a joined head, the window, what is spliced.
 const SIZES: [usize; 17] =
@@ -177,6 +179,23 @@ fn a_server_that_closes_after_an_early_answer_ends_the_upload_not_the_answer() {
         assert!(client.rest().is_ok_and(|rest| rest.is_empty()), "it is closed gently");
         assert_eq!(plane.stats().backends[0].servers[0].response_errors, 0);
     }
+}
+
+#[test]
+fn a_client_that_is_refused_while_it_still_sends_can_read_why() {
+    let (server, seen) = numbering();
+    let (front, _plane) = stage(vec![at("a", server)], |plan| {
+        let reply = Reply { status: 403, body: None, content_type: "text/plain".into() };
+        plan.frontends[0].rules = vec![rule("/no", Action::Deny(reply))];
+    });
+    let mut client = Peer::to(front);
+    client.say("POST /no HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n");
+    assert_eq!(client.stream().peek(&mut [0]).unwrap(), 1);
+    // It has been answered by now, and has more to say.
+    (0..50).for_each(|_| _ = client.say([7; 10_000]));
+    let answer = client.answer().unwrap();
+    assert_eq!((answer.status(), answer.says("close"), client.end()), (403, true, Ok(())));
+    assert_eq!(seen.connections(), 0);
 }
 
 #[test]
