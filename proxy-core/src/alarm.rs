@@ -1,9 +1,10 @@
 //! One timer for everything that a connection waits for. It is moved when it rings or must ring earlier, not each
 //! time that something happens: a busy connection does no timer work.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// To be polled by one task only: it doesn't register the same waker twice.
@@ -28,7 +29,8 @@ impl Alarm {
                 return Poll::Pending;
             }
             self.registered = true;
-            ready!(self.sleep.as_mut().poll(cx));
+            // Whatever the task has done in this turn: a timer that tokio puts off here would never wake it.
+            ready!(pin!(unconstrained(self.sleep.as_mut())).poll(cx));
             if deadline <= Instant::now() {
                 return Poll::Ready(());
             }
@@ -39,5 +41,40 @@ impl Alarm {
     fn set(&mut self, deadline: Instant) {
         self.sleep.as_mut().reset(deadline);
         self.registered = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use tokio::task::coop::{has_budget_remaining, poll_proceed};
+    use tokio::time::timeout;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn it_rings_however_much_its_task_did_in_the_turn_that_set_it() {
+        // In a task: only tasks have a budget for each turn.
+        let task = tokio::spawn(async {
+            for left in 0..3 {
+                let deadline = Instant::now() + Duration::from_millis(50);
+                // Rings at once, and has to be set again.
+                let mut alarm = Alarm::new(Instant::now());
+                let mut spent = false;
+                poll_fn(|cx| {
+                    if !std::mem::replace(&mut spent, true) {
+                        for _ in 0..128 - left {
+                            assert!(poll_proceed(cx).map(|progress| progress.made_progress()).is_ready());
+                        }
+                        assert_eq!(has_budget_remaining(), left > 0);
+                    }
+                    alarm.poll(cx, deadline)
+                })
+                .await;
+                assert!(Instant::now() >= deadline);
+            }
+        });
+        timeout(Duration::from_secs(10), task).await.expect("it rings").expect("it does not panic");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,10 @@ use crate::stats::ServerState;
 
 /// Before a further attempt at the same server, at most the connect timeout (HAProxy's turn-around timer).
 const TURN_AROUND: Duration = Duration::from_secs(1);
+
+/// How long a connect may hold its turn. One that takes longer costs nothing meanwhile: a server that takes no
+/// connections holds up nobody else's.
+const TURN: Duration = Duration::from_millis(50);
 
 /// Why there is no server for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,8 +195,15 @@ impl Route {
 
     async fn connect(&self, address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
         let connect = async {
-            let _turn = self.desk.connects.acquire().await.expect("the semaphore is never closed");
-            let stream = TcpStream::connect(address).await?;
+            let turn = self.desk.connects.acquire().await.expect("the semaphore is never closed");
+            let mut connecting = pin!(TcpStream::connect(address));
+            let stream = match timeout(TURN, &mut connecting).await {
+                Ok(connected) => connected?,
+                Err(_) => {
+                    drop(turn);
+                    connecting.await?
+                }
+            };
             stream.set_nodelay(true)?;
             Ok(stream)
         };

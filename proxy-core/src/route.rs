@@ -9,6 +9,7 @@ use std::task::Waker;
 use std::time::SystemTime;
 
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::balance::Balancer;
 use crate::http::date::Date;
@@ -23,7 +24,7 @@ use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState};
 use crate::tcp::buffers::Buffers;
 use crate::tcp::pipe::Pipes;
 
-/// Server connections that one worker opens at once; more wait their turn, so that a herd that comes back after a
+/// Server connections that one worker begins at once; more wait their turn, so that a herd that comes back after a
 /// failover neither starves those already served nor delays the worker's beats.
 const CONNECTS_AT_ONCE: usize = 256;
 /// Bytes of an ordinary head; a longer one makes its vector grow.
@@ -51,10 +52,9 @@ pub(crate) struct Desk {
     /// Of the pools of idle server connections, so far.
     pub(crate) sweeps: Cell<u32>,
     /// The worker drains: nobody is served another request.
-    pub(crate) closing: Cell<bool>,
-    /// Clients that hear of [`Desk::closing`], by number.
-    guests: RefCell<HashMap<u64, Waker>>,
-    next_guest: Cell<u64>,
+    pub(crate) closing_since: Cell<Option<Instant>>,
+    /// Clients that hear of [`Desk::is_closing`], by number.
+    guests: RefCell<Guests>,
 }
 
 impl Desk {
@@ -71,10 +71,19 @@ impl Desk {
             clients: Cell::new(0),
             server_connections: Cell::new(0),
             sweeps: Cell::new(0),
-            closing: Cell::new(false),
+            closing_since: Cell::new(None),
             guests: RefCell::default(),
-            next_guest: Cell::new(0),
         }
+    }
+
+    /// Whether it drains: nobody is served another request.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing_since.get().is_some()
+    }
+
+    /// Whether a server connection may be kept idle that is there now.
+    pub(crate) fn has_room_for_idle(&self) -> bool {
+        self.server_connections.get() <= self.clients.get()
     }
 
     /// Now, for a `Date` field.
@@ -97,24 +106,37 @@ impl Desk {
     }
 }
 
+/// The tasks of waiting clients, each at a number of its own; numbers are used again.
+#[derive(Debug, Default)]
+struct Guests {
+    wakers: Vec<Option<Waker>>,
+    free: Vec<u32>,
+}
+
 /// A client's task, woken when the worker begins to drain; until dropped.
 #[derive(Debug)]
 pub(crate) struct Guest {
     desk: Rc<Desk>,
-    number: u64,
+    number: u32,
 }
 
 impl Guest {
     pub(crate) fn new(desk: &Rc<Desk>, waker: Waker) -> Guest {
-        let number = desk.next_guest.replace(desk.next_guest.get() + 1);
-        desk.guests.borrow_mut().insert(number, waker);
+        let Guests { wakers, free } = &mut *desk.guests.borrow_mut();
+        let number = free.pop().unwrap_or_else(|| {
+            wakers.push(None);
+            u32::try_from(wakers.len() - 1).expect("sessions are counted in 32 bits")
+        });
+        wakers[number as usize] = Some(waker);
         Guest { desk: Rc::clone(desk), number }
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.desk.guests.borrow_mut().remove(&self.number);
+        let Guests { wakers, free } = &mut *self.desk.guests.borrow_mut();
+        wakers[self.number as usize] = None;
+        free.push(self.number);
     }
 }
 
@@ -147,11 +169,15 @@ pub(crate) struct Entrance {
 impl Entrance {
     /// Whether nobody inside is served another request.
     pub(crate) fn is_closing(&self) -> bool {
-        self.closed.get() || self.route.borrow().desk.closing.get()
+        self.closed.get() || self.route.borrow().desk.is_closing()
     }
 
     pub(crate) fn route(&self) -> Rc<Route> {
         Rc::clone(&self.route.borrow())
+    }
+
+    fn speaks(&self, mode: &Mode) -> bool {
+        matches!(self.route.borrow().frontend().mode, Mode::Http(_)) == matches!(mode, Mode::Http(_))
     }
 }
 
@@ -222,7 +248,8 @@ pub(crate) struct Routes {
     desk: Rc<Desk>,
     entrances: HashMap<SocketAddr, Rc<Entrance>>,
     balancers: HashMap<String, KeptBalancer>,
-    pools: HashMap<*const ServerLive, Rc<Pool>>,
+    /// With its server, whose address so can't become another one's.
+    pools: HashMap<*const ServerLive, (Arc<ServerLive>, Rc<Pool>)>,
 }
 
 impl Routes {
@@ -238,19 +265,19 @@ impl Routes {
     pub(crate) fn sweep(&self) {
         let sweeps = self.desk.sweeps.get().wrapping_add(1);
         self.desk.sweeps.set(sweeps);
-        self.pools.values().for_each(|pool| pool.sweep(sweeps));
+        self.pools.values().for_each(|(_, pool)| pool.sweep(sweeps));
     }
 
     /// Idle connections to servers.
     pub(crate) fn idle(&self) -> usize {
-        self.pools.values().map(|pool| pool.len()).sum()
+        self.pools.values().map(|(_, pool)| pool.len()).sum()
     }
 
     /// The worker drains: who is inside is served what was asked for, and no more.
     pub(crate) fn close(&self) {
-        self.desk.closing.set(true);
-        self.desk.guests.borrow().values().for_each(Waker::wake_by_ref);
-        self.pools.values().for_each(|pool| pool.close());
+        self.desk.closing_since.set(Some(Instant::now()));
+        self.desk.guests.borrow().wakers.iter().flatten().for_each(Waker::wake_by_ref);
+        self.pools.values().for_each(|(_, pool)| pool.close());
     }
 
     /// Takes up a scheme. Balancers whose servers are unchanged keep their turn, servers that stay their connections.
@@ -270,21 +297,24 @@ impl Routes {
             let mut own = Vec::new();
             for server in &live.servers {
                 let key = Arc::as_ptr(server);
-                let pool = pools.remove(&key).unwrap_or_default();
-                self.pools.insert(key, Rc::clone(&pool));
+                let pool = pools.remove(&key).map(|(_, pool)| pool).unwrap_or_default();
+                self.pools.insert(key, (Arc::clone(server), Rc::clone(&pool)));
                 own.push(pool);
             }
             backends.push(BackendRoute { balancer, pools: own });
         }
         // A session may still hold a pool whose server is gone: it keeps nothing from now on.
-        pools.values().for_each(|pool| pool.close());
+        pools.values().for_each(|(_, pool)| pool.close());
         let backends: Rc<[BackendRoute]> = backends.into();
         for (index, frontend) in scheme.plan.frontends.iter().enumerate() {
             let (scheme, backends, desk) = (Arc::clone(scheme), Rc::clone(&backends), Rc::clone(&self.desk));
             let rules = scheme.rules[index].clone();
             let route = Rc::new(Route { scheme, index, rules, backends, desk });
             for bind in &frontend.binds {
-                let entrance = closed.remove(bind).unwrap_or_else(|| {
+                // Who came to speak HTTP is not served by a route that speaks TCP.
+                let kept = closed.get(bind).is_some_and(|old| old.speaks(&frontend.mode));
+                let entrance = if kept { closed.remove(bind) } else { None };
+                let entrance = entrance.unwrap_or_else(|| {
                     Rc::new(Entrance { route: RefCell::new(Rc::clone(&route)), closed: Cell::new(false) })
                 });
                 entrance.route.replace(Rc::clone(&route));

@@ -37,7 +37,7 @@ pub(crate) struct Session {
 #[derive(Debug)]
 pub(crate) struct Room {
     _passes: [Pass; 2],
-    _of_source: Option<FromSource>,
+    _of_source: Option<Box<FromSource>>,
 }
 
 impl Session {
@@ -54,13 +54,13 @@ impl Session {
             debug!(client = %peer, limit, "a client has all the sessions that it may have");
             return None;
         }
-        let room = Room { _passes: passes, _of_source: of_source.flatten() };
+        let room = Room { _passes: passes, _of_source: of_source.flatten().map(Box::new) };
         // Small writes go out at once; a client that is gone already shows when it is read.
         let _ = client.set_nodelay(true);
         Some(match route.frontend().mode {
             Mode::Tcp => Box::pin(tcp(client, peer, route, room)),
             Mode::Http(_) => {
-                let mut connection = Box::new(Connection::new(client, peer, entrance, room));
+                let mut connection = Connection::new(client, peer, entrance, room);
                 Box::pin(async move { connection.serve().await })
             }
         })
@@ -190,7 +190,12 @@ impl Story {
 /// from one that closed, so it keeps its turn (HAProxy without `abortonclose`).
 pub(crate) async fn leaves(client: &TcpStream) {
     if let Ok(1..) = client.peek(&mut [0]).await {
-        // Should the wait itself fail, the connection is as good as reset.
-        let _ = client.ready(Interest::ERROR).await;
+        resets(client).await;
     }
+}
+
+/// Ends when the connection is reset.
+pub(crate) async fn resets(client: &TcpStream) {
+    // Should the wait itself fail, it is as good as that.
+    let _ = client.ready(Interest::ERROR).await;
 }

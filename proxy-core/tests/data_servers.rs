@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use data_support::{at, client, echo, echoes, listeners, nobody, pace, plan, server, start, wait_for};
+use data_support::{Plane, at, client, echo, echoes, listeners, nobody, pace, plan, server, silent, start, wait_for};
 use proxy_core::plan::{Balance, Check, Probe};
 use proxy_core::plane::{DataPlane, LogDescriptors};
 use proxy_core::stats::ServerState;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::SockRef;
 
 fn http_check() -> Check {
     Check {
@@ -104,13 +104,7 @@ fn the_last_retry_goes_to_another_server() {
 
 #[test]
 fn a_server_that_does_not_answer_costs_one_connect_timeout() {
-    let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    full.listen(0).unwrap();
-    let silent = full.local_addr().unwrap().as_socket().unwrap();
-    // A backlog of 0 holds one connection; SYNs beyond it are dropped.
-    let _holds: Vec<_> =
-        std::iter::from_fn(|| std::net::TcpStream::connect_timeout(&silent, Duration::from_millis(200)).ok()).collect();
+    let (silent, _held) = silent();
     let (address, sockets) = listeners(1);
     let plane = start(plan(address, vec![at("silent", silent)]), 1, sockets);
     let began = Instant::now();
@@ -142,7 +136,7 @@ fn a_full_server_makes_clients_wait_until_a_session_ends_or_the_queue_timeout() 
 }
 
 /// A plane whose only server has one place, and the client that holds it.
-fn one_place(check: Option<Check>) -> (SocketAddr, DataPlane, TcpStream) {
+fn one_place(check: Option<Check>) -> (SocketAddr, Plane, TcpStream) {
     let (only, _) = server(echo);
     let (address, sockets) = listeners(2);
     let mut wanted = plan(address, vec![at("only", only)]);

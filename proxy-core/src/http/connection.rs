@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -35,12 +35,13 @@ const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 /// A client that was let in.
 pub(crate) struct Connection {
     pub(super) client: TcpStream,
-    pub(super) peer: SocketAddr,
     pub(super) ends: Ends,
     pub(super) entrance: Rc<Entrance>,
     pub(super) desk: Rc<Desk>,
     /// What was read of the next head, or of requests behind it.
     pub(super) input: Window,
+    /// How much of that is known to be no whole head.
+    looked_at: usize,
     pub(super) alarm: Alarm,
     /// When the first byte of the current request came; of the first one: when the connection began.
     pub(super) began: Instant,
@@ -88,11 +89,11 @@ impl Connection {
         let own = client.local_addr().unwrap_or(peer);
         Connection {
             client,
-            peer,
-            ends: Ends { client: peer.ip().to_canonical(), own, tls: false },
+            ends: Ends { client: SocketAddr::new(peer.ip().to_canonical(), peer.port()), own, tls: false },
             desk: Rc::clone(&route.desk),
             entrance,
             input: Window::default(),
+            looked_at: 0,
             alarm: Alarm::new(began + route.http().request_timeout),
             began,
             answered: 0,
@@ -112,7 +113,7 @@ impl Connection {
                 Outcome::Tunnel(tunnel) => return Box::pin(self.tunnel(route, tunnel)).await,
             };
             if let Some(story) = self.story.take() {
-                story.tell(&route, self.peer);
+                story.tell(&route, self.ends.client);
             }
             if next != Next::Request {
                 break next;
@@ -128,7 +129,11 @@ impl Connection {
 
     /// One request, from its first byte to the end of its answer, by the plan of the moment when its head was whole.
     async fn request(&mut self) -> (Outcome, Rc<Route>) {
-        let (step, route) = self.head().await;
+        self.looked_at = 0;
+        if self.answered > 0 {
+            self.began = Instant::now();
+        }
+        let (step, route) = poll_fn(|cx| self.poll_head(cx)).await;
         let outcome = match step {
             // Apart, so that an idle connection has no room for it.
             Step::Forward(trip) => Box::pin(self.forward(&route, trip)).await,
@@ -140,42 +145,54 @@ impl Connection {
     }
 
     /// Reads to the end of a head, and decides what is to be done about it.
-    async fn head(&mut self) -> (Step, Rc<Route>) {
-        let mut looked_at = 0;
-        if self.answered > 0 {
-            self.began = Instant::now();
-        }
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<(Step, Rc<Route>)> {
         loop {
-            let fresh = &self.input.bytes()[looked_at..];
+            let fresh = &self.input.bytes()[self.looked_at..];
             // Bytes without the end of a line can't end a head: a client that sends them singly costs no parsing. What
             // begins with no letter is none, such as a TLS handshake.
-            let odd = looked_at == 0 && fresh.first().is_some_and(|byte| !byte.is_ascii_graphic());
+            let odd = self.looked_at == 0 && fresh.first().is_some_and(|byte| !byte.is_ascii_graphic());
             if odd || memchr::memchr(b'\n', fresh).is_some() || self.input.is_full() {
                 let route = self.entrance.route();
                 if let Some(step) = self.decide(&route) {
-                    return (step, route);
+                    return Poll::Ready((step, route));
                 }
             }
-            looked_at = self.input.bytes().len();
-            let read = self.read().await;
-            let begins = looked_at == 0;
-            match read {
+            self.looked_at = self.input.bytes().len();
+            let begins = self.looked_at == 0;
+            return Poll::Ready(match ready!(self.poll_read(cx)) {
                 // Silence is no request.
-                Ok(0) | Err(_) if begins => return (Step::End(Next::Close), self.entrance.route()),
-                Ok(1..) if begins && self.answered > 0 => self.began = Instant::now(),
-                Ok(1..) => {}
-                Ok(0) => {
-                    return self
-                        .give_up(Ended::Client, |connection, route| connection.refuse(route, BadRequest::Truncated));
+                Ok(0) | Err(_) if begins => (Step::End(Next::Close), self.entrance.route()),
+                Ok(1..) => {
+                    if begins && self.answered > 0 {
+                        self.began = Instant::now();
+                    }
+                    continue;
                 }
-                Err(Some(_)) => return self.give_up(Ended::Client, |_, _| Step::End(Next::Close)),
-                Err(None) => {
-                    return self.give_up(Ended::ClientTimeout, |connection, route| {
-                        Step::Answer(connection.error(route, None, 408, None), Next::Linger)
-                    });
-                }
-            }
+                Ok(0) => self.give_up(Ended::Client, |this, route| this.refuse(route, BadRequest::Truncated)),
+                Err(Some(_)) => self.give_up(Ended::Client, |_, _| Step::End(Next::Close)),
+                Err(None) => self.give_up(Ended::ClientTimeout, |this, route| {
+                    Step::Answer(this.error(route, None, 408, None), Next::Linger)
+                }),
+            });
         }
+    }
+
+    /// Reads on in a head, or waits for one; an error of `None`: the time is over.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Option<io::Error>>> {
+        self.guest.get_or_insert_with(|| Guest::new(&self.desk, cx.waker().clone()));
+        if let Poll::Ready(read) = self.input.poll_fill(cx, &self.client, &self.desk.buffers) {
+            return Poll::Ready(read.map_err(Some));
+        }
+        let idle = self.input.is_empty();
+        let limit = {
+            let route = self.entrance.route();
+            if idle && self.answered > 0 { route.http().keep_alive_timeout } else { route.http().request_timeout }
+        };
+        let deadline = match self.desk.closing_since.get() {
+            Some(since) if idle => (self.began + limit).min(since + LAST_CALL),
+            _ => self.began + limit,
+        };
+        self.alarm.poll(cx, deadline).map(|()| Err(None))
     }
 
     /// The rest of a head won't come.
@@ -191,28 +208,6 @@ impl Connection {
         if let Some(story) = &mut self.story {
             note(story);
         }
-    }
-
-    /// Reads on in a head, or waits for one; an error of `None`: the time is over.
-    async fn read(&mut self) -> Result<usize, Option<io::Error>> {
-        let Connection { client, entrance, input, desk, alarm, answered, began, guest, .. } = self;
-        let idle = input.is_empty() && *answered > 0;
-        let limit = {
-            let route = entrance.route();
-            if idle { route.http().keep_alive_timeout } else { route.http().request_timeout }
-        };
-        let mut deadline = *began + limit;
-        poll_fn(|cx| {
-            guest.get_or_insert_with(|| Guest::new(desk, cx.waker().clone()));
-            if let Poll::Ready(read) = input.poll_fill(cx, client, &desk.buffers) {
-                return Poll::Ready(read.map_err(Some));
-            }
-            if desk.closing.get() && input.is_empty() {
-                deadline = deadline.min(Instant::now() + LAST_CALL);
-            }
-            alarm.poll(cx, deadline).map(|()| Err(None))
-        })
-        .await
     }
 
     /// Says an answer of ours.
@@ -265,7 +260,7 @@ impl Connection {
         let down = [&counters.bytes_out, &served.bytes_out];
         let relay = Relay::new(&self.client, &server.stream, &self.desk.buffers).with(from_client, from_server);
         let (end, passed) = relay.run(idle, &up, &down).await;
-        debug!(frontend = frontend.name, client = %self.peer, ?end, "tunnel ended");
+        debug!(frontend = frontend.name, client = %self.ends.client, ?end, "tunnel ended");
         if let Some(mut story) = self.story.take() {
             story.bytes += passed;
             match end {
@@ -273,7 +268,7 @@ impl Connection {
                 Ok(End::Idle) => story.ends(Ended::ClientTimeout, Phase::Data),
                 Err(_) => story.ends(Ended::Client, Phase::Data),
             }
-            story.tell(&route, self.peer);
+            story.tell(&route, self.ends.client);
         }
     }
 }

@@ -48,7 +48,7 @@ impl Connection {
             story.asked(&bytes[request.start..request.length]);
         }
         let subject = Subject {
-            client: self.ends.client,
+            client: self.ends.client.ip(),
             port: self.ends.own.port(),
             tls: self.ends.tls,
             request: Some(&request),
@@ -182,7 +182,7 @@ impl Connection {
     /// Nothing on this connection can be trusted any more.
     pub(super) fn refuse(&mut self, route: &Rc<Route>, bad: BadRequest) -> Step {
         route.counters().bad_requests.0[bad.index()].add(1);
-        debug!(client = %self.peer, why = bad.why(), "bad request");
+        debug!(client = %self.ends.client, why = bad.why(), "bad request");
         if self.story.is_none() {
             self.story = route.frontend().log.map(|_| Story::new(self.began, route));
         }

@@ -18,6 +18,7 @@ use super::story::Story;
 use super::trip::Trip;
 use crate::alarm::Alarm;
 use crate::route::{Entrance, Route};
+use crate::tcp::relay::reset_on_close;
 use crate::tcp::window::Window;
 
 /// Interim responses that one answer may begin with.
@@ -73,6 +74,15 @@ pub(crate) struct Exchange<'t> {
     pub(crate) status: u16,
     /// Something came from the server.
     pub(crate) heard: bool,
+}
+
+/// A client that is reset, not closed, when dropped so: at the deadline of a drain half an answer must not look whole.
+struct Unfinished<'a>(Option<&'a TcpStream>);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.0.into_iter().for_each(reset_on_close);
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +144,8 @@ impl<'t> Exchange<'t> {
         let mut last = Instant::now();
         // What goes at once moves nothing on: it has just begun.
         let mut moved = None;
-        poll_fn(|cx| {
+        let mut unfinished = Unfinished(Some(client));
+        let end = poll_fn(|cx| {
             if let Poll::Ready(end) = self.poll(cx, client, server) {
                 return Poll::Ready(end);
             }
@@ -149,7 +160,9 @@ impl<'t> Exchange<'t> {
             };
             alarm.poll(cx, last + limit).map(|()| Err(expired))
         })
-        .await
+        .await;
+        unfinished.0 = None;
+        end
     }
 
     /// Bytes either way keep both sides' time from running out (HAProxy without `independent-streams`); when it
@@ -255,7 +268,10 @@ impl<'t> Exchange<'t> {
         let keep = if dechunked { Keep::Data } else { Keep::Framing };
         let body = Body::of(response.framing, keep);
         let connection = match status {
-            101 if !self.trip.upgrade => return Err(Failure::Response(BadResponse::UnaskedUpgrade)),
+            // RFC 9110 §7.8: not in the middle of the request.
+            101 if !self.trip.upgrade || self.upward != Upward::Over => {
+                return Err(Failure::Response(BadResponse::UnaskedUpgrade));
+            }
             101 => Connection::Upgrade,
             100..200 => Connection::Persistent,
             _ => {

@@ -119,7 +119,7 @@ impl Flow {
     pub(crate) fn rewind(&mut self, length: usize) {
         let apart = length - self.joined;
         self.window.unconsume(apart - self.ready);
-        (self.head_sent, self.ready) = (0, apart);
+        (self.head_sent, self.ready, self.written) = (0, apart, 0);
     }
 
     /// Sees how much of what was read belongs to the body.

@@ -12,10 +12,11 @@ use super::flow::Flow;
 use super::head::BadResponse;
 use super::pool::ServerConnection;
 use super::trip::Trip;
+use crate::plan;
 use crate::reach::{Attempts, Chosen, Unreached};
 use crate::route::Route;
 use crate::server::ServerLive;
-use crate::session::leaves;
+use crate::session::{leaves, resets};
 
 /// A server connection that is one client's alone: the server may know its user by it (NTLM, Negotiate).
 pub(super) struct Private {
@@ -40,7 +41,7 @@ impl Connection {
         });
         let (mut chosen, mut at_hand) = match self.own_connection(route, backend) {
             Some(own) => own,
-            None => match route.choose(backend, leaves(&self.client)).await {
+            None => match route.choose(backend, self.leaves_queue(route.backend(backend))).await {
                 Ok(chosen) => (chosen, None),
                 Err(why) => return self.unreached(route, &trip, why).await,
             },
@@ -140,6 +141,11 @@ impl Connection {
         }
     }
 
+    /// Ends when the client doesn't wait any more. It has asked: with an end of stream it may have said all.
+    async fn leaves_queue(&self, backend: &plan::Backend) {
+        if backend.abort_on_close { leaves(&self.client).await } else { resets(&self.client).await }
+    }
+
     /// The connection to a server of this backend that is the client's alone, and its server even if it is gone.
     fn own_connection(&mut self, route: &Route, backend: usize) -> Option<(Chosen, Option<ServerConnection>)> {
         for index in 0..self.private.len() {
@@ -164,7 +170,7 @@ impl Connection {
     /// No server could be had.
     async fn unreached(&mut self, route: &Route, trip: &Trip, why: Unreached) -> Outcome {
         route.count_unreached(trip.backend, why);
-        debug!(backend = route.backend(trip.backend).name, client = %self.peer, ?why, "no server for a request");
+        debug!(backend = route.backend(trip.backend).name, client = %self.ends.client, ?why, "no server for a request");
         self.tell(|story| story.unreached(why));
         if why == Unreached::Left {
             return Outcome::Next(Next::Close);
@@ -177,7 +183,7 @@ impl Connection {
     async fn failed(&mut self, route: &Route, trip: &Trip, server: usize, failure: Failure) -> Outcome {
         let backend = route.backend(trip.backend);
         let server = &backend.servers[server].name;
-        debug!(backend = backend.name, server, client = %self.peer, ?failure, "a request failed");
+        debug!(backend = backend.name, server, client = %self.ends.client, ?failure, "a request failed");
         self.tell(|story| story.failed(failure));
         let (status, sentence) = match failure {
             Failure::Client => return Outcome::Next(Next::Close),

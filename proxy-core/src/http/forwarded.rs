@@ -20,7 +20,7 @@ const FORWARDED: &str = "Forwarded";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ends {
     /// The client.
-    pub(crate) client: IpAddr,
+    pub(crate) client: SocketAddr,
     /// The address of ours that it came to.
     pub(crate) own: SocketAddr,
     /// Over TLS.
@@ -63,7 +63,7 @@ impl Forwarding {
 
     /// Appends our fields; `host` as the client sent it.
     pub(crate) fn append<'e>(&self, out: &mut Vec<u8>, ends: &Ends, host: Option<&str>, edits: impl Edits<'e>) {
-        let client = ends.client.to_canonical();
+        let client = ends.client.ip().to_canonical();
         out.extend_from_slice(b"X-Forwarded-For: ");
         address(out, client);
         out.extend_from_slice(b"\r\n");
@@ -165,7 +165,11 @@ mod tests {
     }
 
     fn said(forwarding: &Forwarding, client: &str, tls: bool, host: Option<&str>, edits: &[HeaderEdit]) -> String {
-        let ends = Ends { client: client.parse().unwrap(), own: "192.0.2.9:80".parse().unwrap(), tls };
+        let ends = Ends {
+            client: SocketAddr::new(client.parse().unwrap(), 40_000),
+            own: "192.0.2.9:80".parse().unwrap(),
+            tls,
+        };
         let mut out = Vec::new();
         forwarding.append(&mut out, &ends, host, edits.iter());
         String::from_utf8(out).unwrap()

@@ -79,8 +79,8 @@ impl Pool {
     pub(crate) fn give_back(&self, connection: ServerConnection) {
         let desk = &connection.counted.0;
         let mut idle = self.idle.borrow_mut();
-        let room = idle.len() < KEPT && desk.server_connections.get() <= desk.clients.get();
-        if room && !self.closed.get() && !desk.closing.get() {
+        let room = idle.len() < KEPT && desk.has_room_for_idle();
+        if room && !self.closed.get() && !desk.is_closing() {
             let since = desk.sweeps.get();
             idle.push(Idle { connection, since });
         }
@@ -90,10 +90,10 @@ impl Pool {
         self.idle.borrow().len()
     }
 
-    /// Closes what its server closed, and what was not used for long.
+    /// Closes what its server closed, what was not used for long, and the oldest for clients that have left.
     pub(crate) fn sweep(&self, sweeps: u32) {
         let fresh = |idle: &Idle| sweeps.wrapping_sub(idle.since) < KEPT_FOR && idle.connection.is_quiet();
-        self.idle.borrow_mut().retain(fresh);
+        self.idle.borrow_mut().retain(|idle| fresh(idle) && idle.connection.counted.0.has_room_for_idle());
     }
 
     /// Keeps nothing from now on: the server left the plan, or the worker drains.

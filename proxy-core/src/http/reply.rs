@@ -410,7 +410,7 @@ mod tests {
     }
 
     fn ends() -> Ends {
-        Ends { client: "192.0.2.1".parse().unwrap(), own: "[2001:db8::9]:80".parse().unwrap(), tls: false }
+        Ends { client: "192.0.2.1:40000".parse().unwrap(), own: "[2001:db8::9]:80".parse().unwrap(), tls: false }
     }
 
     fn location(to: &Redirect, host: Option<&str>, target: &str) -> String {

@@ -100,7 +100,7 @@ impl<'a, E: Edits<'a>> RequestHead<'a, E> {
     }
 
     fn forwarding(&self) -> Option<&'a Forwarding> {
-        self.forwarding.filter(|forwarding| forwarding.concerns(self.ends.client))
+        self.forwarding.filter(|forwarding| forwarding.concerns(self.ends.client.ip()))
     }
 
     fn line_stays(&self) -> bool {

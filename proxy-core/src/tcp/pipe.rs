@@ -1,8 +1,9 @@
 //! Pipes that carry bytes from socket to socket inside the kernel (splice(2)): what is long needs no copy through us.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
@@ -19,7 +20,7 @@ pub(crate) const MOST: usize = 32;
 #[derive(Debug, Default)]
 pub(crate) struct Pipes {
     idle: RefCell<Vec<Pipe>>,
-    made: RefCell<usize>,
+    made: Rc<Cell<usize>>,
 }
 
 /// A pipe with what is under way in it.
@@ -28,6 +29,14 @@ pub(crate) struct Pipe {
     out: OwnedFd,
     into: OwnedFd,
     held: usize,
+    /// Counts it until it is closed, wherever that happens: a body that is cut takes its pipe along.
+    made: Rc<Cell<usize>>,
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        self.made.set(self.made.get() - 1);
+    }
 }
 
 impl Pipes {
@@ -36,23 +45,20 @@ impl Pipes {
         if let Some(pipe) = self.idle.borrow_mut().pop() {
             return Some(pipe);
         }
-        let mut made = self.made.borrow_mut();
-        if *made >= MOST {
+        if self.made.get() >= MOST {
             return None;
         }
         let (out, into) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).ok()?;
         // A smaller one does as well.
         let _ = fcntl(&into, FcntlArg::F_SETPIPE_SZ(SIZE));
-        *made += 1;
-        Some(Pipe { out, into, held: 0 })
+        self.made.set(self.made.get() + 1);
+        Some(Pipe { out, into, held: 0, made: Rc::clone(&self.made) })
     }
 
     /// One that still holds something is closed.
     pub(crate) fn give_back(&self, pipe: Pipe) {
         if pipe.held == 0 {
             self.idle.borrow_mut().push(pipe);
-        } else {
-            *self.made.borrow_mut() -= 1;
         }
     }
 }
@@ -96,4 +102,25 @@ impl Pipe {
 fn moved(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
     let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
     splice(from, None, to, None, most, flags).map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_that_was_lost_with_its_body_makes_room_for_another_and_one_that_came_back_is_lent_again() {
+        let pipes = Pipes::default();
+        let all: Vec<_> = std::iter::from_fn(|| pipes.lend()).collect();
+        assert_eq!(all.len(), MOST);
+        drop(all);
+        let first = pipes.lend().expect("they were closed");
+        let mut held = pipes.lend().expect("there is room");
+        held.held = 1;
+        pipes.give_back(first);
+        pipes.give_back(held);
+        assert_eq!((pipes.idle.borrow().len(), pipes.made.get()), (1, 1));
+        let lent: Vec<_> = std::iter::from_fn(|| pipes.lend()).collect();
+        assert_eq!((lent.len(), pipes.made.get()), (MOST, MOST));
+    }
 }

@@ -1,9 +1,12 @@
-//! A data plane on loopback, the servers behind it, and waiting for states with a deadline.
+//! A data plane on loopback that ends without a panic, the servers behind it, and waiting for states with a deadline.
 #![allow(dead_code, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub(crate) mod http;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
@@ -109,7 +112,32 @@ pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
     Plan { revision: 1, frontends: vec![frontend], backends: vec![backend], ..Plan::default() }
 }
 
-pub(crate) fn start(plan: Plan, workers: u16, listeners: Vec<Listener>) -> DataPlane {
+/// A data plane in which no session may have panicked when the test ends.
+#[derive(Debug)]
+pub(crate) struct Plane(DataPlane);
+
+impl Deref for Plane {
+    type Target = DataPlane;
+
+    fn deref(&self) -> &DataPlane {
+        &self.0
+    }
+}
+
+impl DerefMut for Plane {
+    fn deref_mut(&mut self) -> &mut DataPlane {
+        &mut self.0
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        let panics: u64 = self.0.stats().workers.iter().map(|worker| worker.panics).sum();
+        assert!(thread::panicking() || panics == 0, "{panics} sessions panicked");
+    }
+}
+
+pub(crate) fn start(plan: Plan, workers: u16, listeners: Vec<Listener>) -> Plane {
     let limits = Limits { nofile: 65_536, sessions: 10_000 };
     let plane = DataPlane::start(
         plan,
@@ -122,7 +150,19 @@ pub(crate) fn start(plan: Plan, workers: u16, listeners: Vec<Listener>) -> DataP
     )
     .unwrap();
     wait_for("the workers", || plane.ready());
-    plane
+    Plane(plane)
+}
+
+/// An address where a listener takes no connection: SYNs are dropped. Free again with the listener.
+pub(crate) fn silent() -> (SocketAddr, (Socket, Vec<TcpStream>)) {
+    let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    full.listen(0).unwrap();
+    let address = full.local_addr().unwrap().as_socket().unwrap();
+    // A backlog of 0 holds one connection; SYNs beyond it are dropped.
+    let fill = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+    let held = std::iter::from_fn(fill).collect();
+    (address, (full, held))
 }
 
 pub(crate) fn client(address: SocketAddr) -> TcpStream {

@@ -8,7 +8,7 @@ use crate::http::head::{self, Asked, Framing, Hop};
 use crate::plan::{self, ClientSupplied, HeaderEdit};
 
 fn ends() -> Ends {
-    Ends { client: "198.51.100.7".parse().unwrap(), own: "192.0.2.9:8080".parse().unwrap(), tls: false }
+    Ends { client: "198.51.100.7:40000".parse().unwrap(), own: "192.0.2.9:8080".parse().unwrap(), tls: false }
 }
 
 fn forwarding(client_supplied: ClientSupplied, rfc7239: bool) -> Forwarding {
@@ -81,7 +81,7 @@ fn a_request_with_nothing_to_change_is_sent_as_it_is() {
     assert_eq!(sent(&Wish::default(), &format!("\r\n{request}GET /next")), request);
 
     let edits = [HeaderEdit::Remove("A".into())];
-    let trusted = Ends { client: "127.0.0.1".parse().unwrap(), ..ends() };
+    let trusted = Ends { client: "127.0.0.1:40000".parse().unwrap(), ..ends() };
     let told = || Some(forwarding(ClientSupplied::Append, false));
     assert!(is_sent_as_it_is(&Wish { ends: trusted, forwarding: told(), ..Wish::default() }, request));
     for wish in [
