@@ -77,7 +77,11 @@ const CLASSES: &[(&str, Smooth)] = &[
     }),
     ("cut-after-interim", |case, ours, theirs| {
         let Some(cut) = theirs.client.iter().zip(&ours.client).position(|(their, our)| their != our) else { return };
-        let incomplete = theirs.client[cut].content.as_ref().is_some_and(|content| !content.complete);
+        let [our, their] = [&ours.client[cut], &theirs.client[cut]].map(|answer| answer.content.as_ref());
+        let incomplete = our.zip(their).is_some_and(|(our, their)| {
+            // It may even end with the last chunk as if all were there.
+            !their.complete || (our.body.0.len() > their.body.0.len() && our.body.0.starts_with(&their.body.0))
+        });
         if case.asks_interim() && (incomplete || !theirs.rest.is_empty()) {
             let served = theirs.server.len().min(ours.server.len());
             for outcome in [ours, theirs] {
@@ -144,6 +148,11 @@ const CLASSES: &[(&str, Smooth)] = &[
     ("bad-answer", |case, ours, theirs| {
         let odd = case.requests.len() - 2;
         ours.server.dedup();
+        if case.is_odd("answer-bad") && case.asks_interim() {
+            // HAProxy drops a 100 that comes right before.
+            ours.client.retain(|answer| !answer.is_interim());
+            theirs.client.retain(|answer| !answer.is_interim());
+        }
         if case.is_odd("answer-bad") && ours.client.last().is_some_and(|answer| answer.status == "502") {
             leave_out(odd + 1, ours, theirs);
         }

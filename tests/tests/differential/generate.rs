@@ -98,9 +98,11 @@ impl Case {
 
     /// Whether an answer of 1xx is to be expected.
     pub(crate) fn asks_interim(&self) -> bool {
-        let interim = ["100", "103", "many-100", "100-continue"];
         let mut fields = self.requests.iter().flat_map(|request| &request.fields);
-        fields.any(|field| interim.iter().any(|value| field.value == value.as_bytes()))
+        fields.any(|field| {
+            let value = field.value.to_ascii_lowercase();
+            value.starts_with(b"100-continue") || [b"100".as_slice(), b"103", b"many-100"].contains(&value.as_slice())
+        })
     }
 }
 
