@@ -225,6 +225,9 @@ pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
 impl Log {
     /// From now on, until the guard is dropped.
     pub(crate) fn start() -> (Log, tracing::subscriber::DefaultGuard) {
+        // For the other tests' threads: without a subscriber there, a line that one of them says first may be forgotten
+        // for all (tracing keeps for each line whether anybody wants it). Setting it again does nothing.
+        let _ = tracing::subscriber::set_global_default(Log::default());
         let log = Log::default();
         let guard = tracing::subscriber::set_default(log.clone());
         (log, guard)
