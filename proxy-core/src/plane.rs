@@ -144,7 +144,7 @@ impl DataPlane {
         self.scheme = Arc::new(Scheme::build(plan, Some(&self.scheme), workers, |plan| logs.open(plan, sinks))?);
         self.post(added, removed);
         self.checks.apply(Arc::clone(&self.scheme));
-        // A raised limit may have made room.
+        // Who waits looks again, by the plan that it came with (docs/balancing.md).
         self.scheme.backends.iter().for_each(|backend| backend.queue.wake());
         Ok(())
     }
