@@ -3,6 +3,7 @@
 mod alarm;
 mod balance;
 pub mod beat;
+mod calendar;
 mod check;
 pub mod control;
 mod first;

@@ -6,9 +6,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::text;
-
-const MONTHS: [&[u8; 3]; 12] =
-    [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
+use crate::calendar::{Date, utc};
 
 /// The texts of the last second asked for. One for each kind of line: they are of different moments.
 #[derive(Debug, Default)]
@@ -59,7 +57,7 @@ impl Clock {
             text.push(b'/');
             text::padded::<4>(text, date.year);
             text.push(b':');
-            date.time_of_day(text);
+            time_of_day(text, date);
         }));
         out.push(b'.');
         text::padded::<3>(out, millis);
@@ -74,7 +72,7 @@ impl Clock {
             text.extend_from_slice(if date.day < 10 { b"  " } else { b" " });
             text::number(text, date.day.into());
             text.push(b' ');
-            date.time_of_day(text);
+            time_of_day(text, date);
         }));
     }
 
@@ -89,7 +87,7 @@ impl Clock {
             text.push(b'-');
             text::padded::<2>(text, date.day);
             text.push(b'T');
-            date.time_of_day(text);
+            time_of_day(text, date);
         }));
         out.push(b'.');
         text::padded::<3>(out, millis);
@@ -103,28 +101,12 @@ fn since_epoch(time: SystemTime) -> (i64, u32) {
     (i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_millis())
 }
 
-struct Date {
-    year: u32,
-    /// From 0.
-    month: u32,
-    day: u32,
-    hour: u32,
-    minute: u32,
-    second: u32,
-}
-
-impl Date {
-    fn month_name(&self) -> &'static [u8; 3] {
-        MONTHS[self.month as usize % 12]
-    }
-
-    fn time_of_day(&self, out: &mut Vec<u8>) {
-        text::padded::<2>(out, self.hour);
-        out.push(b':');
-        text::padded::<2>(out, self.minute);
-        out.push(b':');
-        text::padded::<2>(out, self.second);
-    }
+fn time_of_day(out: &mut Vec<u8>, date: Date) {
+    text::padded::<2>(out, date.hour);
+    out.push(b':');
+    text::padded::<2>(out, date.minute);
+    out.push(b':');
+    text::padded::<2>(out, date.second);
 }
 
 fn local(second: i64) -> Date {
@@ -143,30 +125,6 @@ fn local(second: i64) -> Date {
         hour: part(parts.tm_hour),
         minute: part(parts.tm_min),
         second: part(parts.tm_sec),
-    }
-}
-
-/// The Gregorian date, by years that begin in March, so that the leap day is their last.
-fn utc(second: i64) -> Date {
-    const DAYS_OF_400_YEARS: i64 = 146_097;
-    /// From the first of March of year 0 to 1970.
-    const TO_1970: i64 = 719_468;
-    let (day, of_day) = (second.div_euclid(86_400) + TO_1970, second.rem_euclid(86_400));
-    let (era, of_era) = (day.div_euclid(DAYS_OF_400_YEARS), day.rem_euclid(DAYS_OF_400_YEARS));
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    // March, April, May, June, July have 153 days, and so have the next five months.
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let (month, next) = if month < 10 { (month + 2, 0) } else { (month - 10, 1) };
-    let part = |value: i64| u32::try_from(value).unwrap_or(0);
-    Date {
-        year: part(era * 400 + year + next),
-        month: part(month),
-        day: part(day),
-        hour: part(of_day / 3600),
-        minute: part(of_day / 60 % 60),
-        second: part(of_day % 60),
     }
 }
 
