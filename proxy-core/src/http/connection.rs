@@ -168,7 +168,9 @@ impl Connection {
                     }
                     continue;
                 }
-                Ok(0) => self.give_up(Ended::Client, |this, route| this.refuse(route, BadRequest::Truncated)),
+                Ok(0) => self.give_up(Ended::Client, |this, route| {
+                    Step::Answer(this.refuse(route, BadRequest::Truncated), Next::Linger)
+                }),
                 Err(Some(_)) => self.give_up(Ended::Client, |_, _| Step::End(Next::Close)),
                 Err(None) => self.give_up(Ended::ClientTimeout, |this, route| {
                     Step::Answer(this.error(route, None, 408, None), Next::Linger)

@@ -38,9 +38,11 @@ impl Connection {
         let bytes = self.input.bytes();
         let request = match head::request(&mut slots, bytes) {
             Ok(Some(request)) => request,
-            Ok(None) if self.input.is_full() => return Some(self.refuse(route, BadRequest::HeadTooLong)),
+            Ok(None) if self.input.is_full() => {
+                return Some(Step::Answer(self.refuse(route, BadRequest::HeadTooLong), Next::Linger));
+            }
             Ok(None) => return None,
-            Err(bad) => return Some(self.refuse(route, bad)),
+            Err(bad) => return Some(Step::Answer(self.refuse(route, bad), Next::Linger)),
         };
         route.counters().http.requests.add(1);
         self.story = route.frontend().log.map(|_| Story::new(self.began, route));
@@ -180,7 +182,7 @@ impl Connection {
     }
 
     /// Nothing on this connection can be trusted any more.
-    pub(super) fn refuse(&mut self, route: &Rc<Route>, bad: BadRequest) -> Step {
+    pub(super) fn refuse(&mut self, route: &Rc<Route>, bad: BadRequest) -> Vec<u8> {
         route.counters().bad_requests.0[bad.index()].add(1);
         debug!(client = %self.ends.client, why = bad.why(), "bad request");
         if self.story.is_none() {
@@ -190,7 +192,7 @@ impl Connection {
             story.ends(Ended::Proxy, Phase::Request);
             story.why = Some(bad.why());
         });
-        Step::Answer(self.error(route, None, bad.status(), Some(bad.sentence())), Next::Linger)
+        self.error(route, None, bad.status(), Some(bad.sentence()))
     }
 
     /// An error after which the connection ends, in answer to `trip` if there was a whole request.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use tracing::debug;
 
 use super::connection::{Connection, Next, Outcome, Tunnel};
-use super::decide::Step;
 use super::exchange::{End, Exchange, Failure};
 use super::flow::Flow;
 use super::head::BadResponse;
@@ -29,8 +28,8 @@ impl Connection {
     pub(super) async fn forward(&mut self, route: &Rc<Route>, mut trip: Box<Trip>) -> Outcome {
         trip.up.window = std::mem::take(&mut self.input);
         if let Err(bad) = trip.up.sort() {
-            let Step::Answer(answer, next) = self.refuse(route, bad.into()) else { return Outcome::Next(Next::Close) };
-            return Outcome::Next(self.answer(route, answer, next).await);
+            let answer = self.refuse(route, bad.into());
+            return Outcome::Next(self.answer(route, answer, Next::Linger).await);
         }
         let backend = trip.backend;
         route.backend_counters(backend).http.requests.add(1);
