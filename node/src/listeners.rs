@@ -71,7 +71,7 @@ impl BindErrors {
 /// The sockets that a plan needs with so many workers.
 pub fn wanted(plan: &Plan, workers: u16) -> BTreeSet<ListenerKey> {
     let addresses = plan.frontends.iter().flat_map(|frontend| &frontend.binds);
-    addresses.flat_map(|&address| (0..workers).map(move |worker| ListenerKey { address, worker })).collect()
+    addresses.flat_map(|bind| (0..workers).map(move |worker| ListenerKey { address: bind.address, worker })).collect()
 }
 
 impl Listeners {

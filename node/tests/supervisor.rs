@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use node::listeners::{Listeners, wanted};
 use node::supervisor::{ApplyError, CoreState, Settings, StartError, Status, Supervisor, Timing};
-use proxy_core::plan::{Backend, Balance, Frontend, Log, LogFormat, LogSink, Mode, Plan, Server};
+use proxy_core::plan::{Backend, Balance, Bind, Frontend, Log, LogFormat, LogSink, Mode, Plan, Server};
 use proxy_core::sandbox::Identity;
 use tokio::sync::mpsc;
 
@@ -59,13 +59,19 @@ impl Bench {
     }
 
     fn plan(&self, revision: u64, binds: &[SocketAddr]) -> Plan {
-        let server =
-            Server { name: "echo".into(), address: self.server, weight: 1, backup: false, max_connections: None };
+        let server = Server {
+            name: "echo".into(),
+            address: self.server,
+            tls_name: None,
+            weight: 1,
+            backup: false,
+            max_connections: None,
+        };
         Plan {
             revision,
             frontends: vec![Frontend {
                 name: "front".into(),
-                binds: binds.to_vec(),
+                binds: binds.iter().map(|&address| Bind { address, tls: None }).collect(),
                 mode: Mode::Tcp,
                 rules: Vec::new(),
                 backend: Some(0),
@@ -78,6 +84,7 @@ impl Bench {
                 name: "back".into(),
                 balance: Balance::RoundRobin,
                 servers: vec![server],
+                tls: None,
                 check: None,
                 retries: 3,
                 redispatch: false,

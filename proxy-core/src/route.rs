@@ -312,13 +312,13 @@ impl Routes {
             let route = Rc::new(Route { scheme, index, rules, backends, desk });
             for bind in &frontend.binds {
                 // Who came to speak HTTP is not served by a route that speaks TCP.
-                let kept = closed.get(bind).is_some_and(|old| old.speaks(&frontend.mode));
-                let entrance = if kept { closed.remove(bind) } else { None };
+                let kept = closed.get(&bind.address).is_some_and(|old| old.speaks(&frontend.mode));
+                let entrance = if kept { closed.remove(&bind.address) } else { None };
                 let entrance = entrance.unwrap_or_else(|| {
                     Rc::new(Entrance { route: RefCell::new(Rc::clone(&route)), closed: Cell::new(false) })
                 });
                 entrance.route.replace(Rc::clone(&route));
-                self.entrances.insert(*bind, entrance);
+                self.entrances.insert(bind.address, entrance);
             }
         }
         closed.values().for_each(|entrance| entrance.closed.set(true));

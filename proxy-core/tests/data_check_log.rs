@@ -55,6 +55,7 @@ fn every_change_of_a_checks_answer_is_logged_where_that_is_wanted() {
         let _ = write!(stream, "HTTP/1.1 {} Whatever\r\n\r\n", now.load(SeqCst));
     });
     let check = Check {
+        tls: None,
         probe: Probe::Http { method: "GET".into(), path: "/".into(), host: None, expect: vec![(200, 399)] },
         port: None,
         interval: Duration::from_millis(20),

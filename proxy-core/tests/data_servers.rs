@@ -17,6 +17,7 @@ use socket2::SockRef;
 
 fn http_check() -> Check {
     Check {
+        tls: None,
         probe: Probe::Http { method: "GET".into(), path: "/health".into(), host: None, expect: vec![(200, 399)] },
         port: None,
         interval: Duration::from_millis(20),

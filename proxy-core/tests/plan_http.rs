@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use proxy_core::plan::{
-    Action, Backend, Balance, Condition, Frontend, HeaderEdit, Http, List, Log, LogFormat, LogSink, MAX_BODY, Mode,
-    Pattern, Plan, Redirect, Reply, Rule, Sources, Text,
+    Action, Backend, Balance, Bind, Condition, Frontend, HeaderEdit, Http, List, Log, LogFormat, LogSink, MAX_BODY,
+    Mode, Pattern, Plan, Redirect, Reply, Rule, Sources, Text,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ fn valid() -> Plan {
     };
     let frontend = |name: &str, port, mode| Frontend {
         name: name.into(),
-        binds: vec![SocketAddr::from(([192, 0, 2, 9], port))],
+        binds: vec![Bind { address: SocketAddr::from(([192, 0, 2, 9], port)), tls: None }],
         mode,
         rules: Vec::new(),
         backend: Some(0),
@@ -36,6 +36,7 @@ fn valid() -> Plan {
         name: "app".into(),
         balance: Balance::RoundRobin,
         servers: Vec::new(),
+        tls: None,
         check: None,
         retries: 3,
         redispatch: true,

@@ -68,7 +68,7 @@ fn what_is_left_out_has_the_documented_default() {
 #[test]
 fn binds_are_vips_addresses_and_stars() {
     let cluster = parse_cluster("c", CLUSTER).unwrap();
-    let binds: Vec<String> = cluster.plan.frontends[0].binds.iter().map(ToString::to_string).collect();
+    let binds: Vec<String> = cluster.plan.frontends[0].binds.iter().map(|bind| bind.address.to_string()).collect();
     assert_eq!(binds, ["10.0.0.80:80", "0.0.0.0:8080", "[2001:db8::1]:80", "10.0.0.81:80"]);
     assert_eq!(cluster.bind_names[0][0], "web:80");
 }
@@ -84,6 +84,7 @@ fn the_nearer_setting_wins() {
     assert_eq!((backend.retries, backend.redispatch), (1, false));
     assert_eq!(cluster.plan.frontends[0].client_timeout, Duration::from_secs(2));
     let check = Check {
+        tls: None,
         probe: Probe::Tcp,
         port: Some(81),
         interval: Duration::from_secs(2),

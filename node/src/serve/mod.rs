@@ -336,7 +336,7 @@ fn identity(user: &str) -> Result<Identity, ServeError> {
 
 /// Where clients arrive, in the order of the file.
 fn binds(cluster: &ClusterConfig) -> Vec<SocketAddr> {
-    cluster.plan.frontends.iter().flat_map(|frontend| frontend.binds.iter().copied()).collect()
+    cluster.plan.frontends.iter().flat_map(|frontend| frontend.binds.iter().map(|bind| bind.address)).collect()
 }
 
 fn list(addresses: &[SocketAddr]) -> String {

@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Plan, ServerTls};
+
 /// How a backend's servers are checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// What is asked.
     pub probe: Probe,
+    /// `None`: in the clear, whatever the backend's servers are otherwise spoken to in.
+    pub tls: Option<ServerTls>,
     /// Another port than the server's own.
     pub port: Option<u16>,
     /// From the end of one check to the start of the next.
@@ -42,10 +46,11 @@ pub enum Probe {
 }
 
 impl Check {
-    pub(super) fn validate(&self) -> Result<(), String> {
+    pub(super) fn validate(&self, plan: &Plan) -> Result<(), String> {
         if self.interval.is_zero() || self.timeout.is_zero() || self.rise == 0 || self.fall == 0 {
             return Err("check: interval, timeout, rise and fall must be above zero".into());
         }
+        self.tls.iter().try_for_each(|tls| tls.validate(plan)).map_err(|problem| format!("check: {problem}"))?;
         let Probe::Http { method, path, host, expect } = &self.probe else { return Ok(()) };
         if !["GET", "HEAD", "OPTIONS"].contains(&method.as_str()) {
             return Err(format!("check: method `{method}` is none of GET, HEAD, OPTIONS"));

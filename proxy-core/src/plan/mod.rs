@@ -1,13 +1,14 @@
 //! The plan: what the workers do, immutable, swapped as a whole.
 //!
 //! The agent reads and checks the configuration; a [`Plan`] that passed [`Plan::validate`] can be run.
-//! It holds no secret and opens no file. Timeouts and limits have the units of their types.
+//! It opens no file; the only secrets that it holds are private keys ([`Secret`]). Timeouts and limits have the units of their types.
 
 mod check;
 mod http;
 mod log;
 mod rule;
 mod text;
+mod tls;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ pub use http::{ClientSupplied, Forwarded, Http};
 pub use log::{Log, LogFormat, LogSink, Target};
 pub use rule::{Action, Condition, HeaderEdit, List, Pattern, Redirect, Reply, Rule, Sources, Text, regex};
 pub use text::{BadText, MAX_BODY, Side, check_method, check_name, check_path};
+pub use tls::{Authority, Certificate, ClientAuth, Secret, ServerTls, Tls, TlsVersion, Verify};
 
 /// Everything a worker needs to know.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +38,12 @@ pub struct Plan {
     pub lists: Vec<List>,
     /// Where log lines go; frontends refer to them by index.
     pub log_sinks: Vec<LogSink>,
+    /// How binds speak TLS; they refer to them by index.
+    pub tls: Vec<Tls>,
+    /// What is shown to clients, and to servers that ask; referred to by index.
+    pub certificates: Vec<Certificate>,
+    /// Who is trusted to sign; referred to by index.
+    pub authorities: Vec<Authority>,
 }
 
 /// A set of listening addresses, and what is done with who arrives there.
@@ -43,8 +51,8 @@ pub struct Plan {
 pub struct Frontend {
     /// Unique among frontends.
     pub name: String,
-    /// Unique among all binds of the plan.
-    pub binds: Vec<SocketAddr>,
+    /// Their addresses are unique in the plan.
+    pub binds: Vec<Bind>,
     /// What is spoken there.
     pub mode: Mode,
     /// Looked at for each connection (TCP) or each request (HTTP).
@@ -59,6 +67,15 @@ pub struct Frontend {
     pub client_timeout: Duration,
     /// `None`: nothing is logged.
     pub log: Option<Log>,
+}
+
+/// One listening address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    /// Where.
+    pub address: SocketAddr,
+    /// Index into [`Plan::tls`]; `None`: in the clear.
+    pub tls: Option<usize>,
 }
 
 /// What a frontend speaks.
@@ -89,6 +106,8 @@ pub struct Backend {
     pub balance: Balance,
     /// In the order of the file.
     pub servers: Vec<Server>,
+    /// `None`: the servers are spoken to in the clear.
+    pub tls: Option<ServerTls>,
     /// `None`: every server counts as up.
     pub check: Option<Check>,
     /// Further attempts after a connect that failed.
@@ -118,6 +137,8 @@ pub struct Server {
     pub name: String,
     /// Where it listens.
     pub address: SocketAddr,
+    /// The name on its certificate: as its address was written, or as it is told otherwise; `None`: the address itself.
+    pub tls_name: Option<String>,
     /// 0 to 256; 0 takes no new sessions.
     pub weight: u16,
     /// Used only while no other server is up.
@@ -159,6 +180,19 @@ impl Plan {
                 return Err(PlanError::new(place(), "it is there twice".into()));
             }
         }
+        for (names, kind) in [
+            (self.tls.iter().map(|one| &one.name).collect::<Vec<_>>(), "tls"),
+            (self.certificates.iter().map(|one| &one.name).collect(), "certificate"),
+            (self.authorities.iter().map(|one| &one.name).collect(), "ca"),
+        ] {
+            let mut seen = HashSet::new();
+            if let Some(name) = names.into_iter().find(|name| !seen.insert(*name)) {
+                return Err(PlanError::new(format!("{kind} `{name}`"), "the name is taken".into()));
+            }
+        }
+        for tls in &self.tls {
+            tls.validate(self).map_err(|problem| PlanError::new(format!("tls `{}`", tls.name), problem))?;
+        }
         let mut names = HashSet::new();
         let mut binds = HashSet::new();
         for frontend in &self.frontends {
@@ -166,8 +200,8 @@ impl Plan {
             if !names.insert(&frontend.name) {
                 return Err(PlanError::new(place(), "the name is taken".into()));
             }
-            if let Some(bind) = frontend.binds.iter().find(|bind| !binds.insert(**bind)) {
-                return Err(PlanError::new(place(), format!("{bind} is bound twice")));
+            if let Some(bind) = frontend.binds.iter().find(|bind| !binds.insert(bind.address)) {
+                return Err(PlanError::new(place(), format!("{} is bound twice", bind.address)));
             }
             frontend.validate(self).map_err(|problem| PlanError::new(place(), problem))?;
         }
@@ -176,7 +210,7 @@ impl Plan {
             if !names.insert(&backend.name) {
                 return Err(PlanError::new(format!("backend `{}`", backend.name), "the name is taken".into()));
             }
-            backend.validate().map_err(|problem| PlanError::new(format!("backend `{}`", backend.name), problem))?;
+            backend.validate(self).map_err(|problem| PlanError::new(format!("backend `{}`", backend.name), problem))?;
         }
         Ok(())
     }
@@ -188,6 +222,9 @@ impl Frontend {
             Some(index) if index >= plan.backends.len() => return Err(format!("there is no backend number {index}")),
             None if self.mode == Mode::Tcp => return Err("TCP needs a backend".into()),
             _ => {}
+        }
+        if let Some(index) = self.binds.iter().filter_map(|bind| bind.tls).find(|index| *index >= plan.tls.len()) {
+            return Err(format!("there is no tls number {index}"));
         }
         if self.client_timeout.is_zero() {
             return Err("the client timeout is zero".into());
@@ -219,7 +256,7 @@ impl Frontend {
 }
 
 impl Backend {
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self, plan: &Plan) -> Result<(), String> {
         let mut names = HashSet::new();
         for server in &self.servers {
             if !names.insert(&server.name) {
@@ -236,7 +273,8 @@ impl Backend {
             return Err("a timeout is zero".into());
         }
         check_edits(&self.request_edits, &self.response_edits)?;
-        self.check.as_ref().map_or(Ok(()), Check::validate)
+        self.tls.iter().try_for_each(|tls| tls.validate(plan))?;
+        self.check.as_ref().map_or(Ok(()), |check| check.validate(plan))
     }
 }
 
@@ -255,6 +293,7 @@ mod tests {
         let server = |name: &str| Server {
             name: name.into(),
             address: SocketAddr::from(([192, 0, 2, 1], 80)),
+            tls_name: None,
             weight: 1,
             backup: false,
             max_connections: None,
@@ -265,11 +304,13 @@ mod tests {
             host: Some("a.test".into()),
             expect: vec![(200, 399)],
         };
-        let check = Check { probe, port: None, interval: second, timeout: second, rise: 2, fall: 3, log: false };
+        let check =
+            Check { probe, tls: None, port: None, interval: second, timeout: second, rise: 2, fall: 3, log: false };
         let backend = |name: &str| Backend {
             name: name.into(),
             balance: Balance::RoundRobin,
             servers: vec![server("one"), server("two")],
+            tls: None,
             check: Some(check.clone()),
             retries: 3,
             redispatch: true,
@@ -283,7 +324,7 @@ mod tests {
         };
         let frontend = |name: &str, port| Frontend {
             name: name.into(),
-            binds: vec![SocketAddr::from(([192, 0, 2, 9], port))],
+            binds: vec![Bind { address: SocketAddr::from(([192, 0, 2, 9], port)), tls: None }],
             mode: Mode::Tcp,
             rules: Vec::new(),
             backend: Some(1),
@@ -334,7 +375,7 @@ mod tests {
         type Case = (fn(&mut Plan), &'static str);
         let refused: [Case; 20] = [
             (|plan| plan.frontends[1].name = "web".into(), "frontend `web`: the name is taken"),
-            (|plan| plan.frontends[1].binds[0].set_port(80), "frontend `mail`: 192.0.2.9:80 is bound twice"),
+            (|plan| plan.frontends[1].binds[0].address.set_port(80), "frontend `mail`: 192.0.2.9:80 is bound twice"),
             (|plan| plan.frontends[1].backend = Some(2), "frontend `mail`: there is no backend number 2"),
             (|plan| plan.frontends[0].client_timeout = Duration::ZERO, "frontend `web`: the client timeout is zero"),
             (|plan| plan.backends[1].name = "left".into(), "backend `left`: the name is taken"),

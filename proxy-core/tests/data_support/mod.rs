@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use proxy_core::beat::BeatBoard;
 use proxy_core::limits::Limits;
 use proxy_core::listener::{Listener, ListenerKey};
-use proxy_core::plan::{Backend, Balance, Frontend, Mode, Plan, Server};
+use proxy_core::plan::{Backend, Balance, Bind, Frontend, Mode, Plan, Server};
 use proxy_core::plane::{DataPlane, LogDescriptors};
 use socket2::{Domain, Socket, Type};
 
@@ -78,14 +78,14 @@ pub(crate) fn nobody() -> SocketAddr {
 }
 
 pub(crate) fn at(name: &str, address: SocketAddr) -> Server {
-    Server { name: name.into(), address, weight: 1, backup: false, max_connections: None }
+    Server { name: name.into(), address, tls_name: None, weight: 1, backup: false, max_connections: None }
 }
 
 /// One frontend, one backend, patient timeouts.
 pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
     let frontend = Frontend {
         name: "front".into(),
-        binds: vec![bind],
+        binds: vec![Bind { address: bind, tls: None }],
         mode: Mode::Tcp,
         rules: Vec::new(),
         backend: Some(0),
@@ -98,6 +98,7 @@ pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
         name: "back".into(),
         balance: Balance::RoundRobin,
         servers,
+        tls: None,
         check: None,
         retries: 0,
         redispatch: false,

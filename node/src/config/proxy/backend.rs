@@ -46,6 +46,7 @@ pub(super) fn read(name: &str, section: Section<'_>, mode: Option<Speaks>, defau
         name: name.to_owned(),
         balance: balance.unwrap_or(Balance::RoundRobin),
         servers: servers?,
+        tls: None,
         check,
         retries: retries.unwrap_or(3),
         redispatch: redispatch.unwrap_or(true),
@@ -91,6 +92,7 @@ fn read_server(section: Section<'_>, names: &mut BTreeSet<String>) -> Option<Ser
     Some(Server {
         name: name?,
         address: address?,
+        tls_name: None,
         weight: weight.unwrap_or(1),
         backup: backup.unwrap_or(false),
         max_connections,

@@ -34,6 +34,7 @@ pub(super) fn read(section: Section<'_>, timeout: Option<Duration>, log: bool) -
     let (probe, port) = kind?;
     Some(Check {
         probe,
+        tls: None,
         port,
         interval,
         timeout: own.or(timeout).unwrap_or(interval),

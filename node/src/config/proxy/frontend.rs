@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use proxy_core::plan::{ClientSupplied, Forwarded, Frontend, Http, LogSink, MAX_BODY, Mode};
+use proxy_core::plan::{Bind, ClientSupplied, Forwarded, Frontend, Http, LogSink, MAX_BODY, Mode};
 
 use super::super::diagnostic::suggestion;
 use super::super::reader::{Section, Value, ip_literal};
@@ -40,7 +40,8 @@ pub(super) fn read(
         Mode::Tcp
     };
     section.finish();
-    let (names, addresses) = bound?.into_iter().unzip();
+    let bound = bound?.into_iter().map(|(name, address)| (name, Bind { address, tls: None }));
+    let (names, addresses) = bound.unzip();
     let frontend = Frontend {
         name: name.to_owned(),
         binds: addresses,
