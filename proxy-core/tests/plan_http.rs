@@ -54,6 +54,7 @@ fn valid() -> Plan {
         backends: vec![backend],
         lists: vec![List { name: "admins".into(), networks: Vec::new() }],
         log_sinks: vec![LogSink { target: "stdout".into(), facility: None }],
+        ..Plan::default()
     }
 }
 
