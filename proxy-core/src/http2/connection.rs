@@ -105,7 +105,9 @@ struct Shared {
     own_room: Cell<bool>,
     /// When the last stream ended.
     idle_since: Cell<Instant>,
-    /// A stream waits for room; woken when another one ends.
+    /// A stream has ended since another one found no room.
+    ended: Cell<bool>,
+    /// Woken when one does.
     waits: RefCell<Option<Waker>>,
 }
 
@@ -115,6 +117,7 @@ impl Shared {
             streams: Cell::new(0),
             own_room: Cell::new(false),
             idle_since: Cell::new(now),
+            ended: Cell::new(false),
             waits: RefCell::new(None),
         }
     }
@@ -149,6 +152,7 @@ impl Drop for Counted {
         if self.shared.streams.get() == 0 {
             self.shared.idle_since.set(Instant::now());
         }
+        self.shared.ended.set(true);
         self.shared.waits.take().into_iter().for_each(Waker::wake);
     }
 }
@@ -223,14 +227,19 @@ impl Front {
         match self.connection.poll_closed(cx) {
             Poll::Ready(Ok(())) => Poll::Ready(None),
             Poll::Ready(Err(error)) => Poll::Ready(Some(Err(error))),
-            Poll::Pending if self.shared.own_room.get() => Poll::Pending,
-            Poll::Pending => self.waiting.take().map_or(Poll::Pending, |begun| Poll::Ready(Some(Ok(begun)))),
+            // One of ours is always under way then, and so will end.
+            Poll::Pending if self.shared.ended.take() => match self.waiting.take() {
+                Some(begun) => Poll::Ready(Some(Ok(begun))),
+                None => Poll::Pending,
+            },
+            Poll::Pending => Poll::Pending,
         }
     }
 
     /// Begins a stream, or has it wait for room.
     fn begin(&mut self, (request, mut respond): Begun) {
         let Some(counted) = Counted::new(&self.shared, &self.desk) else {
+            self.shared.ended.set(false);
             self.waiting = Some((request, respond));
             return;
         };
