@@ -24,4 +24,5 @@ mod server;
 mod session;
 pub mod stats;
 mod tcp;
+pub mod tls;
 mod worker;

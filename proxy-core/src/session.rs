@@ -22,6 +22,7 @@ use crate::plan::Mode;
 use crate::reach::{Attempts, Chosen, Unreached};
 use crate::route::{Entrance, Route};
 use crate::tcp::relay::{End, Relay, reset_on_close};
+use crate::tls::hello;
 
 /// A client that was let in.
 #[derive(Debug)]
@@ -90,10 +91,16 @@ async fn tcp(client: TcpStream, peer: SocketAddr, route: Rc<Route>, _room: Room)
     let began = Instant::now();
     let own = client.local_addr().unwrap_or(peer);
     let client = Unserved(Some(client));
+    let hello = if route.rules.looks_into_hellos() {
+        hello::peek_from(client.stream(), route.frontend().client_timeout).await
+    } else {
+        None
+    };
     let subject = Subject {
         client: peer.ip().to_canonical(),
         port: own.port(),
-        tls: false,
+        tls: None,
+        hello: hello.as_ref(),
         request: None,
         servers_up: &|backend| route.servers_up(backend),
     };

@@ -26,6 +26,7 @@ use crate::session::{Room, leaves};
 use crate::tcp::relay::{End, Relay, reset_on_close};
 use crate::tcp::stream::poll_write;
 use crate::tcp::window::Window;
+use crate::tls::Facts;
 
 /// How long an idle client may still send a request after its worker began to drain: one may be under way.
 const LAST_CALL: Duration = Duration::from_secs(1);
@@ -36,6 +37,8 @@ const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 pub(crate) struct Connection {
     pub(super) client: TcpStream,
     pub(super) ends: Ends,
+    /// `None`: in the clear.
+    pub(super) facts: Option<Rc<Facts>>,
     pub(super) entrance: Rc<Entrance>,
     pub(super) desk: Rc<Desk>,
     /// What was read of the next head, or of requests behind it.
@@ -90,6 +93,7 @@ impl Connection {
         Connection {
             client,
             ends: Ends { client: SocketAddr::new(peer.ip().to_canonical(), peer.port()), own, tls: false },
+            facts: None,
             desk: Rc::clone(&route.desk),
             entrance,
             input: Window::default(),
