@@ -21,6 +21,7 @@ fn valid() -> Plan {
         response_edits: Vec::new(),
         client_cert_headers: Vec::new(),
         error_pages: BTreeMap::new(),
+        http2: false,
     };
     let frontend = |name: &str, port, mode| Frontend {
         name: name.into(),

@@ -5,7 +5,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -45,8 +44,20 @@ const MISTAKES: usize = 1000;
 /// How long a client may take to read that this is the end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Serves a client to the end of its connection; `begun` is what was read of it.
-pub(crate) async fn serve(client: Stream, begun: Vec<u8>, ends: Ends, entrance: Rc<Entrance>, room: Room) {
+/// A client that was heard to speak HTTP/2, or agreed to.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    pub(crate) client: Stream,
+    /// What was read of it.
+    pub(crate) begun: Vec<u8>,
+    pub(crate) ends: Ends,
+    pub(crate) entrance: Rc<Entrance>,
+    pub(crate) room: Option<Room>,
+}
+
+/// Serves a client to the end of its connection.
+pub(crate) async fn serve(arrived: Arrived) {
+    let Arrived { client, begun, ends, entrance, room } = arrived;
     let route = entrance.route();
     let carrier = Rc::new(client);
     let meter = Rc::new(RefCell::new(Meter::new(Instant::now())));
@@ -326,7 +337,7 @@ impl Front {
         debug!(client = %self.ends.client, %error, "an HTTP/2 connection ended");
         if error.is_library() && error.is_go_away() {
             let calm = error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
-            self.count(if calm { BadHttp2::Flood } else { BadHttp2::Protocol });
+            self.count(if calm { BadHttp2::Excess } else { BadHttp2::Protocol });
         }
     }
 }

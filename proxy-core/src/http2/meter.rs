@@ -11,7 +11,10 @@ use tokio::time::Instant;
 use crate::http::head::BadHttp2;
 
 /// What a connection begins with (RFC 9113 §3.4).
-pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What of it is the first line to who speaks HTTP/1.
+pub(crate) const PREFACE_LINE: &[u8] = PREFACE.split_at(16).0;
 
 /// CONTINUATION frames of one head: with frames of 16 KiB that is more than a head may be long (CVE-2024-27316).
 const CONTINUATIONS: u32 = 5;

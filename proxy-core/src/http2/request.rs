@@ -233,7 +233,13 @@ mod tests {
                 Body::None,
             ),
             (
-                ("GET", "/", Some("a.test"), &[("cookie", "a=1"), ("x", "1"), ("cookie", "b=2"), ("te", "trailers")], true),
+                (
+                    "GET",
+                    "/",
+                    Some("a.test"),
+                    &[("cookie", "a=1"), ("x", "1"), ("cookie", "b=2"), ("te", "trailers")],
+                    true,
+                ),
                 format!("GET / HTTP/1.1\r\n{host}cookie: a=1; b=2\r\nx: 1\r\nte: trailers\r\n\r\n"),
                 Body::None,
             ),
@@ -288,7 +294,10 @@ mod tests {
             (("OPTIONS", "*", Some("a.test"), &[("host", "b.test")], true), BadRequest::HostRepeated),
             (("GET", "/", Some("u@a.test"), &[], true), BadRequest::Host),
             (("CONNECT", "", Some("a.test:443"), &[], true), BadRequest::Connect),
-            (("POST", "/", Some("a"), &[("content-length", "5"), ("content-length", "5")], false), BadRequest::ContentLengthRepeated),
+            (
+                ("POST", "/", Some("a"), &[("content-length", "5"), ("content-length", "5")], false),
+                BadRequest::ContentLengthRepeated,
+            ),
             (("POST", "/", Some("a"), &[("content-length", "+5")], false), BadRequest::ContentLength),
             (("POST", "/", Some("a"), &[("content_length", "5")], true), BadRequest::LookAlike),
             (("GET", "/", Some("a"), &[("expect", "more")], true), BadRequest::Expectation),
@@ -309,7 +318,13 @@ mod tests {
 
     #[test]
     fn a_websocket_asks_for_an_upgrade() {
-        let mut asked = parts(("CONNECT", "/chat", Some("a.test"), &[("sec-websocket-version", "13"), ("sec-websocket-key", "theirs")], false));
+        let mut asked = parts((
+            "CONNECT",
+            "/chat",
+            Some("a.test"),
+            &[("sec-websocket-version", "13"), ("sec-websocket-key", "theirs")],
+            false,
+        ));
         asked.extensions.insert(Protocol::from_static("websocket"));
         let mut out = Vec::new();
         let shape = write(&mut out, &asked, false).unwrap();
@@ -324,7 +339,10 @@ mod tests {
         assert_ne!(nonce(), nonce());
         let mut slots = slots();
         assert!(request(&mut slots, text.as_bytes()).unwrap().unwrap().hop.upgrade);
-        assert_eq!(write(&mut Vec::new(), &asked, true), Err(Refused::Malformed("a WebSocket that has ended, or has a length")));
+        assert_eq!(
+            write(&mut Vec::new(), &asked, true),
+            Err(Refused::Malformed("a WebSocket that has ended, or has a length"))
+        );
         asked.extensions.insert(Protocol::from_static("connect-udp"));
         assert_eq!(write(&mut Vec::new(), &asked, false), Err(Refused::UnknownProtocol));
     }

@@ -144,17 +144,24 @@ mod tests {
         let text = b"HTTP/1.1 200 Fine\r\nServer: x\r\nConnection: close, x-gone\r\nX-Gone: 1\r\nKeep-Alive: 5\r\n\
             Transfer-Encoding: chunked\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nUpgrade: h3\r\n\r\nrest";
         let head = head(text, Asked::Other).unwrap().unwrap();
-        let fields: Vec<_> = head.response.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let fields: Vec<_> =
+            head.response.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         assert_eq!(fields, [("server", &b"x"[..]), ("set-cookie", b"a"), ("set-cookie", b"b")]);
-        assert_eq!((head.response.status().as_u16(), head.framing, head.length), (200, Framing::Chunked, text.len() - 4));
+        assert_eq!(
+            (head.response.status().as_u16(), head.framing, head.length),
+            (200, Framing::Chunked, text.len() - 4)
+        );
         assert!(!head.connection_auth);
     }
 
     #[test]
     fn only_a_challenge_of_the_connection_is_one() {
-        for (status, scheme, expected) in
-            [(401, "NTLM", true), (407, "Negotiate", true), (401, "Basic realm=\"NTLM\"", false), (200, "Negotiate x", false)]
-        {
+        for (status, scheme, expected) in [
+            (401, "NTLM", true),
+            (407, "Negotiate", true),
+            (401, "Basic realm=\"NTLM\"", false),
+            (200, "Negotiate x", false),
+        ] {
             let text = format!("HTTP/1.1 {status} \r\nWWW-Authenticate: {scheme}\r\nContent-Length: 0\r\n\r\n");
             assert_eq!(head(text.as_bytes(), Asked::Other).unwrap().unwrap().connection_auth, expected, "{text}");
         }

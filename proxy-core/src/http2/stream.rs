@@ -7,7 +7,6 @@
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -21,7 +20,6 @@ use super::response::{self, Chunks, Piece};
 use crate::http::head::{Asked, Framing};
 use crate::route::Desk;
 use crate::stream::Stream;
-use crate::tls::Facts;
 
 /// The longest head of an answer, as everywhere.
 const MAX_HEAD: usize = crate::tcp::buffers::SIZE;
@@ -199,12 +197,9 @@ impl H2Stream {
         self.down.borrow_mut().poll_reset(cx)
     }
 
-    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.carrier.local_addr()
-    }
-
-    pub(crate) fn facts(&self) -> Option<&Facts> {
-        self.carrier.facts()
+    /// The connection that it is one of many in.
+    pub(crate) fn carrier(&self) -> &Stream {
+        &self.carrier
     }
 }
 

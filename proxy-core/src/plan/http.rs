@@ -27,6 +27,8 @@ pub struct Http {
     pub response_edits: Vec<HeaderEdit>,
     /// HTML by status, in place of our own short texts.
     pub error_pages: BTreeMap<u16, String>,
+    /// Clients may speak HTTP/2: over TLS by ALPN, in the clear with prior knowledge (RFC 9113 §3.3).
+    pub http2: bool,
 }
 
 impl Http {

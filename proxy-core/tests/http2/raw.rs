@@ -92,7 +92,8 @@ impl Frame {
             0x8e => 500,
             // RFC 7541 Appendix B: 0 to 2 have five bits, the other digits six.
             _ => {
-                let (mut bits, mut status) = (u32::from_be_bytes([self.payload[2], self.payload[3], self.payload[4], 0]), 0);
+                let (mut bits, mut status) =
+                    (u32::from_be_bytes([self.payload[2], self.payload[3], self.payload[4], 0]), 0);
                 for _ in 0..3 {
                     let digit = if bits >> 27 < 3 { bits >> 27 } else { (bits >> 26) - 0b01_1001 + 3 };
                     bits <<= if digit < 3 { 5 } else { 6 };
