@@ -18,6 +18,7 @@ use tokio::time::{interval, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::client::{self, PATIENCE, server_name};
+use crate::cores;
 use crate::peer::{HERE, answer};
 
 /// Clients that come one after the other.
@@ -137,7 +138,8 @@ async fn again_and_again(
     Ok(count)
 }
 
-/// Full handshakes that arrive at a fixed rate, from a thread of their own, until [`Storm::end`].
+/// Full handshakes that arrive at a fixed rate until [`Storm::end`], from a thread of their own that gives way to whoever
+/// else is on its processor: what is measured beside it shall wait for the proxy, not for the load.
 pub(crate) struct Storm {
     address: SocketAddr,
     counts: Arc<Counts>,
@@ -158,7 +160,12 @@ impl Storm {
         let seen = counts.clone();
         let thread = thread::Builder::new()
             .name("storm".into())
-            .spawn(move || runtime.block_on(storm(address, rate, connector, &seen)))
+            .spawn(move || {
+                if let Err(errno) = cores::give_way() {
+                    return Some(HandshakeError::Setup(errno.into()));
+                }
+                runtime.block_on(storm(address, rate, connector, &seen))
+            })
             .map_err(HandshakeError::Setup)?;
         let storm = Storm { address, counts, thread };
         let begun = wait::wait_until("the first handshakes", PATIENCE, || match storm.arrived() {
