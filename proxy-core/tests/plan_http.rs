@@ -19,6 +19,7 @@ fn valid() -> Plan {
         forwarded: None,
         request_edits: Vec::new(),
         response_edits: Vec::new(),
+        client_cert_headers: Vec::new(),
         error_pages: BTreeMap::new(),
     };
     let frontend = |name: &str, port, mode| Frontend {

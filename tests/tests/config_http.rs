@@ -101,6 +101,7 @@ fn what_is_left_out_has_the_documented_default() {
         forwarded: None,
         request_edits: Vec::new(),
         response_edits: Vec::new(),
+        client_cert_headers: Vec::new(),
         error_pages: BTreeMap::new(),
     };
     assert_eq!(http(&plan), &expected);

@@ -52,7 +52,8 @@ impl Connection {
         let subject = Subject {
             client: self.ends.client.ip(),
             port: self.ends.own.port(),
-            tls: self.ends.tls,
+            tls: self.client.facts(),
+            hello: None,
             request: Some(&request),
             servers_up: &|backend| route.servers_up(backend),
         };

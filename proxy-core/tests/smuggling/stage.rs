@@ -40,6 +40,7 @@ pub(crate) fn play(case: &Case) -> Result<(), String> {
         forwarded,
         request_edits: Vec::new(),
         response_edits: Vec::new(),
+        client_cert_headers: Vec::new(),
         error_pages: Default::default(),
     }));
     let plane = start(plan, 1, sockets);

@@ -73,6 +73,7 @@ fn read_http(section: &Section<'_>, timeouts: Timeouts, around: &Around<'_>) -> 
         forwarded: forwarded.flatten(),
         request_edits: edits.request,
         response_edits: edits.response,
+        client_cert_headers: Vec::new(),
         error_pages: section.optional("error_pages", |value| read_pages(value.section()?, around)).unwrap_or_default(),
     }
 }
