@@ -141,9 +141,24 @@ async fn again_and_again(
 /// Full handshakes that arrive at a fixed rate until [`Storm::end`], from a thread of their own that gives way to whoever
 /// else is on its processor: what is measured beside it shall wait for the proxy, not for the load.
 pub(crate) struct Storm {
-    address: SocketAddr,
     counts: Arc<Counts>,
-    thread: JoinHandle<Option<HandshakeError>>,
+    thread: JoinHandle<Failures>,
+}
+
+/// Handshakes of a storm that did not get through.
+#[derive(Debug, Default)]
+pub(crate) struct Failures {
+    /// How many.
+    pub(crate) count: u64,
+    /// Why the first of them.
+    pub(crate) first: Option<HandshakeError>,
+}
+
+impl Failures {
+    fn add(&mut self, error: HandshakeError) {
+        self.count += 1;
+        self.first.get_or_insert(error);
+    }
 }
 
 #[derive(Default)]
@@ -162,12 +177,12 @@ impl Storm {
             .name("storm".into())
             .spawn(move || {
                 if let Err(errno) = cores::give_way() {
-                    return Some(HandshakeError::Setup(errno.into()));
+                    return Failures { count: 1, first: Some(HandshakeError::Setup(errno.into())) };
                 }
                 runtime.block_on(storm(address, rate, connector, &seen))
             })
             .map_err(HandshakeError::Setup)?;
-        let storm = Storm { address, counts, thread };
+        let storm = Storm { counts, thread };
         let begun = wait::wait_until("the first handshakes", PATIENCE, || match storm.arrived() {
             0 => Err("none yet".to_owned()),
             _ => Ok(()),
@@ -175,7 +190,7 @@ impl Storm {
         match begun {
             Ok(()) => Ok(storm),
             // What became of the first one says more than that there was none.
-            Err(source) => Err(storm.end().unwrap_or(HandshakeError::Never { address, source })),
+            Err(source) => Err(storm.end().first.unwrap_or(HandshakeError::Never { address, source })),
         }
     }
 
@@ -184,36 +199,29 @@ impl Storm {
         self.counts.arrived.load(Ordering::Relaxed)
     }
 
-    /// Ends it; the first failure, if there was one.
-    pub(crate) fn end(self) -> Option<HandshakeError> {
+    /// Ends it. Those that are under way then count as nothing.
+    pub(crate) fn end(self) -> Failures {
         self.counts.end.store(true, Ordering::Relaxed);
-        let gone = || io::Error::other("its thread panicked");
-        let address = self.address;
-        self.thread.join().unwrap_or_else(|_| Some(HandshakeError::Connection { address, source: gone() }))
+        let gone = || HandshakeError::Setup(io::Error::other("its thread panicked"));
+        self.thread.join().unwrap_or_else(|_| Failures { count: 1, first: Some(gone()) })
     }
 }
 
-async fn storm(
-    address: SocketAddr,
-    rate: u32,
-    connector: TlsConnector,
-    counts: &Arc<Counts>,
-) -> Option<HandshakeError> {
+async fn storm(address: SocketAddr, rate: u32, connector: TlsConnector, counts: &Counts) -> Failures {
     let (start, mut due) = (Instant::now(), 0);
     let mut tick = interval(TICK);
     let mut tasks = JoinSet::new();
-    let mut failure = None;
+    let mut failures = Failures::default();
     while !counts.end.load(Ordering::Relaxed) && !wait::cancelled() {
         tick.tick().await;
         while let Some(ended) = tasks.try_join_next() {
             match ended {
-                Ok(Ok(_)) => counts.arrived.fetch_add(1, Ordering::Relaxed),
-                Ok(Err(error)) => {
-                    failure.get_or_insert(error);
-                    continue;
+                Ok(Ok(_)) => {
+                    counts.arrived.fetch_add(1, Ordering::Relaxed);
                 }
-                Err(_) => continue,
-            };
+                Ok(Err(error)) => failures.add(error),
+                Err(panic) => failures.add(HandshakeError::Setup(panic.into())),
+            }
         }
         let now = (start.elapsed().as_secs_f64() * f64::from(rate)) as u64;
         for _ in due..now {
@@ -225,7 +233,7 @@ async fn storm(
         }
         due = now;
     }
-    failure
+    failures
 }
 
 /// A handshake and one request; which kind of handshake it was.
@@ -274,7 +282,21 @@ fn single_thread() -> Result<Runtime, HandshakeError> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use ::tests::place::Place;
+
     use super::*;
+    use crate::certificate::{self, Key};
+    use crate::peer::{Peer, Running};
+    use crate::row::{Front, Kind, Tls};
+
+    /// HAProxy that answers itself; nothing is behind it.
+    fn haproxy(place: &Place, tickets: bool) -> Running {
+        certificate::make(place, Key::P256).unwrap();
+        let front = Front { kind: Kind::Here, tls: Some(Tls { key: Key::P256, tickets }) };
+        Peer::Haproxy.start(place, front, place.at(8000), Path::new("lbnode")).unwrap()
+    }
 
     #[test]
     fn only_a_whole_answer_of_200_counts() {
@@ -282,5 +304,45 @@ mod tests {
         assert!(whole(good.as_bytes()));
         assert!(!whole(&good.as_bytes()[..good.len() - 1]));
         assert!(!whole(good.replace("200", "503").as_bytes()));
+    }
+
+    #[test]
+    fn a_handshake_of_another_kind_than_measured_is_an_error() {
+        let place = Place::new("bench-kinds").unwrap();
+        let proxy = haproxy(&place, false);
+        let clients = |resumed| {
+            let clients = Clients::new(proxy.address, resumed).unwrap();
+            clients.prepare().unwrap();
+            clients.run(Duration::from_millis(50))
+        };
+        assert!(clients(false).unwrap() > 0);
+        let error = clients(true).unwrap_err();
+        assert!(matches!(error, HandshakeError::Kind { found: Some(HandshakeKind::Full), .. }), "{error}");
+    }
+
+    #[test]
+    fn clients_with_tickets_resume_every_session() {
+        let place = Place::new("bench-resumed").unwrap();
+        let proxy = haproxy(&place, true);
+        let clients = Clients::new(proxy.address, true).unwrap();
+        clients.prepare().unwrap();
+        assert!(clients.run(Duration::from_millis(50)).unwrap() > 0);
+    }
+
+    #[test]
+    fn a_storm_arrives_and_what_fails_is_counted() {
+        let place = Place::new("bench-storm").unwrap();
+        let proxy = haproxy(&place, true);
+        let storm = Storm::start(proxy.address, 200).unwrap();
+        wait::wait_until("twenty handshakes", PATIENCE, || match storm.arrived() {
+            few @ 0..20 => Err(format!("{few}")),
+            _ => Ok(()),
+        })
+        .unwrap();
+        drop(proxy);
+        // Some may have been due in between: they find nobody.
+        wait::pass(Duration::from_millis(100));
+        let failures = storm.end();
+        assert!(failures.count > 0 && failures.first.is_some());
     }
 }

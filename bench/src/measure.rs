@@ -64,6 +64,8 @@ pub(crate) struct Figures {
     pub(crate) calm: Vec<Latency>,
     /// Handshakes of the storm that got through, a second.
     pub(crate) arrived: Vec<f64>,
+    /// Those that failed, in all.
+    pub(crate) failed: u64,
 }
 
 /// In µs.
@@ -119,8 +121,8 @@ pub(crate) enum MeasureError {
 /// Measures one row.
 pub(crate) fn measure(row: &Row, peers: &[Peer], lbnode: &Path, effort: &Effort, cores: &Cores) -> Measured {
     let place = Place::new("bench").map_err(MeasureError::Place)?;
-    if let Some(key) = row.front.tls {
-        certificate::make(&place, key)?;
+    if let Some(tls) = row.front.tls {
+        certificate::make(&place, tls.key)?;
     }
     let (_origin, origin) = origin(&place).map_err(|error| MeasureError::Part("the origin", error))?;
     let start = |peer: &Peer| -> Result<Running, MeasureError> {
@@ -224,8 +226,16 @@ impl Run<'_> {
                 let (began, before) = (Instant::now(), storm.arrived());
                 let latency = self.latency(&mut clients).map_err(slow)?;
                 let arrived = (storm.arrived() - before) as f64 / began.elapsed().as_secs_f64();
-                storm.end().map_or(Ok(()), |error| Err(stormy(error)))?;
+                let failures = storm.end();
+                if let Some(error) = failures.first {
+                    eprintln!(
+                        "bench: {}: {} handshakes failed, the first: {error}",
+                        proxy.peer.title(),
+                        failures.count
+                    );
+                }
                 let figures = all.entry(proxy.peer).or_default();
+                figures.failed += failures.count;
                 figures.rounds.push(latency.p99);
                 figures.p50.push(latency.p50);
                 figures.calm.push(calm);

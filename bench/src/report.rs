@@ -117,6 +117,9 @@ fn cell(figures: &Figures) -> String {
         let calm = |part: fn(&Latency) -> f64| median(&figures.calm.iter().map(part).collect::<Vec<_>>());
         let (p50_before, p99_before) = (calm(|calm| calm.p50), calm(|calm| calm.p99));
         text.push_str(&format!(" (p50 {p50:.0}) beside {arrived:.0} handshakes a second"));
+        if figures.failed > 0 {
+            text.push_str(&format!(", {} failed", figures.failed));
+        }
         if let Some((p50, p99)) = p50_before.zip(p99_before) {
             text.push_str(&format!("; {p99:.0} (p50 {p50:.0}) without"));
         }
