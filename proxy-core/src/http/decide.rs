@@ -53,7 +53,7 @@ impl Connection {
         let subject = Subject {
             client: self.ends.client.ip(),
             port: self.ends.own.port(),
-            tls: self.facts.as_deref(),
+            tls: self.client.facts(),
             hello: None,
             request: Some(&request),
             servers_up: &|backend| route.servers_up(backend),

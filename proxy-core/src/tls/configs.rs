@@ -46,7 +46,7 @@ impl Configs {
         let (mut servers, mut checks) = (Vec::new(), Vec::new());
         for backend in &plan.backends {
             servers.push(servers_of(plan, backend, &certificates, before)?);
-            checks.push(checks_of(plan, backend, &certificates)?);
+            checks.push(checks_of(plan, backend, &certificates, before)?);
         }
         // Nothing fails any more.
         tickets.keep(plan);
@@ -135,10 +135,25 @@ fn servers_of(
     outbound.collect()
 }
 
-fn checks_of(plan: &Plan, backend: &Backend, certificates: &[Arc<Shown>]) -> Result<Vec<Outbound>, PlanError> {
-    let Some(tls) = backend.check.as_ref().and_then(|check| check.tls.as_ref()) else { return Ok(Vec::new()) };
-    let config = Arc::new(client::config(plan, tls, certificates)?);
-    let outbound = |server| Ok(Outbound { config: Arc::clone(&config), name: named(backend, tls, server)? });
+fn checks_of(
+    plan: &Plan,
+    backend: &Backend,
+    certificates: &[Arc<Shown>],
+    before: Before<'_>,
+) -> Result<Vec<Outbound>, PlanError> {
+    let tls = |backend: &'_ Backend| backend.check.as_ref().and_then(|check| check.tls.clone());
+    let Some(wanted) = tls(backend) else { return Ok(Vec::new()) };
+    let kept = before.and_then(|(old_plan, configs)| {
+        let index = old_plan.backends.iter().position(|old| old.name == backend.name)?;
+        let old = tls(&old_plan.backends[index])?;
+        let first = configs.checks[index].first()?;
+        same_server_tls(old_plan, &old, plan, &wanted).then(|| Arc::clone(&first.config))
+    });
+    let config = match kept {
+        Some(kept) => kept,
+        None => Arc::new(client::config(plan, &wanted, certificates)?),
+    };
+    let outbound = |server| Ok(Outbound { config: Arc::clone(&config), name: named(backend, &wanted, server)? });
     backend.servers.iter().map(outbound).collect()
 }
 
