@@ -44,7 +44,7 @@ const ATTRIBUTES: [(&str, &str); 15] = [
 
 impl Identity {
     /// `None`: it can't be read, which no certificate is that was verified.
-    pub(super) fn of(der: &[u8]) -> Option<Identity> {
+    pub(crate) fn of(der: &[u8]) -> Option<Identity> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let validity = certificate.validity();
         // A positive number whose first bit is set has a zero in front (X.690 §8.3.3).
