@@ -158,6 +158,7 @@ fn full() -> Status {
             bad_requests: [("bare_lf", 2), ("host", 9), ("nul", 1), ("obs_fold", 1_500), ("target", 3)]
                 .map(|(why, count)| (why.into(), count))
                 .into(),
+            tls: Some(TlsStats { full: 2_000, resumed: 70_000, failed: [("not_tls".into(), 3)].into() }),
         }],
         backends: vec![Backend {
             name: "owa".into(),
