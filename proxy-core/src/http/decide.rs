@@ -107,7 +107,7 @@ impl Connection {
             forwarding: route.forwarding(),
             client_cert: ClientCert {
                 headers: &http.client_cert_headers,
-                identity: self.facts.as_ref().and_then(|facts| facts.client.as_deref()),
+                identity: self.client.facts().and_then(|facts| facts.client.as_deref()),
             },
             edits: http.request_edits.iter().chain(rules).chain(&route.backend(backend).request_edits),
             connection: if upgrade { Said::Upgrade } else { Said::Persistent },
