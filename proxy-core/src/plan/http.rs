@@ -1,13 +1,13 @@
 //! What a frontend needs to speak HTTP.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use super::rule::HeaderEdit;
-use super::text::{MAX_BODY, check_edits};
+use super::text::{MAX_BODY, Side, check_edits};
 
 /// HTTP as a frontend speaks it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,28 @@ pub struct Http {
     pub response_edits: Vec<HeaderEdit>,
     /// HTML by status, in place of our own short texts.
     pub error_pages: BTreeMap<u16, String>,
+    /// Clients may speak HTTP/2: over TLS by ALPN, in the clear with prior knowledge (RFC 9113 §3.3).
+    pub http2: bool,
+    /// Request headers that tell the servers of the client's verified certificate. What a client sends under these names
+    /// is removed, whether it has a certificate or not.
+    pub client_cert_headers: Vec<(ClientCertField, String)>,
+}
+
+/// What of a client's verified certificate a header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClientCertField {
+    /// Its subject, as RFC 4514 writes it.
+    Subject,
+    /// Its issuer, likewise.
+    Issuer,
+    /// Its serial number, in hex.
+    Serial,
+    /// The SHA-256 of its DER, in hex.
+    Sha256,
+    /// Whether there is one.
+    Verified,
+    /// All of it, as RFC 9440 writes it.
+    Certificate,
 }
 
 impl Http {
@@ -32,6 +54,14 @@ impl Http {
             return Err("a timeout is zero".into());
         }
         check_edits(&self.request_edits, &self.response_edits)?;
+        let mut names = HashSet::new();
+        for (_, name) in &self.client_cert_headers {
+            let edit = HeaderEdit::Set(name.clone(), String::new());
+            edit.check(Side::Request).map_err(|problem| problem.to_string())?;
+            if name.eq_ignore_ascii_case("host") || !names.insert(name.to_ascii_lowercase()) {
+                return Err(format!("`{name}` cannot tell of the client's certificate: it says something else"));
+            }
+        }
         match self.error_pages.iter().find(|(status, page)| !(400..=599).contains(*status) || page.len() > MAX_BODY) {
             Some((status, page)) if page.len() > MAX_BODY => {
                 Err(format!("the page for {status} is {} bytes long; at most {MAX_BODY}", page.len()))

@@ -49,6 +49,12 @@ pub enum Condition {
     Not(Box<Condition>),
     /// The client came over TLS, or didn't.
     Tls(bool),
+    /// The server name that the client asked for in its ClientHello (RFC 6066 §3), in lower case.
+    Sni(Text),
+    /// The client offers one of these protocols (RFC 7301).
+    Alpn(Vec<String>),
+    /// The subject of the client's verified certificate, as RFC 4514 writes it.
+    ClientCert(Text),
     /// The host without its port, in lower case.
     Host(Text),
     /// The path without the query; never decoded.
@@ -88,8 +94,13 @@ impl Condition {
             Condition::ServersUp { backend, .. } if *backend >= plan.backends.len() => {
                 Err(format!("there is no backend number {backend}"))
             }
-            Condition::Port(_) | Condition::ServersUp { .. } => Ok(()),
-            _ if !http => Err("TCP knows only source, port and servers_up".into()),
+            Condition::Port(_)
+            | Condition::ServersUp { .. }
+            | Condition::Tls(_)
+            | Condition::Sni(_)
+            | Condition::Alpn(_)
+            | Condition::ClientCert(_) => Ok(()),
+            _ if !http => Err("TCP knows only source, port, servers_up, tls, sni, alpn and client_cert".into()),
             _ => Ok(()),
         }
     }

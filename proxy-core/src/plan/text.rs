@@ -294,7 +294,12 @@ impl Condition {
                 parts.iter().try_for_each(Condition::check)
             }
             Condition::Not(part) => part.check(),
-            Condition::Host(text) | Condition::Path(text) | Condition::Query(text) => text.check(),
+            Condition::Host(text)
+            | Condition::Path(text)
+            | Condition::Query(text)
+            | Condition::Sni(text)
+            | Condition::ClientCert(text) => text.check(),
+            Condition::Alpn(names) => some(names.is_empty()),
             Condition::Header(name, text) | Condition::Cookie(name, text) => {
                 check_name(name)?;
                 text.check()

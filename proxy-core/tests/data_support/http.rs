@@ -26,6 +26,8 @@ pub(crate) fn web(bind: SocketAddr, servers: Vec<Server>) -> Plan {
         request_edits: Vec::new(),
         response_edits: Vec::new(),
         error_pages: BTreeMap::new(),
+        http2: false,
+        client_cert_headers: Vec::new(),
     }));
     plan.backends[0].server_timeout = NEVER;
     plan.backends[0].queue_timeout = NEVER;

@@ -41,6 +41,8 @@ pub(crate) fn play(case: &Case) -> Result<(), String> {
         request_edits: Vec::new(),
         response_edits: Vec::new(),
         error_pages: Default::default(),
+        http2: false,
+        client_cert_headers: Vec::new(),
     }));
     let plane = start(plan, 1, sockets);
     let mut client = Client { stream: client(address), read: Vec::new(), last: String::new(), over: false };

@@ -55,6 +55,7 @@ pub(super) fn read(name: &str, section: Section<'_>, mode: Option<Speaks>, defau
         queue_timeout: or(timeouts.queue, 60),
         tunnel_timeout: timeouts.tunnel,
         abort_on_close: abort_on_close.unwrap_or(false),
+        http2: false,
         request_edits: edits.request,
         response_edits: edits.response,
     })

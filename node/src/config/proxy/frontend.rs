@@ -68,6 +68,8 @@ fn read_http(section: &Section<'_>, timeouts: Timeouts, around: &Around<'_>) -> 
     });
     let edits = headers::read(section);
     Http {
+        http2: false,
+        client_cert_headers: Vec::new(),
         request_timeout: timeouts.request.unwrap_or(Duration::from_secs(15)),
         keep_alive_timeout: timeouts.keep_alive.unwrap_or(Duration::from_secs(10)),
         forwarded: forwarded.flatten(),

@@ -90,6 +90,8 @@ impl Compiler<'_> {
             Condition::Any(any) => Test::Any(self.tests(any)?),
             Condition::Not(test) => Test::Not(Box::new(self.test(test)?)),
             Condition::Tls(tls) => Test::Tls(*tls),
+            // No connection is over TLS yet, and no ClientHello is looked at.
+            Condition::Sni(_) | Condition::Alpn(_) | Condition::ClientCert(_) => Test::Any(Box::default()),
             Condition::Host(text) => Test::Host(self.texts(text, true)?),
             Condition::Path(text) => Test::Path(self.texts(text, text.ignore_case)?),
             Condition::Query(text) => Test::Query(self.texts(text, text.ignore_case)?),

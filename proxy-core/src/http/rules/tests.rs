@@ -15,6 +15,8 @@ fn http(rules: Vec<Rule>, request_edits: Vec<HeaderEdit>) -> plan::Frontend {
         request_edits,
         response_edits: Vec::new(),
         error_pages: std::collections::BTreeMap::new(),
+        http2: false,
+        client_cert_headers: Vec::new(),
     };
     plan::Frontend {
         name: "web".into(),
