@@ -84,7 +84,6 @@ fn read_http(section: &Section<'_>, timeouts: Timeouts, around: &Around<'_>, htt
         forwarded: forwarded.flatten(),
         request_edits: edits.request,
         response_edits: edits.response,
-        client_cert_headers: Vec::new(),
         error_pages: section.optional("error_pages", |value| read_pages(value.section()?, around)).unwrap_or_default(),
         http2,
         client_cert_headers: section
