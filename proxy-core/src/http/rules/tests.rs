@@ -16,6 +16,7 @@ fn http(rules: Vec<Rule>, request_edits: Vec<HeaderEdit>) -> plan::Frontend {
         request_edits,
         response_edits: Vec::new(),
         error_pages: std::collections::BTreeMap::new(),
+        http2: false,
     };
     plan::Frontend {
         name: "web".into(),

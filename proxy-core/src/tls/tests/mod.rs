@@ -135,6 +135,7 @@ fn backend(tls: ServerTls, servers: Vec<Server>) -> Backend {
         name: "farm".into(),
         balance: Balance::RoundRobin,
         servers,
+        http2: false,
         tls: Some(tls),
         check: None,
         retries: 0,
