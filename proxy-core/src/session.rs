@@ -137,7 +137,7 @@ impl Drop for Unserved {
 async fn tcp(client: Stream, peer: SocketAddr, route: Rc<Route>, _room: Room) {
     let began = Instant::now();
     let client = Unserved(Some(client));
-    let mut story = Story::default();
+    let mut story = Story { tls: client.stream().facts().is_some(), ..Story::default() };
     let hello = match client.stream().clear() {
         // Apart, so that nobody who isn't asked for it has room for it.
         Some(socket) if route.rules.looks_into_hellos() => {
@@ -215,6 +215,7 @@ fn judge<'r>(client: &Stream, peer: SocketAddr, route: &'r Route, hello: Option<
 /// What the log will say of a TCP session.
 #[derive(Default)]
 struct Story {
+    tls: bool,
     timers: TcpTimers,
     backend: Option<usize>,
     server: Option<usize>,
@@ -233,7 +234,7 @@ impl Story {
             client,
             date: SystemTime::now() - self.timers.total,
             frontend: &route.frontend().name,
-            tls: false,
+            tls: self.tls,
             backend: self.backend.map(|backend| route.backend(backend).name.as_str()),
             server: server.map(|(backend, server)| route.backend(backend).servers[server].name.as_str()),
             bytes: self.bytes,

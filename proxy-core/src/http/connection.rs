@@ -116,7 +116,7 @@ impl Connection {
                 Outcome::Tunnel(tunnel) => return Box::pin(self.tunnel(route, tunnel)).await,
             };
             if let Some(story) = self.story.take() {
-                story.tell(&route, self.ends.client);
+                story.tell(&route, &self.ends);
             }
             if next != Next::Request {
                 break next;
@@ -277,7 +277,7 @@ impl Connection {
                 End::Client => story.ends(Ended::Client, Phase::Data),
                 End::Server => story.ends(Ended::Server, Phase::Data),
             }
-            story.tell(&route, self.ends.client);
+            story.tell(&route, &self.ends);
         }
     }
 }

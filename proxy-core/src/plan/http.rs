@@ -27,6 +27,25 @@ pub struct Http {
     pub response_edits: Vec<HeaderEdit>,
     /// HTML by status, in place of our own short texts.
     pub error_pages: BTreeMap<u16, String>,
+    /// Clients may speak HTTP/2: over TLS by ALPN, in the clear with prior knowledge (RFC 9113 §3.3).
+    pub http2: bool,
+}
+
+/// What of a client's verified certificate a header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClientCertField {
+    /// Its subject, as RFC 4514 writes it.
+    Subject,
+    /// Its issuer, likewise.
+    Issuer,
+    /// Its serial number, in hex.
+    Serial,
+    /// The SHA-256 of its DER, in hex.
+    Sha256,
+    /// Whether there is one.
+    Verified,
+    /// All of it, as RFC 9440 writes it.
+    Certificate,
 }
 
 impl Http {
@@ -58,23 +77,6 @@ impl Http {
             None => Ok(()),
         }
     }
-}
-
-/// What a header tells of a client's certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ClientCertField {
-    /// RFC 4514.
-    Subject,
-    /// RFC 4514.
-    Issuer,
-    /// In hexadecimal.
-    Serial,
-    /// Of the whole certificate, in hexadecimal.
-    Sha256,
-    /// `SUCCESS` or, without one, `NONE`, as nginx says it.
-    Verified,
-    /// RFC 9440.
-    Certificate,
 }
 
 /// Headers that say who the client is.

@@ -27,6 +27,7 @@ pub(crate) fn web(bind: SocketAddr, servers: Vec<Server>) -> Plan {
         response_edits: Vec::new(),
         client_cert_headers: Vec::new(),
         error_pages: BTreeMap::new(),
+        http2: false,
     }));
     plan.backends[0].server_timeout = NEVER;
     plan.backends[0].queue_timeout = NEVER;
