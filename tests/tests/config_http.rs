@@ -96,14 +96,14 @@ fn the_exchange_example_is_good() {
 fn what_is_left_out_has_the_documented_default() {
     let plan = cluster("", "").plan;
     let expected = Http {
+        http2: true,
+        client_cert_headers: Vec::new(),
         request_timeout: Duration::from_secs(15),
         keep_alive_timeout: Duration::from_secs(10),
         forwarded: None,
         request_edits: Vec::new(),
         response_edits: Vec::new(),
-        client_cert_headers: Vec::new(),
         error_pages: BTreeMap::new(),
-        http2: false,
     };
     assert_eq!(http(&plan), &expected);
     let frontend = &plan.frontends[0];

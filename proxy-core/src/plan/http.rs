@@ -31,6 +31,23 @@ pub struct Http {
     pub http2: bool,
 }
 
+/// What of a client's verified certificate a header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClientCertField {
+    /// Its subject, as RFC 4514 writes it.
+    Subject,
+    /// Its issuer, likewise.
+    Issuer,
+    /// Its serial number, in hex.
+    Serial,
+    /// The SHA-256 of its DER, in hex.
+    Sha256,
+    /// Whether there is one.
+    Verified,
+    /// All of it, as RFC 9440 writes it.
+    Certificate,
+}
+
 impl Http {
     /// A request's own headers can't be taken for it, and no two of ours are the same.
     fn validate_client_cert_headers(&self) -> Result<(), String> {
@@ -60,23 +77,6 @@ impl Http {
             None => Ok(()),
         }
     }
-}
-
-/// What a header tells of a client's certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ClientCertField {
-    /// RFC 4514.
-    Subject,
-    /// RFC 4514.
-    Issuer,
-    /// In hexadecimal.
-    Serial,
-    /// Of the whole certificate, in hexadecimal.
-    Sha256,
-    /// `SUCCESS` or, without one, `NONE`, as nginx says it.
-    Verified,
-    /// RFC 9440.
-    Certificate,
 }
 
 /// Headers that say who the client is.

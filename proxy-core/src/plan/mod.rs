@@ -122,6 +122,8 @@ pub struct Backend {
     pub queue_timeout: Duration,
     /// A client that ends its side while it waits for its answer is taken as gone (HAProxy's `abortonclose`).
     pub abort_on_close: bool,
+    /// The servers are spoken to in HTTP/2: over TLS by ALPN, in the clear with prior knowledge (RFC 9113 §3.3).
+    pub http2: bool,
     /// Idle time of both sides once bytes are only carried: in TCP, and after an upgrade; `None`: the shorter of the two sides' own.
     pub tunnel_timeout: Option<Duration>,
     /// Changes of every request, after the frontend's and its rules'.
@@ -319,6 +321,7 @@ mod tests {
             queue_timeout: second,
             tunnel_timeout: None,
             abort_on_close: false,
+            http2: false,
             request_edits: Vec::new(),
             response_edits: Vec::new(),
         };

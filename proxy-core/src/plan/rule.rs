@@ -102,7 +102,7 @@ impl Condition {
             | Condition::Sni(_)
             | Condition::Alpn(_)
             | Condition::ClientCert(_) => Ok(()),
-            _ if !http => Err("TCP knows only source, port, tls, sni, alpn, client_cert and servers_up".into()),
+            _ if !http => Err("TCP knows only source, port, servers_up, tls, sni, alpn and client_cert".into()),
             _ => Ok(()),
         }
     }

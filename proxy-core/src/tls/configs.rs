@@ -22,7 +22,7 @@ pub(crate) struct Configs {
     /// Of each backend's checks, by server; empty: in the clear. They never resume: a check is to notice when a
     /// certificate is no longer good.
     checks: Vec<Vec<Outbound>>,
-    certificates: Vec<Arc<Shown>>,
+    pub(super) certificates: Vec<Arc<Shown>>,
     tickets: Arc<Tickets>,
 }
 

@@ -9,12 +9,12 @@ reasons! {
     Fault {
         Closed "closed" "the client closed the connection in the middle of the handshake"
         Timeout "timeout" "the client took too long"
-        NotTls "not-tls" "the client doesn't speak TLS"
+        NotTls "not_tls" "the client doesn't speak TLS"
         Version "version" "the client knows no version of TLS that is allowed here"
-        NothingShared "nothing-shared" "the client and the profile share no cipher suite, group or signature"
+        NothingShared "nothing_shared" "the client and the profile share no cipher suite, group or signature"
         Protocol "alpn" "the client offers no application protocol that is spoken here"
-        NoCertificate "no-certificate" "the client shows no certificate"
-        BadCertificate "bad-certificate" "the client's certificate doesn't pass"
+        NoCertificate "no_certificate" "the client shows no certificate"
+        BadCertificate "bad_certificate" "the client's certificate doesn't pass"
         Refused "refused" "the client refused, by an alert: it may not trust the certificate"
         Broken "broken" "the client broke the protocol"
     }

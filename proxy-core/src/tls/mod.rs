@@ -94,3 +94,6 @@ fn roots(authority: &Authority) -> Result<Arc<RootCertStore>, PlanError> {
 fn alpn(names: &[String]) -> Vec<Vec<u8>> {
     names.iter().map(|name| name.clone().into_bytes()).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,7 +37,7 @@ fn each_reason_for_which_a_handshake_fails_is_counted_under_its_name() {
     drop(silent);
     let mut plain = client(address);
     plain.write_all(get("/").as_bytes()).unwrap();
-    count("not-tls");
+    count("not_tls");
     // The alert says so, then it ends.
     let mut alert = Vec::new();
     plain.read_to_end(&mut alert).unwrap();
@@ -49,7 +49,7 @@ fn each_reason_for_which_a_handshake_fails_is_counted_under_its_name() {
     count("alpn");
     let mut without = shake_hands(address, &Arc::new(ca.client())).unwrap();
     assert!(ask(&mut without, get("/").as_bytes()).is_err());
-    count("no-certificate");
+    count("no_certificate");
     assert!(shake_hands(address, &Arc::new(Ca::new().client())).is_err());
     count("refused");
 }

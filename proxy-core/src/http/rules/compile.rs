@@ -53,7 +53,11 @@ impl Rules {
             steps.push(Step { when, act: compiler.act(&rule.action)? });
         }
         let before = match &frontend.mode {
-            Mode::Http(http) => http.request_edits.clone().into(),
+            Mode::Http(http) => {
+                // What a client says itself of its certificate is never believed.
+                let names = http.client_cert_headers.iter().map(|(_, name)| HeaderEdit::Remove(name.clone()));
+                names.chain(http.request_edits.iter().cloned()).collect()
+            }
             Mode::Tcp => Box::default(),
         };
         let shared = Shared {
