@@ -422,22 +422,21 @@ impl Agent {
             Request::ConfigShow => Response::Config {
                 revision: self.revision.number,
                 digest: self.revision.digest(),
-                text: self.revision.text.clone(),
+                text: crate::config::without_passwords(&self.revision.text),
             },
             Request::ConfigApply { .. } if self.applying => {
                 Response::TryAgain { message: "another revision is being applied".into() }
             }
-            Request::ConfigApply { file, text, dry_run } => match self.candidate(&file, &text) {
-                Err(refusal) => refusal,
-                Ok(candidate) if dry_run || !candidate.changed => candidate.as_response(dry_run),
-                Ok(candidate) => {
-                    tracing::info!(uid, file, revision = candidate.revision.number, "applying a revision");
+            Request::ConfigApply { file, text, dry_run } => {
+                if !dry_run {
+                    tracing::info!(uid, file, "a revision is to be applied");
                     self.applying = true;
-                    let (before, running) = (self.cluster.clone(), self.running());
-                    self.work.spawn(work::apply(candidate, before, running, self.store.clone(), reply));
-                    return;
                 }
-            },
+                let running = (self.revision.number, self.revision.digest());
+                let wanted = work::Wanted { file, text, running, dry_run };
+                self.work.spawn(work::check(wanted, self.node.clone(), reply));
+                return;
+            }
             Request::Maintenance { on } => return self.maintenance(on, uid, reply),
             Request::Failover { vip, to, force } => {
                 tracing::info!(uid, vip, to, force, "failover");
@@ -515,6 +514,20 @@ impl Agent {
                 self.policy.handle(Input::BackendsDown(bridge::backends_down(&stats)));
                 self.checked = bridge::is_checked(&stats);
                 self.traffic.update(&stats);
+            }
+            Ok(Done::Checked { checked, dry_run, reply }) => {
+                let response = match checked {
+                    Err(refusal) => refusal,
+                    Ok(candidate) if dry_run || !candidate.changed => candidate.as_response(dry_run),
+                    Ok(candidate) => {
+                        tracing::info!(revision = candidate.revision.number, "applying a revision");
+                        let (before, running) = (self.cluster.clone(), self.running());
+                        self.work.spawn(work::apply(*candidate, before, running, self.store.clone(), reply));
+                        return;
+                    }
+                };
+                self.applying &= dry_run;
+                let _ = reply.send(response);
             }
             Ok(Done::Applied { candidate, reply }) => {
                 self.applying = false;

@@ -133,7 +133,8 @@ pub(super) fn prepare(path: &Path) -> Result<Prepared, StartError> {
         }
         None => {
             let text = config::read_text(&node.bootstrap)?;
-            let mut cluster = config::parse_cluster(&node.bootstrap.display().to_string(), &text)?;
+            let mut cluster =
+                config::parse_cluster_with(&node.bootstrap.display().to_string(), &text, &node.certificates())?;
             (Revision { number: 1, text, files: std::mem::take(&mut cluster.files) }, cluster)
         }
     };
