@@ -171,6 +171,8 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> 
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn store(name: &str) -> (PathBuf, Store) {
@@ -190,6 +192,8 @@ mod tests {
             store.write(&revision).expect("writable");
             assert_eq!(store.read().expect("readable"), Found::Kept(revision));
         }
+        let mode = fs::metadata(&store.path).expect("written").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "it may have private keys");
         fs::remove_dir_all(dir).expect("ours");
     }
 

@@ -535,6 +535,9 @@ impl Agent {
                 let text = format!("revision {} runs", candidate.revision.number);
                 self.events.record(Draft { kind: Kind::Config, text, ..Draft::default() });
                 let response = candidate.as_response(false);
+                for warning in candidate.cluster.warnings(std::time::SystemTime::now()) {
+                    tracing::warn!("{warning}");
+                }
                 let work::Candidate { revision, cluster, routers, .. } = *candidate;
                 self.revision = revision;
                 self.cluster = cluster;

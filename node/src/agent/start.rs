@@ -164,6 +164,9 @@ impl Prepared {
         for remark in &self.remarks {
             tracing::error!("{remark}");
         }
+        for warning in self.cluster.warnings(std::time::SystemTime::now()) {
+            tracing::warn!("{warning}");
+        }
         let passed = listeners::from_service_manager().unwrap_or_else(|error| {
             tracing::warn!(%error, "what systemd passed cannot be read");
             Vec::new()

@@ -204,7 +204,7 @@ fn an_ocsp_response_is_stapled_while_it_is_good() {
     respond(valid, "-ndays 7");
     let ocsp = pki.read("response");
     let bundle = pki.read("bundle.pem");
-    let at = |days| {
+    let at = |days: i64| {
         let parts = Parts {
             source: Source::Bundle(File { path: "b", bytes: &bundle }),
             chain: None,

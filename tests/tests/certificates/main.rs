@@ -6,6 +6,7 @@ mod commands;
 mod good;
 mod mutated;
 mod pki;
+mod tables;
 
 use std::time::{Duration, SystemTime};
 
@@ -42,8 +43,8 @@ fn mistakes(pki: &Pki, table: &str) -> Vec<String> {
     }
 }
 
-/// What is said of it on some day from now.
+/// What is said of it on some day from now, at a time when no day begins.
 fn warnings(pki: &Pki, cluster: &ClusterConfig, days: u64) -> Vec<String> {
-    let said = cluster.warnings(SystemTime::now() + Duration::from_secs(days * 86_400));
-    said.iter().map(|one| pki.plain(one.strip_prefix("c:5:13: ").unwrap_or(one))).collect()
+    let said = cluster.warnings(SystemTime::now() + Duration::from_secs(days * 86_400 + 43_200));
+    said.iter().map(|one| pki.plain(one.strip_prefix("c:5:14: ").unwrap_or(one))).collect()
 }

@@ -82,7 +82,8 @@ fn damaged_pem_is_refused_or_read_and_never_breaks_the_reader() {
         let file = File { path: "x", bytes };
         let _ = authority(file);
         if let Ok(bundle) = assemble(&parts(Source::Bundle(file), &roots), 0) {
-            assert!(!bundle.chain.is_empty() && bundle.chain.len() <= 3);
+            // A root whose name is damaged looks like an intermediate.
+            assert!(!bundle.chain.is_empty() && bundle.chain.len() <= 4);
         }
     });
 }
@@ -124,8 +125,10 @@ fn damaged_ocsp_responses_never_break_the_reader() {
         "ocsp -index index -CA lower.pem -rsigner lower.pem -rkey lower.key -reqin request -respout response -ndays 7",
     );
     let (bundle, roots) = (pki.read("bundle.pem"), Roots::default());
-    let source = || Source::Bundle(File { path: "x", bytes: &bundle });
-    let with = |bytes| assemble(&Parts { ocsp: Some(File { path: "o", bytes }), ..parts(source(), &roots) }, 0);
+    let with = |bytes: &[u8]| {
+        let source = Source::Bundle(File { path: "x", bytes: &bundle });
+        assemble(&Parts { ocsp: Some(File { path: "o", bytes }), ..parts(source, &roots) }, 0)
+    };
     assert!(with(&pki.read("response")).is_ok());
     run(&[pki.read("response")], 2_000, |bytes| drop(with(bytes)));
 }
