@@ -140,7 +140,8 @@ impl Choice {
 
 impl ResolvesServerCert for Choice {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // rustls hands it on in lower case.
-        self.choose(hello.server_name(), hello.signature_schemes()).map(|one| Arc::clone(&one.key))
+        // rustls hands it on in lower case. RFC 6066 §3: it has no dot at its end.
+        let name = hello.server_name().map(|name| name.strip_suffix('.').unwrap_or(name));
+        self.choose(name, hello.signature_schemes()).map(|one| Arc::clone(&one.key))
     }
 }

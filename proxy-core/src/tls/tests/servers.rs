@@ -32,6 +32,7 @@ fn the_name_decides_exactly_then_by_wildcard_then_the_first_is_the_default() {
         (dns("www.mail.test"), "exact"),
         (dns("WWW.Mail.test"), "exact"),
         (dns("owa.mail.test"), "exact"),
+        (dns("owa.mail.test."), "exact"),
         (dns("autodiscover.mail.test"), "wild"),
         (dns("a.autodiscover.mail.test"), "default"),
         (dns("mail.test"), "default"),
