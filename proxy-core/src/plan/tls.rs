@@ -16,7 +16,7 @@ pub struct Tls {
     /// Unique among profiles.
     pub name: String,
     /// Indexes into [`Plan::certificates`]. A client gets one that has the name it asks for and a key that it can verify;
-    /// one that asks for no name, or an unknown one, the first, or one with the first one's names. Of several the one
+    /// one that asks for no name, or an unknown one, the first, or one with all of the first one's names. Of several the one
     /// whose key isn't RSA.
     pub certificates: Vec<usize>,
     /// Older ones are refused.

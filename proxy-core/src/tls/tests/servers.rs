@@ -75,6 +75,23 @@ fn a_client_gets_a_key_that_it_can_verify_and_the_cheaper_one_if_it_can_verify_b
 }
 
 #[test]
+fn the_default_is_the_first_in_any_of_its_kinds_of_key() {
+    let ca = Ca::new("ca");
+    let certificates = |names: &[&str]| {
+        vec![
+            ca.sign("first", &["a.test", "b.test"], Kind::Rsa),
+            ca.sign("second", names, Kind::Ecdsa),
+            ca.sign("third", &["c.test"], Kind::Ecdsa),
+        ]
+    };
+    let default = |names: &[&str]| chosen(&plan(certificates(names)), anybody(Vec::new()), dns("other.example"));
+    assert_eq!(default(&["b.test", "more.test", "a.test"]), "second");
+    assert_eq!(default(&["b.test"]), "first");
+    let nameless = vec![ca.sign("", &[], Kind::Rsa), ca.sign("b.test", &[], Kind::Ecdsa)];
+    assert_eq!(chosen(&plan(nameless), anybody(Vec::new()), dns("other.example")), "");
+}
+
+#[test]
 fn who_speaks_an_older_version_is_refused() {
     let ca = Ca::new("ca");
     let mut plan = plan(vec![ca.sign("a", &["a.test"], Kind::Ecdsa)]);
