@@ -50,6 +50,8 @@ struct Up {
     body: Body,
     /// All of it is in text and data, or was read.
     over: bool,
+    /// It ended with trailers that HTTP/1.1 can't say: it is malformed.
+    broken: bool,
 }
 
 /// The answer.
@@ -95,7 +97,7 @@ impl H2Stream {
         H2Stream {
             carrier,
             desk,
-            up: RefCell::new(Up { recv, text, read: 0, data: Bytes::new(), body: shape.body, over }),
+            up: RefCell::new(Up { recv, text, read: 0, data: Bytes::new(), body: shape.body, over, broken: false }),
             down: RefCell::new(Down {
                 respond,
                 send: None,
@@ -135,6 +137,9 @@ impl H2Stream {
             return Poll::Ready(Ok(false));
         }
         loop {
+            if up.broken {
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
             if up.read < up.text.len() || !up.data.is_empty() {
                 return Poll::Ready(Ok(true));
             }
@@ -205,8 +210,8 @@ impl H2Stream {
 
 impl Drop for H2Stream {
     fn drop(&mut self) {
-        let text = std::mem::take(&mut self.up.get_mut().text);
-        self.desk.give_head_back(text);
+        let Up { text, broken, .. } = self.up.get_mut();
+        self.desk.give_head_back(std::mem::take(text));
         let down = self.down.get_mut();
         match (&down.state, &mut down.send) {
             (State::Over | State::Unsaid, _) => {}
@@ -214,6 +219,7 @@ impl Drop for H2Stream {
             (State::Raw, Some(send)) if !self.aborted.get() => {
                 let _ = send.send_data(Bytes::new(), true);
             }
+            _ if *broken => down.respond.send_reset(Reason::PROTOCOL_ERROR),
             _ if self.aborted.get() => down.respond.send_reset(Reason::INTERNAL_ERROR),
             _ => down.respond.send_reset(Reason::CANCEL),
         }
@@ -262,20 +268,18 @@ impl Up {
                 let trailers = ready!(self.recv.poll_trailers(cx)).map_err(failed)?;
                 self.over = true;
                 if self.body == Body::Chunked {
-                    self.end(&trailers.unwrap_or_default())?;
+                    self.end(&trailers.unwrap_or_default());
                 }
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    fn end(&mut self, trailers: &HeaderMap) -> io::Result<()> {
+    fn end(&mut self, trailers: &HeaderMap) {
         self.say("0\r\n");
-        for (name, value) in trailers {
-            request::field(&mut self.text, name.as_str(), value).map_err(|_| io::ErrorKind::InvalidData)?;
-        }
+        let mut fields = trailers.iter();
+        self.broken = fields.any(|(name, value)| request::field(&mut self.text, name.as_str(), value).is_err());
         self.text.extend_from_slice(b"\r\n");
-        Ok(())
     }
 }
 
