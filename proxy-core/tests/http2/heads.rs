@@ -48,7 +48,15 @@ fn play(front: std::net::SocketAddr, head: &[Field<'_>], body: Option<&[u8]>) ->
     let head: Vec<_> = head.iter().map(|(name, value)| (unescaped(name), unescaped(value))).collect();
     let head: Vec<_> = head.iter().map(|(name, value)| (&name[..], &value[..])).collect();
     let mut client = Raw::to(front);
-    client.say(frame(HEADERS, END_HEADERS | if body.is_none() { END_STREAM } else { 0 }, 1, &fields(&head)));
+    // In frames of the size that everybody takes.
+    let (block, end) = (fields(&head), if body.is_none() { END_STREAM } else { 0 });
+    let mut pieces = block.chunks(16_384).peekable();
+    let (mut kind, mut flags) = (HEADERS, end);
+    while let Some(piece) = pieces.next() {
+        let last = if pieces.peek().is_none() { END_HEADERS } else { 0 };
+        client.say(frame(kind, flags | last, 1, piece));
+        (kind, flags) = (CONTINUATION, 0);
+    }
     if let Some(body) = body {
         client.say(frame(DATA, END_STREAM, 1, body));
     }
