@@ -208,7 +208,7 @@ mod tests {
         let mut uri = http::uri::Parts::default();
         uri.path_and_query = (!path.is_empty()).then(|| path.parse().unwrap());
         if let Some(authority) = authority {
-            uri.authority = Some(Authority::from_maybe_shared(authority.to_owned()).unwrap());
+            uri.authority = Some(authority.parse::<Authority>().unwrap());
             uri.scheme = Some(Scheme::HTTP);
         }
         let mut builder = Request::builder().method(method).uri(http::Uri::from_parts(uri).unwrap());

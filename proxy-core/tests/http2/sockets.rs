@@ -90,7 +90,7 @@ fn a_server_may_refuse_and_only_websockets_are_known() {
 
 #[test]
 fn a_reset_on_either_side_is_one_on_the_other() {
-    let (gone, waits) = std::sync::mpsc::channel();
+    let (gone, waits) = std::sync::mpsc::sync_channel(1);
     let (gone, waits) = (std::sync::Mutex::new(gone), std::sync::Mutex::new(waits));
     let (server, _) = scripted(move |peer: &mut Peer| {
         let asked = peer.request().unwrap().unwrap();
