@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::balance::Balancer;
+use crate::beat::Slot;
 use crate::http::date::Date;
 use crate::http::forwarded::Forwarding;
 use crate::http::pool::Pool;
@@ -20,9 +21,10 @@ use crate::limits::Gate;
 use crate::log::Logger;
 use crate::plan::{self, Balance, Mode};
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
-use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState};
+use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState, WorkerShard};
 use crate::tcp::buffers::Buffers;
 use crate::tcp::pipe::Pipes;
+use crate::tls::admission::Handshakes;
 
 /// Server connections that one worker begins at once; more wait their turn, so that a herd that comes back after a
 /// failover neither starves those already served nor delays the worker's beats.
@@ -36,6 +38,9 @@ const HEADS_KEPT: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Desk {
     pub(crate) worker: usize,
+    pub(crate) slot: Slot,
+    /// Counters of all workers.
+    pub(crate) shards: Arc<[WorkerShard]>,
     pub(crate) logger: Logger,
     /// Counts the clients of the process.
     pub(crate) process: Arc<Gate>,
@@ -44,10 +49,13 @@ pub(crate) struct Desk {
     heads: RefCell<Vec<Vec<u8>>>,
     date: RefCell<Date>,
     pub(crate) connects: Semaphore,
+    pub(crate) handshakes: Handshakes,
     /// Clients that it serves now.
     pub(crate) clients: Cell<usize>,
+    /// Streams of HTTP/2 among them, each of which may have a connection to a server.
+    pub(crate) streams: Cell<usize>,
     /// HTTP connections to servers, in use or idle. Idle ones are kept only while there are fewer of them than of
-    /// clients, so that a session stays within its two descriptors.
+    /// clients and streams, so that each stays within the descriptors that it has room for.
     pub(crate) server_connections: Cell<usize>,
     /// Of the pools of idle server connections, so far.
     pub(crate) sweeps: Cell<u32>,
@@ -58,9 +66,11 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
-    pub(crate) fn new(worker: u16, logger: Logger, process: Arc<Gate>) -> Desk {
+    pub(crate) fn new(worker: u16, slot: Slot, shards: Arc<[WorkerShard]>, logger: Logger, process: Arc<Gate>) -> Desk {
         Desk {
             worker: usize::from(worker),
+            slot,
+            shards,
             logger,
             process,
             buffers: Buffers::default(),
@@ -68,12 +78,19 @@ impl Desk {
             heads: RefCell::default(),
             date: RefCell::default(),
             connects: Semaphore::new(CONNECTS_AT_ONCE),
+            handshakes: Handshakes::default(),
             clients: Cell::new(0),
+            streams: Cell::new(0),
             server_connections: Cell::new(0),
             sweeps: Cell::new(0),
             closing_since: Cell::new(None),
             guests: RefCell::default(),
         }
+    }
+
+    /// The worker's own counters.
+    pub(crate) fn counters(&self) -> &WorkerShard {
+        &self.shards[self.worker]
     }
 
     /// Whether it drains: nobody is served another request.
@@ -83,7 +100,7 @@ impl Desk {
 
     /// Whether a server connection may be kept idle that is there now.
     pub(crate) fn has_room_for_idle(&self) -> bool {
-        self.server_connections.get() <= self.clients.get()
+        self.server_connections.get() <= self.clients.get() + self.streams.get()
     }
 
     /// Now, for a `Date` field.
@@ -162,6 +179,8 @@ pub(crate) struct BackendRoute {
 #[derive(Debug)]
 pub(crate) struct Entrance {
     route: RefCell<Rc<Route>>,
+    /// Index of the latest scheme's profile; `None`: clients come in the clear.
+    pub(crate) tls: Cell<Option<usize>>,
     /// No longer in the plan: who is inside is served what was asked for, and no more.
     pub(crate) closed: Cell<bool>,
 }
@@ -315,9 +334,14 @@ impl Routes {
                 let kept = closed.get(&bind.address).is_some_and(|old| old.speaks(&frontend.mode));
                 let entrance = if kept { closed.remove(&bind.address) } else { None };
                 let entrance = entrance.unwrap_or_else(|| {
-                    Rc::new(Entrance { route: RefCell::new(Rc::clone(&route)), closed: Cell::new(false) })
+                    Rc::new(Entrance {
+                        route: RefCell::new(Rc::clone(&route)),
+                        tls: Cell::new(None),
+                        closed: Cell::new(false),
+                    })
                 });
                 entrance.route.replace(Rc::clone(&route));
+                entrance.tls.set(bind.tls);
                 self.entrances.insert(bind.address, entrance);
             }
         }

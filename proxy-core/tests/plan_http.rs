@@ -19,9 +19,9 @@ fn valid() -> Plan {
         forwarded: None,
         request_edits: Vec::new(),
         response_edits: Vec::new(),
+        client_cert_headers: Vec::new(),
         error_pages: BTreeMap::new(),
         http2: false,
-        client_cert_headers: Vec::new(),
     };
     let frontend = |name: &str, port, mode| Frontend {
         name: name.into(),

@@ -69,6 +69,8 @@ pub fn binary() -> PathBuf {
 pub struct Site {
     /// Where clients arrive.
     pub bind: SocketAddr,
+    /// The `[tls.NAME]` that they are met with there; none: in the clear.
+    pub tls: Option<&'static str>,
     /// `http` or `tcp`.
     pub mode: &'static str,
     /// Names and addresses.
@@ -88,19 +90,23 @@ impl Site {
     pub fn new(bind: SocketAddr, server: SocketAddr) -> Site {
         let (defaults, frontend, backend, more) = Default::default();
         let servers = vec![("one".to_owned(), server)];
-        Site { bind, mode: "http", servers, defaults, frontend, backend, more }
+        Site { bind, tls: None, mode: "http", servers, defaults, frontend, backend, more }
     }
 
     /// The text of the file.
     pub fn toml(&self) -> String {
-        let Site { bind, mode, defaults, frontend, backend, more, .. } = self;
+        let Site { mode, defaults, frontend, backend, more, .. } = self;
         let mut servers = String::new();
         for (name, address) in &self.servers {
             writeln!(servers, "  {{ name = \"{name}\", address = \"{address}\" }},").expect("a string grows");
         }
+        let bind = match (self.bind, self.tls) {
+            (bind, None) => format!("\"{bind}\""),
+            (bind, Some(tls)) => format!("[{{ to = \"{bind}\", tls = \"{tls}\" }}]"),
+        };
         format!(
             "[pair]\nname = \"site\"\n\n[defaults]\n{defaults}\n\n\
-            [frontend.front]\nmode = \"{mode}\"\nbind = \"{bind}\"\ndefault_backend = \"back\"\n{frontend}\n\n\
+            [frontend.front]\nmode = \"{mode}\"\nbind = {bind}\ndefault_backend = \"back\"\n{frontend}\n\n\
             [backend.back]\nmode = \"{mode}\"\nservers = [\n{servers}]\n{backend}\n\n{more}\n"
         )
     }

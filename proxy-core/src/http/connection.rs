@@ -2,13 +2,11 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
@@ -19,22 +17,24 @@ use super::head::BadRequest;
 use super::pool::ServerConnection;
 use super::story::Story;
 use crate::alarm::Alarm;
+use crate::http2::connection::Arrived;
 use crate::log::{Ended, Phase};
 use crate::reach::Chosen;
 use crate::route::{Desk, Entrance, Guest, Route};
-use crate::session::{Room, leaves};
-use crate::tcp::relay::{End, Relay, reset_on_close};
-use crate::tcp::stream::poll_write;
+use crate::session::Room;
+use crate::stream::Stream;
+use crate::tcp::relay::{End, Relay};
+use crate::tcp::stream::Source as _;
 use crate::tcp::window::Window;
 
 /// How long an idle client may still send a request after its worker began to drain: one may be under way.
-const LAST_CALL: Duration = Duration::from_secs(1);
+pub(crate) const LAST_CALL: Duration = Duration::from_secs(1);
 /// How long a client may take to read a last answer while it still sends, and how much of that is read.
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 
 /// A client that was let in.
 pub(crate) struct Connection {
-    pub(super) client: TcpStream,
+    pub(super) client: Stream,
     pub(super) ends: Ends,
     pub(super) entrance: Rc<Entrance>,
     pub(super) desk: Rc<Desk>,
@@ -52,7 +52,8 @@ pub(crate) struct Connection {
     /// Of the current request; `None`: it isn't logged.
     pub(super) story: Option<Box<Story>>,
     guest: Option<Guest>,
-    _room: Room,
+    /// `None`: it is a part of another one.
+    room: Option<Room>,
 }
 
 /// What becomes of the connection.
@@ -70,6 +71,8 @@ pub(super) enum Next {
 pub(super) enum Outcome {
     Next(Next),
     Tunnel(Box<Tunnel>),
+    /// It wasn't HTTP/1.
+    Http2,
 }
 
 /// Both sides agreed to speak another protocol.
@@ -82,38 +85,62 @@ pub(super) struct Tunnel {
 }
 
 impl Connection {
-    pub(crate) fn new(client: TcpStream, peer: SocketAddr, entrance: Rc<Entrance>, room: Room) -> Connection {
-        let route = entrance.route();
-        let began = Instant::now();
+    pub(crate) fn new(client: Stream, peer: SocketAddr, entrance: Rc<Entrance>, room: Room) -> Connection {
         // A client that is gone already has no address of ours; its first read will say so.
         let own = client.local_addr().unwrap_or(peer);
+        let ends =
+            Ends { client: SocketAddr::new(peer.ip().to_canonical(), peer.port()), own, tls: client.facts().is_some() };
+        Connection { room: Some(room), ..Connection::of_stream(client, ends, entrance, 0) }
+    }
+
+    /// One stream of HTTP/2, of a client that has begun so many before it.
+    pub(crate) fn of_stream(client: Stream, ends: Ends, entrance: Rc<Entrance>, answered: u64) -> Connection {
+        let route = entrance.route();
+        let began = Instant::now();
         Connection {
             client,
-            ends: Ends { client: SocketAddr::new(peer.ip().to_canonical(), peer.port()), own, tls: false },
+            ends,
             desk: Rc::clone(&route.desk),
             entrance,
             input: Window::default(),
             looked_at: 0,
             alarm: Alarm::new(began + route.http().request_timeout),
             began,
-            answered: 0,
+            answered,
             private: Vec::new(),
             story: None,
             guest: None,
-            _room: room,
+            room: None,
         }
     }
 
-    /// To the end of the connection. Small while it waits for a request: what comes then is boxed.
-    pub(crate) async fn serve(&mut self) {
+    /// Whether that was agreed on (RFC 9113 §3.2).
+    pub(crate) fn speaks_http2(&self) -> bool {
+        self.client.facts().is_some_and(|facts| facts.alpn.as_deref() == Some(b"h2"))
+    }
+
+    /// What there is of a client that speaks HTTP/2.
+    pub(crate) fn into_http2(mut self) -> Arrived {
+        let begun = self.input.bytes().to_vec();
+        self.input.clear(&self.desk.buffers);
+        Arrived { client: self.client, begun, ends: self.ends, entrance: self.entrance, room: self.room }
+    }
+
+    /// To the end of the connection, or, with `true`, of HTTP/1 on it: the client speaks HTTP/2. Small while it waits for
+    /// a request: what comes then is boxed.
+    pub(crate) async fn serve(&mut self) -> bool {
         let next = loop {
             let (outcome, route) = self.request().await;
             let next = match outcome {
                 Outcome::Next(next) => next,
-                Outcome::Tunnel(tunnel) => return Box::pin(self.tunnel(route, tunnel)).await,
+                Outcome::Tunnel(tunnel) => {
+                    Box::pin(self.tunnel(route, tunnel)).await;
+                    return false;
+                }
+                Outcome::Http2 => return true,
             };
             if let Some(story) = self.story.take() {
-                story.tell(&route, self.ends.client);
+                story.tell(&route, &self.ends);
             }
             if next != Next::Request {
                 break next;
@@ -123,8 +150,9 @@ impl Connection {
         match next {
             Next::Request | Next::Close => {}
             Next::Linger => Box::pin(linger(&self.client)).await,
-            Next::Reset => reset_on_close(&self.client),
+            Next::Reset => self.client.reset_on_close(),
         }
+        false
     }
 
     /// One request, from its first byte to the end of its answer, by the plan of the moment when its head was whole.
@@ -140,6 +168,7 @@ impl Connection {
             Step::Answer(answer, next) => Outcome::Next(Box::pin(self.answer(&route, answer, next)).await),
             Step::Tarpit(answer, delay) => Outcome::Next(Box::pin(self.tarpit(&route, answer, delay)).await),
             Step::End(next) => Outcome::Next(next),
+            Step::Http2 => Outcome::Http2,
         };
         (outcome, route)
     }
@@ -218,7 +247,7 @@ impl Connection {
         let (mut said, mut deadline) = (0, Instant::now() + route.frontend().client_timeout);
         let done = poll_fn(|cx| {
             while said < answer.len() {
-                match poll_write(cx, client, &answer[said..]) {
+                match client.poll_write(cx, &answer[said..]) {
                     Poll::Ready(Ok(written)) => {
                         said += written;
                         deadline = Instant::now() + route.frontend().client_timeout;
@@ -227,7 +256,10 @@ impl Connection {
                     Poll::Pending => return alarm.poll(cx, deadline).map(|()| Some(Ended::ClientTimeout)),
                 }
             }
-            Poll::Ready(None)
+            match client.poll_flush(cx) {
+                Poll::Ready(flushed) => Poll::Ready(flushed.err().map(|_| Ended::Client)),
+                Poll::Pending => alarm.poll(cx, deadline).map(|()| Some(Ended::ClientTimeout)),
+            }
         })
         .await;
         route.counters().bytes_out.add(said as u64);
@@ -245,7 +277,7 @@ impl Connection {
     async fn tarpit(&mut self, route: &Route, answer: Vec<u8>, delay: Duration) -> Next {
         let left = tokio::select! {
             biased;
-            () = leaves(&self.client) => true,
+            () = self.client.leaves() => true,
             () = sleep(delay) => false,
         };
         self.tell(Story::tarpitted);
@@ -266,30 +298,29 @@ impl Connection {
         if let Some(mut story) = self.story.take() {
             story.bytes += passed;
             match end {
-                Ok(End::Finished) => {}
-                Ok(End::Idle) => story.ends(Ended::ClientTimeout, Phase::Data),
-                Err(_) => story.ends(Ended::Client, Phase::Data),
+                End::Finished => {}
+                End::Idle => story.ends(Ended::ClientTimeout, Phase::Data),
+                End::Client => story.ends(Ended::Client, Phase::Data),
+                End::Server => story.ends(Ended::Server, Phase::Data),
             }
-            story.tell(&route, self.ends.client);
+            story.tell(&route, &self.ends);
         }
     }
 }
 
 /// Closes a connection whose client may still be sending: without this, what was said last would be lost to a reset
 /// (RFC 9112 §9.6).
-async fn linger(client: &TcpStream) {
-    if SockRef::from(client).shutdown(Shutdown::Write).is_err() {
-        return;
-    }
+pub(crate) async fn linger(client: &Stream) {
     let (time, most) = LINGER;
     let drain = async {
+        if poll_fn(|cx| client.poll_shutdown(cx)).await.is_err() {
+            return;
+        }
         let (mut read, mut buffer) = (0, [0; 1024]);
-        while read < most && client.readable().await.is_ok() {
-            match client.try_read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => read += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => break,
+        while read < most {
+            match poll_fn(|cx| client.poll_read(cx, &mut buffer)).await {
+                Ok(count @ 1..) => read += count,
+                Ok(0) | Err(_) => break,
             }
         }
     };

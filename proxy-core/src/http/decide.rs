@@ -8,6 +8,7 @@ use std::time::Duration;
 use tracing::debug;
 
 use super::chunked::Keep;
+use super::client_cert::ClientCert;
 use super::connection::{Connection, Next};
 use super::flow::{Body, Flow};
 use super::head::{self, Asked as Method, BadRequest, Framing, Request, Version};
@@ -16,6 +17,7 @@ use super::rewrite::{Connection as Said, RequestHead};
 use super::rules::{Outcome, Picked, Subject, Verdict};
 use super::story::Story;
 use super::trip::Trip;
+use crate::http2::meter;
 use crate::log::{Ended, Phase, Termination};
 use crate::route::Route;
 use crate::tcp::window::Window;
@@ -29,6 +31,8 @@ pub(super) enum Step {
     Tarpit(Vec<u8>, Duration),
     /// No answer.
     End(Next),
+    /// It is the beginning of HTTP/2.
+    Http2,
 }
 
 impl Connection {
@@ -36,6 +40,14 @@ impl Connection {
     pub(super) fn decide(&mut self, route: &Rc<Route>) -> Option<Step> {
         let mut slots = head::slots();
         let bytes = self.input.bytes();
+        // RFC 9113 §3.3: prior knowledge. Over TLS ALPN has decided.
+        if self.answered == 0
+            && bytes.starts_with(meter::PREFACE_LINE)
+            && route.http().http2
+            && self.client.clear().is_some()
+        {
+            return Some(Step::Http2);
+        }
         let request = match head::request(&mut slots, bytes) {
             Ok(Some(request)) => request,
             Ok(None) if self.input.is_full() => {
@@ -47,12 +59,13 @@ impl Connection {
         route.counters().http.requests.add(1);
         self.story = route.frontend().log.map(|_| Story::new(self.began, route));
         if let Some(story) = &mut self.story {
-            story.asked(&bytes[request.start..request.length]);
+            story.asked(&bytes[request.start..request.length], self.client.is_h2());
         }
         let subject = Subject {
             client: self.ends.client.ip(),
             port: self.ends.own.port(),
-            tls: self.ends.tls,
+            tls: self.client.facts(),
+            hello: None,
             request: Some(&request),
             servers_up: &|backend| route.servers_up(backend),
         };
@@ -103,6 +116,10 @@ impl Connection {
             target: outcome.target.as_deref(),
             ends: &self.ends,
             forwarding: route.forwarding(),
+            client_cert: ClientCert {
+                headers: &http.client_cert_headers,
+                identity: self.client.facts().and_then(|facts| facts.client.as_deref()),
+            },
             edits: http.request_edits.iter().chain(rules).chain(&route.backend(backend).request_edits),
             connection: if upgrade { Said::Upgrade } else { Said::Persistent },
         };

@@ -1,11 +1,11 @@
 //! What the log will say of a request; gathered only where the frontend logs.
 
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use super::exchange::Failure;
+use super::forwarded::Ends;
 use crate::log::{Ended, HttpRecord, HttpTimers, Phase, Termination, Way, request_line};
 use crate::reach::{Attempts, Unreached};
 use crate::route::Route;
@@ -49,10 +49,13 @@ impl Story {
         })
     }
 
-    /// Its head is whole.
-    pub(crate) fn asked(&mut self, head: &[u8]) {
+    /// Its head is whole, and came over HTTP/2 or HTTP/1.
+    pub(crate) fn asked(&mut self, head: &[u8], http2: bool) {
         let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
         self.request.extend_from_slice(request_line(line));
+        if http2 && let Some(version) = self.request.last_chunk_mut::<8>().filter(|last| *last == b"HTTP/1.1") {
+            *version = *b"HTTP/2.0";
+        }
         self.timers.request = Some(self.mark - self.began);
     }
 
@@ -115,14 +118,14 @@ impl Story {
     }
 
     /// Writes the line.
-    pub(crate) fn tell(self, route: &Route, client: SocketAddr) {
+    pub(crate) fn tell(self, route: &Route, ends: &Ends) {
         let Some(log) = route.frontend().log else { return };
         let server = self.backend.zip(self.server);
         let way = Way {
-            client,
+            client: ends.client,
             date: self.date,
             frontend: &route.frontend().name,
-            tls: false,
+            tls: ends.tls,
             backend: self.backend.map(|backend| route.backend(backend).name.as_str()),
             server: server.map(|(backend, server)| route.backend(backend).servers[server].name.as_str()),
             bytes: self.bytes,

@@ -1,6 +1,6 @@
 //! What a frontend needs to speak HTTP.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
@@ -18,6 +18,9 @@ pub struct Http {
     pub keep_alive_timeout: Duration,
     /// What the servers are told of the client; `None`: nothing.
     pub forwarded: Option<Forwarded>,
+    /// Headers that tell the servers who the client is by its verified certificate; whatever the client sent under these
+    /// names goes.
+    pub client_cert_headers: Vec<(ClientCertField, String)>,
     /// Changes of every request, before the rules' own.
     pub request_edits: Vec<HeaderEdit>,
     /// Changes of every response, ours included.
@@ -26,9 +29,6 @@ pub struct Http {
     pub error_pages: BTreeMap<u16, String>,
     /// Clients may speak HTTP/2: over TLS by ALPN, in the clear with prior knowledge (RFC 9113 §3.3).
     pub http2: bool,
-    /// Request headers that tell the servers of the client's verified certificate. What a client sends under these names
-    /// is removed, whether it has a certificate or not.
-    pub client_cert_headers: Vec<(ClientCertField, String)>,
 }
 
 /// What of a client's verified certificate a header says.
@@ -49,19 +49,26 @@ pub enum ClientCertField {
 }
 
 impl Http {
+    /// A request's own headers can't be taken for it, and no two of ours are the same.
+    fn validate_client_cert_headers(&self) -> Result<(), String> {
+        for (index, (_, name)) in self.client_cert_headers.iter().enumerate() {
+            // To a server `_` may be `-` (RFC 3875 §4.1.18).
+            let plain = |name: &str| name.to_ascii_lowercase().replace('_', "-");
+            HeaderEdit::Set(name.clone(), String::new()).check(Side::Request).map_err(|problem| problem.to_string())?;
+            let before = &self.client_cert_headers[..index];
+            if plain(name) == "host" || before.iter().any(|(_, earlier)| plain(earlier) == plain(name)) {
+                return Err(format!("client_cert_headers: `{name}` is taken"));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn validate(&self) -> Result<(), String> {
         if self.request_timeout.is_zero() || self.keep_alive_timeout.is_zero() {
             return Err("a timeout is zero".into());
         }
+        self.validate_client_cert_headers()?;
         check_edits(&self.request_edits, &self.response_edits)?;
-        let mut names = HashSet::new();
-        for (_, name) in &self.client_cert_headers {
-            let edit = HeaderEdit::Set(name.clone(), String::new());
-            edit.check(Side::Request).map_err(|problem| problem.to_string())?;
-            if name.eq_ignore_ascii_case("host") || !names.insert(name.to_ascii_lowercase()) {
-                return Err(format!("`{name}` cannot tell of the client's certificate: it says something else"));
-            }
-        }
         match self.error_pages.iter().find(|(status, page)| !(400..=599).contains(*status) || page.len() > MAX_BODY) {
             Some((status, page)) if page.len() > MAX_BODY => {
                 Err(format!("the page for {status} is {} bytes long; at most {MAX_BODY}", page.len()))

@@ -49,11 +49,13 @@ pub enum Condition {
     Not(Box<Condition>),
     /// The client came over TLS, or didn't.
     Tls(bool),
-    /// The server name that the client asked for in its ClientHello (RFC 6066 §3), in lower case.
+    /// The server's name that the client asked for over TLS, in lower case. Where TCP only passes TLS on, the one in
+    /// its hello.
     Sni(Text),
-    /// The client offers one of these protocols (RFC 7301).
+    /// The protocol that was agreed on with the client (RFC 7301) is one of these. Where TCP only passes TLS on: one of
+    /// these is on offer.
     Alpn(Vec<String>),
-    /// The subject of the client's verified certificate, as RFC 4514 writes it.
+    /// The subject of the client's verified certificate (RFC 4514).
     ClientCert(Text),
     /// The host without its port, in lower case.
     Host(Text),

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::super::edits::tests::{edits, step_by_step};
 use super::*;
 use crate::http::head::{self, Asked, Framing, Hop};
-use crate::plan::{self, ClientSupplied, HeaderEdit};
+use crate::plan::{self, ClientCertField, ClientSupplied, HeaderEdit};
 
 fn ends() -> Ends {
     Ends { client: "198.51.100.7:40000".parse().unwrap(), own: "192.0.2.9:8080".parse().unwrap(), tls: false }
@@ -20,13 +20,21 @@ struct Wish<'a> {
     target: Option<&'a str>,
     ends: Ends,
     forwarding: Option<Forwarding>,
+    client_cert: ClientCert<'a>,
     edits: &'a [HeaderEdit],
     connection: Connection,
 }
 
 impl Default for Wish<'_> {
     fn default() -> Self {
-        Wish { target: None, ends: ends(), forwarding: None, edits: &[], connection: Connection::Persistent }
+        Wish {
+            target: None,
+            ends: ends(),
+            forwarding: None,
+            client_cert: ClientCert::default(),
+            edits: &[],
+            connection: Connection::Persistent,
+        }
     }
 }
 
@@ -40,6 +48,7 @@ fn forwarded(wish: &Wish<'_>, bytes: &str) -> (String, bool) {
         target: wish.target,
         ends: &wish.ends,
         forwarding: wish.forwarding.as_ref(),
+        client_cert: wish.client_cert,
         edits: wish.edits.iter(),
         connection: wish.connection,
     };
@@ -214,6 +223,22 @@ fn an_edit_of_the_scheme_is_not_sent_twice() {
 }
 
 #[test]
+fn a_client_never_speaks_for_its_own_certificate() {
+    let headers =
+        [(ClientCertField::Subject, "X-Client".to_owned()), (ClientCertField::Verified, "X-Verified".to_owned())];
+    let client_cert = ClientCert { headers: &headers, identity: None };
+    let request = "GET / HTTP/1.1\r\nx-client: CN=admin\r\nHost: a\r\nX_Verified: SUCCESS\r\nX-Client: CN=root\r\n\r\n";
+    assert_eq!(
+        sent(&Wish { client_cert, ..Wish::default() }, request),
+        "GET / HTTP/1.1\r\nHost: a\r\nX-Verified: NONE\r\n\r\n"
+    );
+    let plain = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert!(!is_sent_as_it_is(&Wish { client_cert, ..Wish::default() }, plain));
+    let only_when_there = ClientCert { headers: &headers[..1], identity: None };
+    assert_eq!(sent(&Wish { client_cert: only_when_there, ..Wish::default() }, plain), plain);
+}
+
+#[test]
 fn a_response_is_sent_as_it_is_unless_something_concerns_the_connection() {
     let plain = "HTTP/1.1 200 Fine  so far\r\nserver: x\r\nContent-Length: 3\r\n\r\n";
     assert_eq!(answered(&format!("{plain}abc"), &[], Connection::Persistent, false), (plain.to_owned(), true));
@@ -320,6 +345,7 @@ proptest! {
             target,
             ends: &ends(),
             forwarding: forwarding.as_ref(),
+            client_cert: ClientCert::default(),
             edits: edits.iter(),
             connection: if close { Connection::Close } else { Connection::Persistent },
         };
