@@ -49,6 +49,10 @@ fn an_intermediate_that_comes_later_completes_the_chain() {
     pki.join("chain.pem", &["upper.pem", "lower.pem"]);
     assert_eq!(shown(&pki, with_chain), ["leaf", "lower", "upper"]);
     assert_eq!(warnings(&pki, &good(&pki, with_chain), 0), [""; 0]);
+    // Named twice it is sent once.
+    pki.join("bundle.pem", &["leaf.pem", "leaf.key", "lower.pem"]);
+    assert_eq!(shown(&pki, with_chain), ["leaf", "lower", "upper"]);
+    assert_eq!(warnings(&pki, &good(&pki, with_chain), 0), [""; 0]);
 }
 
 #[test]
