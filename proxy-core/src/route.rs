@@ -178,6 +178,7 @@ pub(crate) struct BackendRoute {
 /// The way in at one address: sessions keep it, and so find the route of the latest scheme at their next request.
 #[derive(Debug)]
 pub(crate) struct Entrance {
+    pub(crate) desk: Rc<Desk>,
     route: RefCell<Rc<Route>>,
     /// Index of the latest scheme's profile; `None`: clients come in the clear.
     pub(crate) tls: Cell<Option<usize>>,
@@ -188,7 +189,7 @@ pub(crate) struct Entrance {
 impl Entrance {
     /// Whether nobody inside is served another request.
     pub(crate) fn is_closing(&self) -> bool {
-        self.closed.get() || self.route.borrow().desk.is_closing()
+        self.closed.get() || self.desk.is_closing()
     }
 
     pub(crate) fn route(&self) -> Rc<Route> {
@@ -335,6 +336,7 @@ impl Routes {
                 let entrance = if kept { closed.remove(&bind.address) } else { None };
                 let entrance = entrance.unwrap_or_else(|| {
                     Rc::new(Entrance {
+                        desk: Rc::clone(&self.desk),
                         route: RefCell::new(Rc::clone(&route)),
                         tls: Cell::new(None),
                         closed: Cell::new(false),

@@ -90,7 +90,13 @@ impl Connection {
             match end {
                 Ok(End::Tunnel) => {
                     let read = (std::mem::take(&mut trip.up.window), down.window);
-                    return Outcome::Tunnel(Box::new(Tunnel { server, backend, chosen, read }));
+                    return Outcome::Tunnel(Box::new(Tunnel {
+                        route: Rc::clone(route),
+                        server,
+                        backend,
+                        chosen,
+                        read,
+                    }));
                 }
                 Ok(End::Answered { server_is_free, client_goes_on }) => {
                     if server_is_free {
