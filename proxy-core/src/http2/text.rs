@@ -49,6 +49,11 @@ impl Incoming {
         self.over
     }
 
+    /// Whether it is malformed: then it has no end.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
     /// The vector of its head, for another one.
     pub(super) fn take_text(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.text)
@@ -80,6 +85,9 @@ impl Incoming {
 
     /// Has the next piece of the body, or its end.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.broken {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
         match ready!(self.recv.poll_data(cx)) {
             Some(Ok(data)) => {
                 self.data = data;
