@@ -1,6 +1,6 @@
 """TLS clients that are odd or broken, each with what must come of it. Usage: tls_odd.py ADDRESS PORT NAME PATH [ONLY]
 
-The server answers 200 to GET PATH on its certificate for NAME, and reads the body of a POST there; it speaks TLS 1.2 and 1.3
+The server answers 200 to GET PATH on its certificate for NAME, and echoes what is posted to /echo; it speaks TLS 1.2 and 1.3
 and HTTP/1.1 by ALPN. A line for each conversation; the exit code is 1 if one went otherwise.
 """
 import os
@@ -525,7 +525,7 @@ def change_cipher_spec_where_there_is_none():
 def an_upload_that_is_cut():
     # The end of TCP is not the end of a body: whatever comes, it is no 200.
     tls = handshake(TLS13)
-    tls.write(f"POST {PATH} HTTP/1.1\r\nHost: {NAME}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n".encode())
+    tls.write(f"POST /echo HTTP/1.1\r\nHost: {NAME}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n".encode())
     tls.sock.socket.shutdown(socket.SHUT_WR)
     try:
         said = bytes(tls.read(min=1, max=1000))

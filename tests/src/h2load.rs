@@ -65,7 +65,8 @@ impl H2load {
 fn parse(report: &str) -> Seen {
     let mut seen = Seen::default();
     for line in report.lines() {
-        let numbers = || line.split(|letter: char| !letter.is_ascii_digit()).filter_map(|word| word.parse::<u64>().ok());
+        let numbers =
+            || line.split(|letter: char| !letter.is_ascii_digit()).filter_map(|word| word.parse::<u64>().ok());
         if line.starts_with("requests: ") {
             // total, started, done, succeeded, failed, errored, timeout; a failed one is counted in both of the middle ones.
             let all: Vec<u64> = numbers().collect();
@@ -94,8 +95,7 @@ mod tests {
             requests: 2000 total, 2000 started, 2000 done, 1990 succeeded, 10 failed, 7 errored, 1 timeout\n\
             status codes: 1990 2xx, 0 3xx, 2 4xx, 1 5xx\n\
             traffic: 990.27KB (1014039) total, 15.84KB (16224) headers (space savings 96.10%), 859.38KB (880000) data\n";
-        let expected =
-            Seen { succeeded: 1990, failed: 10, statuses: [1990, 0, 2, 1], protocol: "h2".into() };
+        let expected = Seen { succeeded: 1990, failed: 10, statuses: [1990, 0, 2, 1], protocol: "h2".into() };
         assert_eq!(parse(report), expected);
     }
 }

@@ -119,7 +119,8 @@ impl Pki {
         arguments.extend(["-subj", subject, "-out", &request]);
         self.openssl(&arguments)?;
 
-        let issuer_files = issuer.map(|issuer| [self.file(&format!("{issuer}.crt")), self.file(&format!("{issuer}.key"))]);
+        let issuer_files =
+            issuer.map(|issuer| [self.file(&format!("{issuer}.crt")), self.file(&format!("{issuer}.key"))]);
         let (days_text, database) = (days.to_string(), self.file("ca.cnf"));
         let mut arguments = match validity {
             Validity::Days(_) => vec!["x509", "-req", "-days", &days_text],

@@ -45,10 +45,29 @@ impl Serve {
 
     /// Has it take up another cluster file; an error when it refuses.
     pub fn apply(&mut self, cluster: &str) -> Result<(), PartError> {
+        let before = self.reread(cluster)?;
+        self.part.wait_said("applied: revision ", before, READY).map(drop)
+    }
+
+    /// Has it look at another cluster file that it must refuse; what it says of it.
+    pub fn refuse(&mut self, cluster: &str) -> Result<String, PartError> {
+        let before = self.reread(cluster)?;
+        self.part.wait_said("not applied: ", before, READY)?;
+        let said = std::fs::read(self.part.log()).unwrap_or_default();
+        Ok(String::from_utf8_lossy(said.get(before..).unwrap_or_default()).into_owned())
+    }
+
+    /// How much it had said before it was told of the file.
+    fn reread(&mut self, cluster: &str) -> Result<usize, PartError> {
         write(self.file.clone(), cluster)?;
         let before = self.part.said();
         self.part.process().signal(Signal::SIGHUP);
-        self.part.wait_said("applied: ", before, READY).map(drop)
+        Ok(before)
+    }
+
+    /// What `lbnode COMMAND…` answers about it.
+    pub fn command(&self, arguments: &[&str]) -> std::io::Result<std::process::Output> {
+        Command::new(binary()).arg("--control").arg(&self.control).args(arguments).output()
     }
 }
 
@@ -69,6 +88,8 @@ pub fn binary() -> PathBuf {
 pub struct Site {
     /// Where clients arrive.
     pub bind: SocketAddr,
+    /// The profile of TLS that they meet there; none: they arrive in the clear.
+    pub tls: Option<String>,
     /// `http` or `tcp`.
     pub mode: &'static str,
     /// Names and addresses.
@@ -88,19 +109,23 @@ impl Site {
     pub fn new(bind: SocketAddr, server: SocketAddr) -> Site {
         let (defaults, frontend, backend, more) = Default::default();
         let servers = vec![("one".to_owned(), server)];
-        Site { bind, mode: "http", servers, defaults, frontend, backend, more }
+        Site { bind, tls: None, mode: "http", servers, defaults, frontend, backend, more }
     }
 
     /// The text of the file.
     pub fn toml(&self) -> String {
-        let Site { bind, mode, defaults, frontend, backend, more, .. } = self;
+        let Site { bind, tls, mode, defaults, frontend, backend, more, .. } = self;
+        let bind = match tls {
+            Some(profile) => format!("{{ to = \"{bind}\", tls = \"{profile}\" }}"),
+            None => format!("\"{bind}\""),
+        };
         let mut servers = String::new();
         for (name, address) in &self.servers {
             writeln!(servers, "  {{ name = \"{name}\", address = \"{address}\" }},").expect("a string grows");
         }
         format!(
             "[pair]\nname = \"site\"\n\n[defaults]\n{defaults}\n\n\
-            [frontend.front]\nmode = \"{mode}\"\nbind = \"{bind}\"\ndefault_backend = \"back\"\n{frontend}\n\n\
+            [frontend.front]\nmode = \"{mode}\"\nbind = {bind}\ndefault_backend = \"back\"\n{frontend}\n\n\
             [backend.back]\nmode = \"{mode}\"\nservers = [\n{servers}]\n{backend}\n\n{more}\n"
         )
     }

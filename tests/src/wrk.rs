@@ -41,9 +41,14 @@ pub struct Wrk {
 impl Wrk {
     /// Starts it towards one path of one address.
     pub fn start(folder: &Path, name: &str, address: SocketAddr, path: &str, load: Load) -> Result<Wrk, PartError> {
+        Wrk::start_url(folder, name, &format!("http://{address}{path}"), load)
+    }
+
+    /// The same towards a URL. It believes every certificate.
+    pub fn start_url(folder: &Path, name: &str, url: &str, load: Load) -> Result<Wrk, PartError> {
         let mut command = Command::new("wrk");
         command.args(["--latency", "-t", "1", "-c", &load.connections.to_string(), "-d"]);
-        command.arg(format!("{}s", load.seconds)).args(["--timeout", "10s"]).arg(format!("http://{address}{path}"));
+        command.arg(format!("{}s", load.seconds)).args(["--timeout", "10s"]).arg(url);
         Ok(Wrk { part: Part::start(name, command, folder)?, load })
     }
 
