@@ -49,6 +49,14 @@ impl Cores {
     }
 }
 
+/// From now on this thread gives way to the others on its processor.
+#[expect(unsafe_code, reason = "setpriority(2), which no dependency has a safe face for")]
+pub(crate) fn give_way() -> Result<(), Errno> {
+    const NICE: libc::c_int = 15;
+    // SAFETY: three numbers go in and one comes out. 0 is the calling thread: niceness is a thread's (setpriority(2)).
+    Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) }).map(drop)
+}
+
 fn go(cpu: usize) -> Result<(), Errno> {
     let mut set = CpuSet::new();
     set.set(cpu)?;

@@ -1,7 +1,7 @@
 //! Memory of idle keep-alive connections: thousands of clients that asked once and stay.
 
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -9,11 +9,11 @@ use nix::unistd::Pid;
 use tests::usage::memory;
 use tests::wait;
 
+use crate::client::{Client, Target};
 use crate::paced::read_answer;
 
 /// After the last answer: buffers are given back meanwhile.
 const SETTLE: Duration = Duration::from_secs(3);
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why no figure came of it.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,8 @@ pub(crate) enum IdleError {
 }
 
 /// Bytes of memory that one idle connection takes in process `pid`.
-pub(crate) fn memory_each(pid: Pid, address: SocketAddr, count: usize) -> Result<f64, IdleError> {
+pub(crate) fn memory_each(pid: Pid, target: &Target, count: usize) -> Result<f64, IdleError> {
+    let address = target.address;
     let request = format!("GET /100 HTTP/1.1\r\nHost: {address}\r\n\r\n");
     let before = memory(pid);
     let mut clients = Vec::with_capacity(count);
@@ -44,8 +45,7 @@ pub(crate) fn memory_each(pid: Pid, address: SocketAddr, count: usize) -> Result
             return Err(IdleError::Interrupted);
         }
         let failed = |source| IdleError::Connection { number, address, source };
-        let mut client = TcpStream::connect(address).map_err(failed)?;
-        client.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+        let mut client = Client::connect(target).map_err(failed)?;
         ask(&mut client, &request).map_err(failed)?;
         clients.push(client);
     }
@@ -65,7 +65,7 @@ pub(crate) fn raise_descriptors() -> io::Result<u64> {
     Ok(hard)
 }
 
-fn ask(client: &mut TcpStream, request: &str) -> io::Result<()> {
+fn ask(client: &mut Client, request: &str) -> io::Result<()> {
     client.write_all(request.as_bytes())?;
     read_answer(client).map(drop)
 }

@@ -5,12 +5,18 @@
 //! too it holds still while requests a second do not. Nothing here passes or fails by a time.
 //!
 //! ```text
-//! row      the rows: work, unit, goal          peer    the proxies and the origin, as each is configured
-//! measure  one row: rounds of its proxies      paced   latency at a fixed rate     idle  memory of idle connections
-//! report   the table, and the same as JSON     cores   who runs on which processor
+//! row          the rows: work, unit, goal         peer    the proxies and the origin, as each is configured
+//! measure      one row: rounds of its proxies     paced   latency at a fixed rate     idle  memory of idle connections
+//! handshakes   TLS clients that come and go       h2load  HTTP/2                      client  one connection
+//! report       the table, and the same as JSON    cores   who runs on which processor
+//! certificate  made anew for each row
 //! ```
 
+mod certificate;
+mod client;
 mod cores;
+mod h2load;
+mod handshakes;
 mod idle;
 mod measure;
 mod paced;

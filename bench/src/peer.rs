@@ -11,10 +11,15 @@ use tests::part::{Part, PartError};
 use tests::place::Place;
 use tests::serve::{Serve, Site};
 
-use crate::row::Kind;
+use crate::certificate;
+use crate::row::{Front, Kind};
 
 /// Longer than any row lasts.
 const PATIENCE: &str = "600s";
+/// What a proxy answers itself, if it is configured to: work that is all its own.
+pub(crate) const HERE: &str = "/here";
+/// The one suite of TLS 1.3: left to themselves they would choose differently.
+const SUITE: &str = "TLS_AES_128_GCM_SHA256";
 
 /// A proxy that can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
@@ -42,22 +47,23 @@ impl Peer {
     pub(crate) fn start(
         self,
         place: &Place,
-        kind: Kind,
+        front: Front,
         origin: SocketAddr,
         lbnode: &Path,
     ) -> Result<Running, PartError> {
         let (address, part) = match self {
             Peer::Lbnode => {
                 let address = place.at(8001);
-                (address, Serve::start_with(place, &site(kind, address, origin), lbnode)?.part)
+                (address, Serve::start_with(place, &site(front, address, origin, place), lbnode)?.part)
             }
             Peer::Haproxy => {
                 let address = place.at(8002);
-                (address, Haproxy::start(place, "haproxy", address, &sections(kind, address, origin))?.part)
+                let sections = sections(front, address, origin, place);
+                (address, Haproxy::start(place, "haproxy", address, &sections)?.part)
             }
             Peer::Nginx => {
                 let address = place.at(8003);
-                let (http, stream) = blocks(kind, address, origin);
+                let (http, stream) = blocks(front, address, origin, place);
                 (address, Nginx::start(place, "nginx", address, &http, &stream)?.part)
             }
         };
@@ -76,51 +82,109 @@ pub(crate) struct Running {
     pub(crate) part: Part,
 }
 
-fn site(kind: Kind, address: SocketAddr, origin: SocketAddr) -> String {
+/// What they answer with, at [`HERE`] and behind the proxies.
+pub(crate) fn answer() -> String {
+    "x".repeat(100)
+}
+
+fn site(front: Front, address: SocketAddr, origin: SocketAddr, place: &Place) -> String {
     let mut site = Site::new(address, origin);
-    site.defaults = format!("timeouts = {{ client = \"{PATIENCE}\", server = \"{PATIENCE}\" }}\n");
-    match kind {
-        Kind::Tcp => site.mode = "tcp",
-        Kind::Http | Kind::Splice => {
-            site.defaults = format!(
-                "timeouts = {{ client = \"{PATIENCE}\", server = \"{PATIENCE}\", keep_alive = \"{PATIENCE}\" }}\n"
-            );
+    let keep_alive = match front.kind {
+        Kind::Tcp => {
+            site.mode = "tcp";
+            String::new()
         }
+        Kind::Http | Kind::Http2 | Kind::Here | Kind::Splice => format!(", keep_alive = \"{PATIENCE}\""),
+    };
+    site.defaults = format!("timeouts = {{ client = \"{PATIENCE}\", server = \"{PATIENCE}\"{keep_alive} }}\n");
+    if front.kind == Kind::Here {
+        site.more = format!(
+            "[[frontend.front.rule]]\nwhen = {{ path = \"{HERE}\" }}\n\
+            return = {{ status = 200, content_type = \"text/plain\", body = \"{}\" }}\n",
+            answer()
+        );
+    }
+    if let Some(tls) = front.tls {
+        site.tls = Some("bench");
+        site.more.push_str(&format!(
+            "[certificate.bench]\nfile = \"{file}\"\n\
+            [tls.bench]\ncertificates = [\"bench\"]\ncipher_suites = [\"TLS13_AES_128_GCM_SHA256\"]\ntickets = {}\n",
+            tls.tickets,
+            file = certificate::path(place).display()
+        ));
     }
     site.toml()
 }
 
-fn sections(kind: Kind, address: SocketAddr, origin: SocketAddr) -> String {
-    let mode = match kind {
-        Kind::Http => "mode http",
+/// `global` has begun.
+fn sections(front: Front, address: SocketAddr, origin: SocketAddr, place: &Place) -> String {
+    let mode = match front.kind {
+        Kind::Http | Kind::Http2 | Kind::Here => "mode http",
         Kind::Splice => "mode http\n  option splice-auto",
         Kind::Tcp => "mode tcp",
     };
+    let mut global = String::new();
+    // HTTP/2 in the clear needs no word: it is known by its preface.
+    let mut bind = String::new();
+    if let Some(tls) = front.tls {
+        // Without its cache a session of TLS 1.3 costs HAProxy less than with `no-tls-tickets` alone.
+        let (tickets, cache) = if tls.tickets { ("", "") } else { (" no-tls-tickets", "  tune.ssl.cachesize 0\n") };
+        global = format!(
+            "  ssl-default-bind-options ssl-min-ver TLSv1.2{tickets}\n  ssl-default-bind-ciphersuites {SUITE}\n{cache}"
+        );
+        bind = format!(" ssl crt {} alpn h2,http/1.1", certificate::path(place).display());
+    }
+    let rule = match front.kind {
+        Kind::Here => {
+            format!(
+                "  http-request return status 200 content-type text/plain string {} if {{ path {HERE} }}\n",
+                answer()
+            )
+        }
+        _ => String::new(),
+    };
     format!(
-        "defaults\n  {mode}\n  maxconn 19000\n  timeout connect 10s\n  timeout client {PATIENCE}\n  timeout server {PATIENCE}\n\
-        frontend front\n  bind {address}\n  default_backend back\n\
+        "{global}\
+        defaults\n  {mode}\n  maxconn 19000\n  timeout connect 10s\n  timeout client {PATIENCE}\n  timeout server {PATIENCE}\n\
+        frontend front\n  bind {address}{bind}\n{rule}  default_backend back\n\
         backend back\n  server one {origin}\n"
     )
 }
 
 /// What stands in `http {}` and in `stream {}`.
-fn blocks(kind: Kind, address: SocketAddr, origin: SocketAddr) -> (String, String) {
-    match kind {
-        Kind::Tcp => (String::new(), format!("server {{ listen {address} backlog=4096; proxy_pass {origin}; }}")),
-        Kind::Http | Kind::Splice => {
-            let http = format!(
-                "upstream back {{ server {origin}; keepalive 128; keepalive_requests 1000000000; }}
-                server {{
-                  listen {address} backlog=4096;
-                  location / {{
-                    proxy_pass http://back; proxy_http_version 1.1; proxy_set_header Connection \"\";
-                    proxy_max_temp_file_size 0;
-                  }}
-                }}"
-            );
-            (http, String::new())
-        }
+fn blocks(front: Front, address: SocketAddr, origin: SocketAddr, place: &Place) -> (String, String) {
+    if front.kind == Kind::Tcp {
+        return (String::new(), format!("server {{ listen {address} backlog=4096; proxy_pass {origin}; }}"));
     }
+    let listen = match front {
+        Front { tls: Some(_), .. } => " ssl http2",
+        Front { kind: Kind::Http2, .. } => " http2",
+        Front { .. } => "",
+    };
+    let tls = front.tls.map_or_else(String::new, |tls| {
+        format!(
+            "ssl_certificate {file}; ssl_certificate_key {file}; ssl_protocols TLSv1.2 TLSv1.3;
+            ssl_conf_command Ciphersuites {SUITE}; ssl_session_tickets {tickets};",
+            file = certificate::path(place).display(),
+            tickets = if tls.tickets { "on" } else { "off" },
+        )
+    });
+    let rule = match front.kind {
+        Kind::Here => format!("location = {HERE} {{ return 200 \"{}\"; }}", answer()),
+        _ => String::new(),
+    };
+    let http = format!(
+        "upstream back {{ server {origin}; keepalive 128; keepalive_requests 1000000000; }}
+        server {{
+          listen {address}{listen} backlog=4096; {tls}
+          {rule}
+          location / {{
+            proxy_pass http://back; proxy_http_version 1.1; proxy_set_header Connection \"\";
+            proxy_max_temp_file_size 0;
+          }}
+        }}"
+    );
+    (http, String::new())
 }
 
 /// The origin: nginx with one worker, answers from memory and from files that are in it.
@@ -137,7 +201,7 @@ pub(crate) fn origin(place: &Place) -> Result<(Nginx, SocketAddr), PartError> {
           location = /100 {{ return 200 \"{answer}\"; }}
         }}",
         folder = place.folder().display(),
-        answer = "x".repeat(100),
+        answer = answer(),
     );
     Ok((Nginx::start(place, "origin", address, &http, "")?, address))
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 use serde::Serialize;
 
 use crate::cores::Cores;
-use crate::measure::{Effort, Figures};
+use crate::measure::{Effort, Figures, Latency};
 use crate::peer::Peer;
 use crate::row::{Goal, Row};
 
@@ -112,6 +112,17 @@ fn cell(figures: &Figures) -> String {
     }
     if let Some((p50, p99)) = median(&figures.p50).zip(median(&figures.p99)) {
         text.push_str(&format!("; p50 {p50:.0} µs, p99 {p99:.0} µs"));
+    }
+    if let Some((p50, arrived)) = median(&figures.p50).zip(median(&figures.arrived)) {
+        let calm = |part: fn(&Latency) -> f64| median(&figures.calm.iter().map(part).collect::<Vec<_>>());
+        let (p50_before, p99_before) = (calm(|calm| calm.p50), calm(|calm| calm.p99));
+        text.push_str(&format!(" (p50 {p50:.0}) beside {arrived:.0} handshakes a second"));
+        if figures.failed > 0 {
+            text.push_str(&format!(", {} failed", figures.failed));
+        }
+        if let Some((p50, p99)) = p50_before.zip(p99_before) {
+            text.push_str(&format!("; {p99:.0} (p50 {p50:.0}) without"));
+        }
     }
     text
 }

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod bridge;
 mod causes;
+pub mod certificates;
 pub mod cli;
 pub mod config;
 pub mod control;

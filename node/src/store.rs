@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -30,8 +31,8 @@ impl Revision {
     /// What tells it from others: the SHA-256 of the text, or of the text and all files, in hex.
     pub fn digest(&self) -> String {
         let mut parts = vec![config::digest(&self.text)];
-        parts.extend(self.files.iter().map(|(path, content)| format!("{} {path}", config::digest(content))));
-        if self.files.is_empty() { parts.remove(0) } else { config::digest(&parts.join("\n")) }
+        parts.extend(self.files.iter().map(|(path, content)| format!("{} {path}", config::digest(content.bytes()))));
+        if self.files.is_empty() { parts.remove(0) } else { config::digest(parts.join("\n")) }
     }
 }
 
@@ -151,7 +152,10 @@ fn replace(path: &Path, kept: &impl Serialize) -> Result<(), StoreError> {
         move |source| StoreError::Io { what, path, source }
     };
     let bytes = serde_json::to_vec_pretty(kept).expect("what is kept is plain data");
-    let mut file = File::create(&fresh).map_err(io("create", &fresh))?;
+    // It has private keys. What a crash left may have any mode; a new file has this one from its first byte.
+    let _ = fs::remove_file(&fresh);
+    let created = File::options().write(true).create_new(true).mode(0o600).open(&fresh);
+    let mut file = created.map_err(io("create", &fresh))?;
     file.write_all(&bytes).map_err(io("write", &fresh))?;
     file.sync_all().map_err(io("sync", &fresh))?;
     fs::rename(&fresh, path).map_err(io("replace", path))?;
@@ -175,7 +179,7 @@ mod tests {
         let (dir, store) = store("round-trip");
         assert_eq!(store.read().expect("readable"), Found::Empty);
         for number in 1..4 {
-            let files = [(format!("/etc/{number}.lst"), "10.0.0.1\n".to_owned())].into();
+            let files = [(format!("/etc/{number}.lst"), "10.0.0.1\n".into())].into();
             let revision = Revision { number, text: format!("# revision {number}\n"), files };
             store.write(&revision).expect("writable");
             assert_eq!(store.read().expect("readable"), Found::Kept(revision));
@@ -186,7 +190,7 @@ mod tests {
     #[test]
     fn a_revision_without_files_is_its_text_and_any_file_makes_it_another() {
         let revision = |content: &str| {
-            let files = (!content.is_empty()).then(|| ("/etc/a".to_owned(), content.to_owned()));
+            let files = (!content.is_empty()).then(|| ("/etc/a".to_owned(), content.into()));
             Revision { number: 1, text: "abc".into(), files: files.into_iter().collect() }.digest()
         };
         assert_eq!(revision(""), config::digest("abc"));

@@ -93,6 +93,7 @@ impl Bench {
                 queue_timeout: 5 * SECOND,
                 tunnel_timeout: None,
                 abort_on_close: false,
+                http2: false,
                 request_edits: Vec::new(),
                 response_edits: Vec::new(),
             }],

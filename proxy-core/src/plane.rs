@@ -20,9 +20,10 @@ use crate::log::Logs;
 use crate::plan::{self, Action, List, Mode, Plan, PlanError};
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
 use crate::stats::{
-    BackendStats, CheckReport, FrontendStats, HttpCounters, Reasons, ServerState, ServerStats, Stats, WorkerShard,
-    WorkerStats, shards, sum,
+    BackendStats, CheckReport, FrontendStats, HttpCounters, Reasons, ServerState, ServerStats, Stats, TlsStats,
+    WorkerShard, WorkerStats, shards, sum,
 };
+use crate::tls::fault::Fault;
 use crate::worker::{self, Mailbox, Seed};
 
 /// Why the data plane didn't start, or didn't take a plan. Nothing was changed then.
@@ -260,6 +261,11 @@ fn frontend_stats(frontend: &plan::Frontend, live: &FrontendLive) -> FrontendSta
         client_aborts: sum(&live.shards, |shard| &shard.client_aborts),
         http: matches!(frontend.mode, Mode::Http(_)).then(http),
         bad_requests: Reasons::sum(&live.shards, BadRequest::ALL.map(BadRequest::why), |shard| &shard.bad_requests),
+        tls: frontend.binds.iter().any(|bind| bind.tls.is_some()).then(|| TlsStats {
+            full: sum(&live.shards, |shard| &shard.tls.full),
+            resumed: sum(&live.shards, |shard| &shard.tls.resumed),
+            failed: Reasons::sum(&live.shards, Fault::ALL.map(Fault::why), |shard| &shard.tls.failed),
+        }),
     }
 }
 

@@ -1,7 +1,6 @@
 //! How a client gets a server: choose one, wait for a place, take a pooled connection or open one, retry, redispatch.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +14,8 @@ use crate::log::{Ended, Load, Phase, Termination};
 use crate::route::Route;
 use crate::server::{Place, ServerLive};
 use crate::stats::ServerState;
+use crate::stream::Stream;
+use crate::tls::handshake;
 
 /// Before a further attempt at the same server, at most the connect timeout (HAProxy's turn-around timer).
 const TURN_AROUND: Duration = Duration::from_secs(1);
@@ -123,11 +124,11 @@ impl Route {
         backend: usize,
         chosen: &mut Chosen,
         attempts: &mut Attempts,
-    ) -> Result<TcpStream, Unreached> {
+    ) -> Result<Stream, Unreached> {
         let plan = self.backend(backend);
         loop {
             let server = &plan.servers[chosen.server];
-            match self.connect(server.address, plan.connect_timeout).await {
+            match self.connect(backend, chosen.server).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => {
                     self.server_counters(backend, chosen.server).connect_errors.add(1);
@@ -193,10 +194,11 @@ impl Route {
         }
     }
 
-    async fn connect(&self, address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+    async fn connect(&self, backend: usize, server: usize) -> io::Result<Stream> {
+        let plan = self.backend(backend);
         let connect = async {
             let turn = self.desk.connects.acquire().await.expect("the semaphore is never closed");
-            let mut connecting = pin!(TcpStream::connect(address));
+            let mut connecting = pin!(TcpStream::connect(plan.servers[server].address));
             let stream = match timeout(TURN, &mut connecting).await {
                 Ok(connected) => connected?,
                 Err(_) => {
@@ -205,9 +207,12 @@ impl Route {
                 }
             };
             stream.set_nodelay(true)?;
-            Ok(stream)
+            let Some(tls) = self.scheme.tls.server(backend, server) else { return Ok(Stream::Tcp(stream)) };
+            // Apart, so that nobody who needs none has room for it.
+            let handshake = handshake::connect(stream, Arc::clone(&tls.config), tls.name.clone(), &self.desk);
+            Ok(Stream::Tls(Box::new(Box::pin(handshake).await?)))
         };
-        // The wait for a turn counts: `limit` is what the client waits.
-        timeout(limit, connect).await?
+        // The wait for a turn counts, and so does a handshake: the limit is what the client waits.
+        timeout(plan.connect_timeout, connect).await?
     }
 }

@@ -23,6 +23,7 @@ use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
 use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState};
 use crate::tcp::buffers::Buffers;
 use crate::tcp::pipe::Pipes;
+use crate::tls::admission::Handshakes;
 
 /// Server connections that one worker begins at once; more wait their turn, so that a herd that comes back after a
 /// failover neither starves those already served nor delays the worker's beats.
@@ -44,6 +45,7 @@ pub(crate) struct Desk {
     heads: RefCell<Vec<Vec<u8>>>,
     date: RefCell<Date>,
     pub(crate) connects: Semaphore,
+    pub(crate) handshakes: Handshakes,
     /// Clients that it serves now.
     pub(crate) clients: Cell<usize>,
     /// HTTP connections to servers, in use or idle. Idle ones are kept only while there are fewer of them than of
@@ -68,6 +70,7 @@ impl Desk {
             heads: RefCell::default(),
             date: RefCell::default(),
             connects: Semaphore::new(CONNECTS_AT_ONCE),
+            handshakes: Handshakes::default(),
             clients: Cell::new(0),
             server_connections: Cell::new(0),
             sweeps: Cell::new(0),
@@ -162,6 +165,8 @@ pub(crate) struct BackendRoute {
 #[derive(Debug)]
 pub(crate) struct Entrance {
     route: RefCell<Rc<Route>>,
+    /// Index of the latest scheme's profile; `None`: clients come in the clear.
+    pub(crate) tls: Cell<Option<usize>>,
     /// No longer in the plan: who is inside is served what was asked for, and no more.
     pub(crate) closed: Cell<bool>,
 }
@@ -315,9 +320,14 @@ impl Routes {
                 let kept = closed.get(&bind.address).is_some_and(|old| old.speaks(&frontend.mode));
                 let entrance = if kept { closed.remove(&bind.address) } else { None };
                 let entrance = entrance.unwrap_or_else(|| {
-                    Rc::new(Entrance { route: RefCell::new(Rc::clone(&route)), closed: Cell::new(false) })
+                    Rc::new(Entrance {
+                        route: RefCell::new(Rc::clone(&route)),
+                        tls: Cell::new(None),
+                        closed: Cell::new(false),
+                    })
                 });
                 entrance.route.replace(Rc::clone(&route));
+                entrance.tls.set(bind.tls);
                 self.entrances.insert(bind.address, entrance);
             }
         }

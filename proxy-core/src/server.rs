@@ -18,6 +18,7 @@ use crate::per_source::PerSource;
 use crate::plan::{self, LogSink, Mode, Plan, PlanError};
 use crate::queue::Queue;
 use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState, shards};
+use crate::tls::Configs;
 
 /// A plan with the live state of its parts, index by index.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ pub(crate) struct Scheme {
     /// Of each frontend; `None`: the servers are told nothing of the client.
     pub(crate) forwarding: Vec<Option<Forwarding>>,
     pub(crate) lists: Arc<Lists>,
+    pub(crate) tls: Configs,
     /// Where the frontends' logs go.
     pub(crate) sinks: Sinks,
 }
@@ -87,7 +89,7 @@ impl Scheme {
     /// `plan`, which was validated, around the live state of `before`; `open` opens its logs, once nothing can fail any more.
     ///
     /// # Errors
-    /// A rule that can't be used.
+    /// A rule, or something of TLS, that can't be used.
     pub(crate) fn build(
         plan: Plan,
         before: Option<&Scheme>,
@@ -100,6 +102,7 @@ impl Scheme {
             Rules::compile(frontend, &lists).map_err(wrong)
         };
         let rules = plan.frontends.iter().map(compile).collect::<Result<_, _>>()?;
+        let tls = Configs::build(&plan, before.map(|before| (&before.plan, &before.tls)))?;
         let forwarding = plan.frontends.iter().map(|frontend| match &frontend.mode {
             Mode::Http(http) => http.forwarded.as_ref().map(Forwarding::new),
             Mode::Tcp => None,
@@ -130,7 +133,7 @@ impl Scheme {
         });
         let backends = backends.collect();
         let sinks = open(&plan.log_sinks);
-        Ok(Scheme { plan, frontends, backends, rules, forwarding, lists, sinks })
+        Ok(Scheme { plan, frontends, backends, rules, forwarding, lists, tls, sinks })
     }
 }
 

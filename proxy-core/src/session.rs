@@ -6,11 +6,11 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use crate::http::connection::Connection;
@@ -21,7 +21,15 @@ use crate::per_source::FromSource;
 use crate::plan::Mode;
 use crate::reach::{Attempts, Chosen, Unreached};
 use crate::route::{Entrance, Route};
-use crate::tcp::relay::{End, Relay, reset_on_close};
+use crate::stream::Stream;
+use crate::tcp::relay::{End, Relay};
+use crate::tls::admits;
+use crate::tls::fault::Fault;
+use crate::tls::handshake;
+use crate::tls::hello::{self, Hello};
+
+/// How long a client of a TCP frontend may take for its handshake, if it may be silent for longer.
+const HANDSHAKE: Duration = Duration::from_secs(15);
 
 /// A client that was let in.
 #[derive(Debug)]
@@ -57,48 +65,87 @@ impl Session {
         let room = Room { _passes: passes, _of_source: of_source.flatten().map(Box::new) };
         // Small writes go out at once; a client that is gone already shows when it is read.
         let _ = client.set_nodelay(true);
-        Some(match route.frontend().mode {
-            Mode::Tcp => Box::pin(tcp(client, peer, route, room)),
-            Mode::Http(_) => {
-                let mut connection = Connection::new(client, peer, entrance, room);
-                Box::pin(async move { connection.serve().await })
+        let Some(profile) = entrance.tls.get() else { return Some(speak(Stream::Tcp(client), peer, entrance, room)) };
+        Some(Box::pin(async move {
+            // Apart, and gone before the client is served.
+            let secured = Box::pin(secure(client, peer, profile, &route)).await;
+            if let Some(client) = secured {
+                speak(client, peer, entrance, room).await;
             }
-        })
+        }))
+    }
+}
+
+/// What the frontend speaks, with a client who can be heard.
+fn speak(client: Stream, peer: SocketAddr, entrance: Rc<Entrance>, room: Room) -> Pin<Box<dyn Future<Output = ()>>> {
+    let route = entrance.route();
+    match route.frontend().mode {
+        Mode::Tcp => Box::pin(tcp(client, peer, route, room)),
+        Mode::Http(_) => {
+            let mut connection = Connection::new(client, peer, entrance, room);
+            Box::pin(async move { connection.serve().await })
+        }
+    }
+}
+
+/// Shakes hands with a client; `None`: nothing came of it.
+async fn secure(client: TcpStream, peer: SocketAddr, profile: usize, route: &Route) -> Option<Stream> {
+    let limit = match &route.frontend().mode {
+        Mode::Tcp => route.frontend().client_timeout.min(HANDSHAKE),
+        Mode::Http(http) => http.request_timeout,
+    };
+    let scheme = &route.scheme;
+    let handshake = handshake::accept(client, Arc::clone(scheme.tls.bind(profile)), &route.desk);
+    let secured = timeout(limit, handshake).await.unwrap_or(Err(Fault::Timeout)).and_then(|stream| {
+        let admitted = stream.facts().is_some_and(|facts| admits(&scheme.plan.tls[profile], facts));
+        if admitted { Ok(stream) } else { Err(Fault::NoCertificate) }
+    });
+    let counters = &route.counters().tls;
+    match secured {
+        Ok(stream) => {
+            let resumed = stream.facts().is_some_and(|facts| facts.resumed);
+            if resumed { &counters.resumed } else { &counters.full }.add(1);
+            Some(Stream::Tls(Box::new(stream)))
+        }
+        Err(fault) => {
+            counters.failed.0[fault.index()].add(1);
+            debug!(frontend = route.frontend().name, client = %peer, why = fault.why(), "no handshake");
+            None
+        }
     }
 }
 
 /// A client that has no server yet; reset, not closed, when dropped so.
-struct Unserved(Option<TcpStream>);
+struct Unserved(Option<Stream>);
 
 impl Unserved {
-    fn stream(&self) -> &TcpStream {
+    fn stream(&self) -> &Stream {
         self.0.as_ref().expect("a client is there until it is served")
     }
 
-    fn served(mut self) -> TcpStream {
+    fn served(mut self) -> Stream {
         self.0.take().expect("a client is served once")
     }
 }
 
 impl Drop for Unserved {
     fn drop(&mut self) {
-        self.0.iter().for_each(reset_on_close);
+        self.0.iter().for_each(Stream::reset_on_close);
     }
 }
 
-async fn tcp(client: TcpStream, peer: SocketAddr, route: Rc<Route>, _room: Room) {
+async fn tcp(client: Stream, peer: SocketAddr, route: Rc<Route>, _room: Room) {
     let began = Instant::now();
-    let own = client.local_addr().unwrap_or(peer);
     let client = Unserved(Some(client));
-    let subject = Subject {
-        client: peer.ip().to_canonical(),
-        port: own.port(),
-        tls: false,
-        request: None,
-        servers_up: &|backend| route.servers_up(backend),
+    let mut story = Story { tls: client.stream().facts().is_some(), ..Story::default() };
+    let hello = match client.stream().clear() {
+        // Apart, so that nobody who isn't asked for it has room for it.
+        Some(socket) if route.rules.looks_into_hellos() => {
+            Box::pin(hello::peek_from(socket, route.frontend().client_timeout)).await.map(Box::new)
+        }
+        _ => None,
     };
-    let mut story = Story::default();
-    let backend = match route.rules.walk(&subject).verdict {
+    let backend = match judge(client.stream(), peer, &route, hello.as_deref()) {
         Verdict::UseBackend(backend) => backend,
         Verdict::Reject { reset } => {
             route.counters().denied.add(1);
@@ -114,7 +161,7 @@ async fn tcp(client: TcpStream, peer: SocketAddr, route: Rc<Route>, _room: Room)
     story.backend = Some(backend);
     story.queued = u32::try_from(route.backend_live(backend).queue.len()).unwrap_or(u32::MAX);
     let reached = async {
-        let mut chosen = route.choose(backend, leaves(client.stream())).await?;
+        let mut chosen = route.choose(backend, client.stream().leaves()).await?;
         story.server = Some(chosen.server);
         story.timers.queue = Some(began.elapsed());
         let stream = route.open(backend, &mut chosen, &mut story.attempts).await?;
@@ -143,17 +190,32 @@ async fn tcp(client: TcpStream, peer: SocketAddr, route: Rc<Route>, _room: Room)
     debug!(frontend = frontend.name, client = %peer, ?end, "session ended");
     story.bytes = bytes;
     story.end = match end {
-        Ok(End::Finished) => Termination::default(),
-        Ok(End::Idle) => Termination::new(Ended::ClientTimeout, Phase::Data),
-        Err(_) => Termination::new(Ended::Client, Phase::Data),
+        End::Finished => Termination::default(),
+        End::Idle => Termination::new(Ended::ClientTimeout, Phase::Data),
+        End::Client => Termination::new(Ended::Client, Phase::Data),
+        End::Server => Termination::new(Ended::Server, Phase::Data),
     };
     story.tell(&route, peer, began);
     drop(place);
 }
 
+/// What the rules say of a client.
+fn judge<'r>(client: &Stream, peer: SocketAddr, route: &'r Route, hello: Option<&Hello>) -> Verdict<'r> {
+    let subject = Subject {
+        client: peer.ip().to_canonical(),
+        port: client.local_addr().unwrap_or(peer).port(),
+        tls: client.facts(),
+        hello,
+        request: None,
+        servers_up: &|backend| route.servers_up(backend),
+    };
+    route.rules.walk(&subject).verdict
+}
+
 /// What the log will say of a TCP session.
 #[derive(Default)]
 struct Story {
+    tls: bool,
     timers: TcpTimers,
     backend: Option<usize>,
     server: Option<usize>,
@@ -172,7 +234,7 @@ impl Story {
             client,
             date: SystemTime::now() - self.timers.total,
             frontend: &route.frontend().name,
-            tls: false,
+            tls: self.tls,
             backend: self.backend.map(|backend| route.backend(backend).name.as_str()),
             server: server.map(|(backend, server)| route.backend(backend).servers[server].name.as_str()),
             bytes: self.bytes,
@@ -182,20 +244,4 @@ impl Story {
         };
         route.desk.logger.tcp(&route.scheme.sinks, log, &TcpRecord { way, timers: self.timers });
     }
-}
-
-/// Ends when nobody is left to be served: a reset, or an end of stream before anything was said.
-///
-/// An end of stream after some bytes may be a client that has said all and waits for its answer. It can't be told
-/// from one that closed, so it keeps its turn (HAProxy without `abortonclose`).
-pub(crate) async fn leaves(client: &TcpStream) {
-    if let Ok(1..) = client.peek(&mut [0]).await {
-        resets(client).await;
-    }
-}
-
-/// Ends when the connection is reset.
-pub(crate) async fn resets(client: &TcpStream) {
-    // Should the wait itself fail, it is as good as that.
-    let _ = client.ready(Interest::ERROR).await;
 }

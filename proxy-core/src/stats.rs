@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use serde::{Deserialize, Serialize};
 
 use crate::http::head::{BadRequest, BadResponse};
+use crate::tls::fault::Fault;
 
 /// The state of the data plane. Counters run from the start of the process; those of a frontend, backend or
 /// server that an apply keeps go on.
@@ -58,6 +59,19 @@ pub struct FrontendStats {
     pub http: Option<HttpStats>,
     /// Requests that were refused unread, by [`BadRequest::why`]; a reason that never was one is absent.
     pub bad_requests: BTreeMap<String, u64>,
+    /// `None`: none of its binds speaks TLS.
+    pub tls: Option<TlsStats>,
+}
+
+/// Clients' handshakes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsStats {
+    /// With keys agreed anew.
+    pub full: u64,
+    /// That went on with an earlier session.
+    pub resumed: u64,
+    /// That came to nothing, by reason; one that never was one is absent.
+    pub failed: BTreeMap<String, u64>,
 }
 
 /// What is counted of HTTP at a frontend, a backend or a server.
@@ -267,6 +281,15 @@ pub(crate) struct FrontendShard {
     pub(crate) client_aborts: Counter,
     pub(crate) http: HttpCounters,
     pub(crate) bad_requests: Reasons<{ BadRequest::ALL.len() }>,
+    pub(crate) tls: TlsCounters,
+}
+
+/// What came of clients' handshakes.
+#[derive(Debug, Default)]
+pub(crate) struct TlsCounters {
+    pub(crate) full: Counter,
+    pub(crate) resumed: Counter,
+    pub(crate) failed: Reasons<{ Fault::ALL.len() }>,
 }
 
 /// A worker's own part of a backend's counters.

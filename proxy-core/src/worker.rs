@@ -277,6 +277,9 @@ impl Worker {
             let room = match (&entry.source, &entry.entrance) {
                 (Source::Probe(_), _) => None,
                 (Source::Clients(_), Some(entrance)) if self.pause.is_none() => {
+                    if entrance.tls.get().is_some() && !self.own.desk.handshakes.have_room(cx) {
+                        return true;
+                    }
                     let Some(process) = self.gate.enter(cx) else { return true };
                     let Some(frontend) = entrance.route().live().gate.enter(cx) else { return true };
                     Some((Rc::clone(entrance), [process, frontend]))

@@ -46,7 +46,9 @@ fn asked(plan: impl FnOnce(&mut Plan, &mut Http), request: &str) -> std::io::Res
         forwarded: None,
         request_edits: Vec::new(),
         response_edits: vec![HeaderEdit::Set("X-Frame-Options".into(), "DENY".into())],
+        client_cert_headers: Vec::new(),
         error_pages: BTreeMap::from([(403, "<p>no</p>".to_owned())]),
+        http2: false,
     };
     plan(&mut made, &mut http);
     made.frontends[0].mode = Mode::Http(Box::new(http));

@@ -19,7 +19,9 @@ fn valid() -> Plan {
         forwarded: None,
         request_edits: Vec::new(),
         response_edits: Vec::new(),
+        client_cert_headers: Vec::new(),
         error_pages: BTreeMap::new(),
+        http2: false,
     };
     let frontend = |name: &str, port, mode| Frontend {
         name: name.into(),
@@ -45,6 +47,7 @@ fn valid() -> Plan {
         queue_timeout: SECOND,
         tunnel_timeout: None,
         abort_on_close: false,
+        http2: false,
         request_edits: Vec::new(),
         response_edits: Vec::new(),
     };
@@ -306,7 +309,6 @@ fn actions_are_what_can_be_done() {
 fn tcp_has_no_request_to_look_at_or_answer() {
     let reject = Action::Reject { reset: false };
     let asks_request = [
-        Condition::Tls(false),
         Condition::Host(text(&[Pattern::Is("a".into())])),
         Condition::Path(text(&[Pattern::Is("/".into())])),
         Condition::Query(text(&[Pattern::Is("a".into())])),
@@ -315,7 +317,8 @@ fn tcp_has_no_request_to_look_at_or_answer() {
         Condition::Cookie("A".into(), text(&[Pattern::Present])),
     ];
     for condition in asks_request {
-        let message = "frontend `mail`: rule 1: TCP knows only source, port and servers_up";
+        let message =
+            "frontend `mail`: rule 1: TCP knows only source, port, servers_up, tls, sni, alpn and client_cert";
         assert_eq!(rule(1, Some(condition.clone()), reject.clone()), message);
         assert_eq!(rule(1, Some(Condition::All(vec![condition])), reject.clone()), message);
     }

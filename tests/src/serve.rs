@@ -88,8 +88,8 @@ pub fn binary() -> PathBuf {
 pub struct Site {
     /// Where clients arrive.
     pub bind: SocketAddr,
-    /// The profile of TLS that they meet there; none: they arrive in the clear.
-    pub tls: Option<String>,
+    /// The `[tls.NAME]` that they are met with there; none: in the clear.
+    pub tls: Option<&'static str>,
     /// `http` or `tcp`.
     pub mode: &'static str,
     /// Names and addresses.
@@ -114,15 +114,15 @@ impl Site {
 
     /// The text of the file.
     pub fn toml(&self) -> String {
-        let Site { bind, tls, mode, defaults, frontend, backend, more, .. } = self;
-        let bind = match tls {
-            Some(profile) => format!("{{ to = \"{bind}\", tls = \"{profile}\" }}"),
-            None => format!("\"{bind}\""),
-        };
+        let Site { mode, defaults, frontend, backend, more, .. } = self;
         let mut servers = String::new();
         for (name, address) in &self.servers {
             writeln!(servers, "  {{ name = \"{name}\", address = \"{address}\" }},").expect("a string grows");
         }
+        let bind = match (self.bind, self.tls) {
+            (bind, None) => format!("\"{bind}\""),
+            (bind, Some(tls)) => format!("[{{ to = \"{bind}\", tls = \"{tls}\" }}]"),
+        };
         format!(
             "[pair]\nname = \"site\"\n\n[defaults]\n{defaults}\n\n\
             [frontend.front]\nmode = \"{mode}\"\nbind = {bind}\ndefault_backend = \"back\"\n{frontend}\n\n\

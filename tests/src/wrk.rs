@@ -39,12 +39,12 @@ pub struct Wrk {
 }
 
 impl Wrk {
-    /// Starts it towards one path of one address.
+    /// Starts it towards one path of one address, in the clear.
     pub fn start(folder: &Path, name: &str, address: SocketAddr, path: &str, load: Load) -> Result<Wrk, PartError> {
         Wrk::start_url(folder, name, &format!("http://{address}{path}"), load)
     }
 
-    /// The same towards a URL. It believes every certificate.
+    /// Starts it towards a URL; with `https` it takes any certificate.
     pub fn start_url(folder: &Path, name: &str, url: &str, load: Load) -> Result<Wrk, PartError> {
         let mut command = Command::new("wrk");
         command.args(["--latency", "-t", "1", "-c", &load.connections.to_string(), "-d"]);

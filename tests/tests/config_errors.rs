@@ -145,11 +145,11 @@ fn the_files_of_a_configuration_are_bounded_together() {
             fs::copy(path, format!("{path}.{number}")).unwrap();
             format!("[list.l{number}]\nfile = \"{path}.{number}\"\n")
         };
-        (0..3).map(one).collect()
+        (0..5).map(one).collect()
     };
     let found = with_file("two-mebibytes", &vec![b'\n'; 2 << 20], lists);
-    assert_eq!(found, ["11:8: FILE.2: all files together have more than 4194304 bytes"]);
-    for number in 0..3 {
+    assert_eq!(found, ["15:8: FILE.4: all files together have more than 8388608 bytes"]);
+    for number in 0..5 {
         let name = format!("lbnode-config-{}-two-mebibytes.{number}", std::process::id());
         fs::remove_file(std::env::temp_dir().join(name)).unwrap();
     }

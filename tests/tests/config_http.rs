@@ -96,6 +96,8 @@ fn the_exchange_example_is_good() {
 fn what_is_left_out_has_the_documented_default() {
     let plan = cluster("", "").plan;
     let expected = Http {
+        http2: true,
+        client_cert_headers: Vec::new(),
         request_timeout: Duration::from_secs(15),
         keep_alive_timeout: Duration::from_secs(10),
         forwarded: None,

@@ -7,16 +7,18 @@ use std::time::Duration;
 use proxy_core::plan::Plan;
 use vrrp::types::{Interval, Vrid};
 
-use super::diagnostic::{Findings, Place};
+use super::diagnostic::{Diagnostic, Findings, Place};
 use super::files::{Contents, Files};
 use super::node::ipv4;
 use super::proxy;
 use super::reader::{Section, Value};
+use crate::certificates::{Known, Warning};
 
 /// What a cluster file starts its tables with.
-pub(super) const TOP_LEVEL: [&str; 6] = ["pair", "vip", "defaults", "list", "frontend", "backend"];
+pub(super) const TOP_LEVEL: [&str; 9] =
+    ["pair", "vip", "defaults", "list", "certificate", "ca", "tls", "frontend", "backend"];
 /// Tables that a later version will know.
-const LATER: [&str; 4] = ["certificate", "ca", "tls", "stick_table"];
+const LATER: [&str; 1] = ["stick_table"];
 
 /// A checked cluster file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +37,47 @@ pub struct ClusterConfig {
     pub bind_names: Vec<Vec<String>>,
     /// What the files say that it names. Whoever keeps the text keeps these as well, for [`super::parse_kept`].
     pub files: Contents,
+    /// The certificates of `plan`, in its order, for people.
+    pub certificates: Vec<CertificateEntry>,
+    /// What will hurt of what is not a certificate of ours.
+    pub remarks: Vec<Remark>,
+}
+
+/// A certificate as people are told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateEntry {
+    /// Its name in the file.
+    pub name: String,
+    /// Where it is written.
+    pub place: Place,
+    /// What it says, and what will hurt.
+    pub known: Known,
+}
+
+/// A warning with its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// Where it is written.
+    pub place: Place,
+    /// Of what, by its name in the file.
+    pub what: String,
+    /// What will hurt.
+    pub warning: Warning,
+}
+
+impl ClusterConfig {
+    /// What is no mistake and will hurt, or hurts at that time, in seconds since 1970.
+    pub fn warnings(&self, now: i64) -> Vec<Diagnostic> {
+        let of_certificates = self.certificates.iter().flat_map(|entry| {
+            let said = entry.known.warnings.iter().filter_map(move |warning| warning.said(now));
+            said.map(move |text| entry.place.diagnostic(format!("certificate `{}`: {text}", entry.name)))
+        });
+        let others = self.remarks.iter().filter_map(|remark| {
+            let text = remark.warning.said(now)?;
+            Some(remark.place.diagnostic(format!("{}: {text}", remark.what)))
+        });
+        of_certificates.chain(others).collect()
+    }
 }
 
 /// What an active node does that is cut off from its peer and cannot tell who else is.
@@ -77,7 +120,8 @@ pub(super) fn read<'a>(root: Section<'a>, findings: &'a Findings<'a>, files: Fil
     });
     let vips = root.optional("vip", |value| Some(read_vips(value.section()?))).unwrap_or_default();
     let addresses: BTreeMap<String, Option<Ipv4Addr>> = vips.names;
-    let proxy::Read { plan, bind_names, handoff_timeout } = proxy::read(&root, &addresses, &files);
+    let proxy::Read { plan, bind_names, handoff_timeout, certificates, remarks } =
+        proxy::read(&root, &addresses, &files);
     root.finish();
     // A model with holes is never handed out: whoever left one reported it.
     findings.is_empty().then_some(())?;
@@ -90,6 +134,8 @@ pub(super) fn read<'a>(root: Section<'a>, findings: &'a Findings<'a>, files: Fil
         plan,
         bind_names,
         files: files.into_contents(),
+        certificates,
+        remarks,
     })
 }
 

@@ -24,10 +24,10 @@ use diagnostic::Findings;
 use files::Files;
 use reader::Section;
 
-pub use cluster::{ClusterConfig, OnIsolation, Vip};
+pub use cluster::{CertificateEntry, ClusterConfig, OnIsolation, Remark, Vip};
 pub(crate) use diagnostic::suggestion;
 pub use diagnostic::{Diagnostic, Place};
-pub use files::Contents;
+pub use files::{Content, Contents};
 pub use node::{ControlConfig, LogConfig, LogFormat, LogLevel, NodeConfig, ProxyConfig, VipOverride, VrrpConfig};
 pub(crate) use proxy::network;
 pub use routers::routers;
@@ -103,7 +103,7 @@ pub fn load_node(path: &Path) -> Result<NodeConfig, ConfigError> {
     parse_node(&path.display().to_string(), &read_text(path)?, base)
 }
 
-/// Reads and checks a cluster file.
+/// Reads and checks a cluster file on a node where nothing was imported.
 pub fn load_cluster(path: &Path) -> Result<ClusterConfig, ConfigError> {
     parse_cluster(&path.display().to_string(), &read_text(path)?)
 }
@@ -115,7 +115,12 @@ pub fn parse_node(file: &str, text: &str, base: &Path) -> Result<NodeConfig, Con
 
 /// Checks the text of a cluster file, and reads the files that it names; `file` names it in messages.
 pub fn parse_cluster(file: &str, text: &str) -> Result<ClusterConfig, ConfigError> {
-    parse(file, text, |root, findings| cluster::read(root, findings, Files::on_disk()))
+    parse(file, text, |root, findings| cluster::read(root, findings, Files::on_disk(None)))
+}
+
+/// The same on a node that keeps what was imported in this directory.
+pub fn parse_cluster_with(file: &str, text: &str, imported: &Path) -> Result<ClusterConfig, ConfigError> {
+    parse(file, text, |root, findings| cluster::read(root, findings, Files::on_disk(Some(imported))))
 }
 
 /// Checks the text of a cluster file whose files are kept with it.
@@ -123,8 +128,8 @@ pub fn parse_kept(file: &str, text: &str, contents: &Contents) -> Result<Cluster
     parse(file, text, |root, findings| cluster::read(root, findings, Files::kept(contents)))
 }
 
-/// What tells one configuration text from another: SHA-256, in hex.
-pub fn digest(text: &str) -> String {
+/// What tells one file from another: SHA-256, in hex.
+pub fn digest(text: impl AsRef<[u8]>) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -10,7 +10,7 @@ pub(crate) mod traffic;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
-pub use proxy_core::stats::{HttpStats, LogSinkStats, Responses, WorkerStats};
+pub use proxy_core::stats::{HttpStats, LogSinkStats, Responses, TlsStats, WorkerStats};
 use serde::{Deserialize, Serialize};
 use vrrp::event::{Fault, State};
 
@@ -307,6 +307,9 @@ pub struct Frontend {
     pub http: Option<HttpStats>,
     /// Requests that were refused unread, by the reasons of docs/http-refusals.md.
     pub bad_requests: BTreeMap<String, u64>,
+    /// Handshakes; absent: none of its binds speaks TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsStats>,
 }
 
 /// A backend. What is counted is so since the proxy core started.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Backend, Frontend, HandOff, HttpStats, Node, Proxy, ProxyState, Responses, Role, ServerState, Status, Sync,
-    SyncPath, SyncState, Vip,
+    SyncPath, SyncState, TlsStats, Vip,
 };
 
 /// The whole page, with a line break at its end.
@@ -66,6 +66,7 @@ pub fn render(status: &Status) -> String {
     }
     page += &table(&["FRONTEND", "BIND", "SESSIONS", "RATE", "BACKEND", "SERVERS UP"], frontend_rows(status));
     page += &table(&["HTTP", "REQUESTS", "2XX", "3XX", "4XX", "5XX", "DENIED", "REFUSED"], http_rows(status));
+    page += &table(&["TLS", "FULL", "RESUMED", "FAILED"], tls_rows(status));
     if let Some(limits) = &status.limits {
         page += &format!("\n  {} connections: {}\n", grouped(limits.connections), limits.derived);
     }
@@ -235,6 +236,15 @@ fn http_rows(status: &Status) -> Vec<(bool, Vec<String>)> {
         cells.extend(counts.map(grouped));
         cells.push(most_frequent(&frontend.bad_requests));
         Some((false, cells))
+    };
+    status.frontends.iter().filter_map(row).collect()
+}
+
+/// What became of the handshakes of each frontend that speaks TLS.
+fn tls_rows(status: &Status) -> Vec<(bool, Vec<String>)> {
+    let row = |frontend: &Frontend| {
+        let TlsStats { full, resumed, failed } = frontend.tls.as_ref()?;
+        Some((false, vec![frontend.name.clone(), grouped(*full), grouped(*resumed), most_frequent(failed)]))
     };
     status.frontends.iter().filter_map(row).collect()
 }

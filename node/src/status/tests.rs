@@ -158,6 +158,7 @@ fn full() -> Status {
             bad_requests: [("bare_lf", 2), ("host", 9), ("nul", 1), ("obs_fold", 1_500), ("target", 3)]
                 .map(|(why, count)| (why.into(), count))
                 .into(),
+            tls: Some(TlsStats { full: 2_000, resumed: 70_000, failed: [("not_tls".into(), 3)].into() }),
         }],
         backends: vec![Backend {
             name: "owa".into(),
@@ -312,6 +313,8 @@ fn the_page_is_aligned_and_marks_this_node() {
         "  exchange  mail:80, mail:443  1,204     312/s  owa      1 of 1",
         "  HTTP      REQUESTS   2XX        3XX  4XX  5XX  DENIED  REFUSED",
         "  exchange  1,900,060  1,900,000  20   30   5    4       obs_fold 1,500, host 9, target 3, others 3",
+        "  TLS       FULL   RESUMED  FAILED",
+        "  exchange  2,000  70,000   not_tls 3",
     ] {
         let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(page.lines().any(|shown| squeezed(shown) == squeezed(line)), "no line `{line}` in\n{page}");

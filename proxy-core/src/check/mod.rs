@@ -26,6 +26,7 @@ use crate::plan::Check;
 use crate::queue::Queue;
 use crate::server::{LastCheck, Scheme, ServerLive};
 use crate::stats::ServerState;
+use crate::tls::Outbound;
 use crate::worker::AbortOnPanic;
 
 /// Checks that run at once; more wait for one to end. Keeps them inside the descriptors set aside for the process.
@@ -47,6 +48,8 @@ struct Job {
     server: String,
     address: SocketAddr,
     check: Check,
+    /// `None`: in the clear.
+    tls: Option<Outbound>,
     live: Arc<ServerLive>,
     queue: Arc<Queue>,
 }
@@ -89,7 +92,7 @@ async fn follow(mut wanted: watch::Receiver<Option<Arc<Scheme>>>) {
         for job in jobs(&scheme) {
             let identity = Arc::as_ptr(&job.live).addr();
             match running.remove(&identity) {
-                Some((old, task)) if old.check == job.check => {
+                Some((old, task)) if old.check == job.check && same_tls(&old.tls, &job.tls) => {
                     kept.insert(identity, (old, task));
                 }
                 old => {
@@ -110,20 +113,31 @@ async fn follow(mut wanted: watch::Receiver<Option<Arc<Scheme>>>) {
     }
 }
 
+/// Whether two checks shake hands in the same way.
+fn same_tls(one: &Option<Outbound>, other: &Option<Outbound>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => Arc::ptr_eq(&one.config, &other.config) && one.name == other.name,
+        _ => false,
+    }
+}
+
 fn jobs(scheme: &Scheme) -> impl Iterator<Item = Job> {
-    scheme.plan.backends.iter().zip(&scheme.backends).flat_map(|(backend, live)| {
-        backend.servers.iter().zip(&live.servers).filter_map(|(server, state)| {
-            let check = backend.check.clone()?;
-            let mut address = server.address;
-            address.set_port(check.port.unwrap_or(address.port()));
-            Some(Job {
-                backend: backend.name.clone(),
-                server: server.name.clone(),
-                address,
-                check,
-                live: Arc::clone(state),
-                queue: Arc::clone(&live.queue),
-            })
+    let places = scheme.plan.backends.iter().enumerate();
+    let places = places.flat_map(|(index, backend)| (0..backend.servers.len()).map(move |server| (index, server)));
+    places.filter_map(|(index, number)| {
+        let (backend, live) = (&scheme.plan.backends[index], &scheme.backends[index]);
+        let (check, server) = (backend.check.clone()?, &backend.servers[number]);
+        let mut address = server.address;
+        address.set_port(check.port.unwrap_or(address.port()));
+        Some(Job {
+            backend: backend.name.clone(),
+            server: server.name.clone(),
+            address,
+            check,
+            tls: scheme.tls.check(index, number).cloned(),
+            live: Arc::clone(&live.servers[number]),
+            queue: Arc::clone(&live.queue),
         })
     })
 }
@@ -137,7 +151,7 @@ async fn run(job: Arc<Job>, turn: Arc<Semaphore>) {
         let result = {
             let Ok(_turn) = turn.acquire().await else { return };
             let started = Instant::now();
-            let answer = probe::ask(job.address, check).await;
+            let answer = probe::ask(job.address, check, job.tls.as_ref()).await;
             (answer, started.elapsed())
         };
         job.publish(&mut health, result.0, result.1);

@@ -2,13 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use crate::plan::{Check, Probe};
-use crate::tcp::relay::reset_on_close;
+use crate::stream::reset_on_close;
+use crate::tls::Outbound;
 
 /// Longest status line that is read; HTTP sets no bound, real ones have under a hundred bytes.
 const STATUS_LINE: usize = 1024;
@@ -22,8 +25,8 @@ pub(crate) struct Answer {
 }
 
 /// Never fails: whatever goes wrong is the answer.
-pub(crate) async fn ask(address: SocketAddr, check: &Check) -> Answer {
-    match timeout(check.timeout, converse(address, &check.probe)).await {
+pub(crate) async fn ask(address: SocketAddr, check: &Check, tls: Option<&Outbound>) -> Answer {
+    match timeout(check.timeout, converse(address, &check.probe, tls)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => failed(words(&error)),
         Err(_) => failed(format!("no answer within {:?}", check.timeout)),
@@ -42,10 +45,20 @@ fn words(error: &io::Error) -> String {
     }
 }
 
-async fn converse(address: SocketAddr, probe: &Probe) -> io::Result<Answer> {
-    let mut stream = TcpStream::connect(address).await?;
+async fn converse(address: SocketAddr, probe: &Probe, tls: Option<&Outbound>) -> io::Result<Answer> {
+    let stream = TcpStream::connect(address).await?;
     // Frequent checks would pile up sockets in TIME_WAIT.
     reset_on_close(&stream);
+    let Some(tls) = tls else { return talk(stream, address, probe).await };
+    let stream = TlsConnector::from(Arc::clone(&tls.config)).connect(tls.name.clone(), stream).await;
+    talk(stream.map_err(|error| io::Error::other(format!("tls: {error}")))?, address, probe).await
+}
+
+async fn talk(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    address: SocketAddr,
+    probe: &Probe,
+) -> io::Result<Answer> {
     let Probe::Http { method, path, host, expect } = probe else {
         return Ok(Answer { ok: true, code: None, what: "connected".into() });
     };
@@ -53,6 +66,7 @@ async fn converse(address: SocketAddr, probe: &Probe) -> io::Result<Answer> {
     let request =
         format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: lbnode\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
     let mut line = Vec::with_capacity(STATUS_LINE);
     while !line.contains(&b'\n') && line.len() < STATUS_LINE {
         if (&mut stream).take((STATUS_LINE - line.len()) as u64).read_buf(&mut line).await? == 0 {

@@ -2,13 +2,11 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
@@ -22,9 +20,10 @@ use crate::alarm::Alarm;
 use crate::log::{Ended, Phase};
 use crate::reach::Chosen;
 use crate::route::{Desk, Entrance, Guest, Route};
-use crate::session::{Room, leaves};
-use crate::tcp::relay::{End, Relay, reset_on_close};
-use crate::tcp::stream::poll_write;
+use crate::session::Room;
+use crate::stream::Stream;
+use crate::tcp::relay::{End, Relay};
+use crate::tcp::stream::Source as _;
 use crate::tcp::window::Window;
 
 /// How long an idle client may still send a request after its worker began to drain: one may be under way.
@@ -34,7 +33,7 @@ const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 
 /// A client that was let in.
 pub(crate) struct Connection {
-    pub(super) client: TcpStream,
+    pub(super) client: Stream,
     pub(super) ends: Ends,
     pub(super) entrance: Rc<Entrance>,
     pub(super) desk: Rc<Desk>,
@@ -82,14 +81,18 @@ pub(super) struct Tunnel {
 }
 
 impl Connection {
-    pub(crate) fn new(client: TcpStream, peer: SocketAddr, entrance: Rc<Entrance>, room: Room) -> Connection {
+    pub(crate) fn new(client: Stream, peer: SocketAddr, entrance: Rc<Entrance>, room: Room) -> Connection {
         let route = entrance.route();
         let began = Instant::now();
         // A client that is gone already has no address of ours; its first read will say so.
         let own = client.local_addr().unwrap_or(peer);
         Connection {
+            ends: Ends {
+                client: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+                own,
+                tls: client.facts().is_some(),
+            },
             client,
-            ends: Ends { client: SocketAddr::new(peer.ip().to_canonical(), peer.port()), own, tls: false },
             desk: Rc::clone(&route.desk),
             entrance,
             input: Window::default(),
@@ -113,7 +116,7 @@ impl Connection {
                 Outcome::Tunnel(tunnel) => return Box::pin(self.tunnel(route, tunnel)).await,
             };
             if let Some(story) = self.story.take() {
-                story.tell(&route, self.ends.client);
+                story.tell(&route, &self.ends);
             }
             if next != Next::Request {
                 break next;
@@ -123,7 +126,7 @@ impl Connection {
         match next {
             Next::Request | Next::Close => {}
             Next::Linger => Box::pin(linger(&self.client)).await,
-            Next::Reset => reset_on_close(&self.client),
+            Next::Reset => self.client.reset_on_close(),
         }
     }
 
@@ -218,7 +221,7 @@ impl Connection {
         let (mut said, mut deadline) = (0, Instant::now() + route.frontend().client_timeout);
         let done = poll_fn(|cx| {
             while said < answer.len() {
-                match poll_write(cx, client, &answer[said..]) {
+                match client.poll_write(cx, &answer[said..]) {
                     Poll::Ready(Ok(written)) => {
                         said += written;
                         deadline = Instant::now() + route.frontend().client_timeout;
@@ -227,7 +230,10 @@ impl Connection {
                     Poll::Pending => return alarm.poll(cx, deadline).map(|()| Some(Ended::ClientTimeout)),
                 }
             }
-            Poll::Ready(None)
+            match client.poll_flush(cx) {
+                Poll::Ready(flushed) => Poll::Ready(flushed.err().map(|_| Ended::Client)),
+                Poll::Pending => alarm.poll(cx, deadline).map(|()| Some(Ended::ClientTimeout)),
+            }
         })
         .await;
         route.counters().bytes_out.add(said as u64);
@@ -245,7 +251,7 @@ impl Connection {
     async fn tarpit(&mut self, route: &Route, answer: Vec<u8>, delay: Duration) -> Next {
         let left = tokio::select! {
             biased;
-            () = leaves(&self.client) => true,
+            () = self.client.leaves() => true,
             () = sleep(delay) => false,
         };
         self.tell(Story::tarpitted);
@@ -266,30 +272,29 @@ impl Connection {
         if let Some(mut story) = self.story.take() {
             story.bytes += passed;
             match end {
-                Ok(End::Finished) => {}
-                Ok(End::Idle) => story.ends(Ended::ClientTimeout, Phase::Data),
-                Err(_) => story.ends(Ended::Client, Phase::Data),
+                End::Finished => {}
+                End::Idle => story.ends(Ended::ClientTimeout, Phase::Data),
+                End::Client => story.ends(Ended::Client, Phase::Data),
+                End::Server => story.ends(Ended::Server, Phase::Data),
             }
-            story.tell(&route, self.ends.client);
+            story.tell(&route, &self.ends);
         }
     }
 }
 
 /// Closes a connection whose client may still be sending: without this, what was said last would be lost to a reset
 /// (RFC 9112 §9.6).
-async fn linger(client: &TcpStream) {
-    if SockRef::from(client).shutdown(Shutdown::Write).is_err() {
-        return;
-    }
+async fn linger(client: &Stream) {
     let (time, most) = LINGER;
     let drain = async {
+        if poll_fn(|cx| client.poll_shutdown(cx)).await.is_err() {
+            return;
+        }
         let (mut read, mut buffer) = (0, [0; 1024]);
-        while read < most && client.readable().await.is_ok() {
-            match client.try_read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => read += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => break,
+        while read < most {
+            match poll_fn(|cx| client.poll_read(cx, &mut buffer)).await {
+                Ok(count @ 1..) => read += count,
+                Ok(0) | Err(_) => break,
             }
         }
     };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tracing::debug;
 
 use super::chunked::Keep;
+use super::client_cert::ClientCert;
 use super::connection::{Connection, Next};
 use super::flow::{Body, Flow};
 use super::head::{self, Asked as Method, BadRequest, Framing, Request, Version};
@@ -52,7 +53,8 @@ impl Connection {
         let subject = Subject {
             client: self.ends.client.ip(),
             port: self.ends.own.port(),
-            tls: self.ends.tls,
+            tls: self.client.facts(),
+            hello: None,
             request: Some(&request),
             servers_up: &|backend| route.servers_up(backend),
         };
@@ -103,6 +105,10 @@ impl Connection {
             target: outcome.target.as_deref(),
             ends: &self.ends,
             forwarding: route.forwarding(),
+            client_cert: ClientCert {
+                headers: &http.client_cert_headers,
+                identity: self.client.facts().and_then(|facts| facts.client.as_deref()),
+            },
             edits: http.request_edits.iter().chain(rules).chain(&route.backend(backend).request_edits),
             connection: if upgrade { Said::Upgrade } else { Said::Persistent },
         };

@@ -6,8 +6,6 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::ReadBuf;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::chunked::Keep;
@@ -18,7 +16,7 @@ use super::story::Story;
 use super::trip::Trip;
 use crate::alarm::Alarm;
 use crate::route::{Entrance, Route};
-use crate::tcp::relay::reset_on_close;
+use crate::stream::Stream;
 use crate::tcp::window::Window;
 
 /// Interim responses that one answer may begin with.
@@ -77,11 +75,11 @@ pub(crate) struct Exchange<'t> {
 }
 
 /// A client that is reset, not closed, when dropped so: at the deadline of a drain half an answer must not look whole.
-struct Unfinished<'a>(Option<&'a TcpStream>);
+struct Unfinished<'a>(Option<&'a Stream>);
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        self.0.into_iter().for_each(reset_on_close);
+        self.0.into_iter().for_each(Stream::reset_on_close);
     }
 }
 
@@ -133,12 +131,7 @@ impl<'t> Exchange<'t> {
     }
 
     /// To the end of both directions.
-    pub(crate) async fn run(
-        &mut self,
-        client: &TcpStream,
-        server: &TcpStream,
-        alarm: &mut Alarm,
-    ) -> Result<End, Failure> {
+    pub(crate) async fn run(&mut self, client: &Stream, server: &Stream, alarm: &mut Alarm) -> Result<End, Failure> {
         let client_timeout = self.route.frontend().client_timeout;
         let server_timeout = self.route.backend(self.trip.backend).server_timeout;
         let mut last = Instant::now();
@@ -172,7 +165,7 @@ impl<'t> Exchange<'t> {
         if self.upward == Upward::Going { self.trip.up.is_flushed() || untold } else { untold }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, client: &TcpStream, server: &TcpStream) -> Poll<Result<End, Failure>> {
+    fn poll(&mut self, cx: &mut Context<'_>, client: &Stream, server: &Stream) -> Poll<Result<End, Failure>> {
         if self.upward == Upward::Going {
             match self.trip.up.poll_pump(cx, client, server, &self.route.desk) {
                 Poll::Ready(Ok(())) => {
@@ -209,7 +202,7 @@ impl<'t> Exchange<'t> {
     }
 
     /// The answer is over. A request that goes on is carried on for as long as its server keeps the connection.
-    fn poll_rest(&mut self, cx: &mut Context<'_>, server: &TcpStream) -> Poll<End> {
+    fn poll_rest(&mut self, cx: &mut Context<'_>, server: &Stream) -> Poll<End> {
         let whole = self.upward == Upward::Over;
         if self.upward == Upward::Going && self.server_persists && self.down.window.is_empty() {
             // Whatever the server says now, even an end, is the end.
@@ -220,20 +213,19 @@ impl<'t> Exchange<'t> {
     }
 
     /// Sees whether a client who has said all is still there.
-    fn watch(&mut self, cx: &mut Context<'_>, client: &TcpStream) -> Result<(), Failure> {
-        let mut byte = [0];
-        let Poll::Ready(peeked) = client.poll_peek(cx, &mut ReadBuf::new(&mut byte)) else { return Ok(()) };
+    fn watch(&mut self, cx: &mut Context<'_>, client: &Stream) -> Result<(), Failure> {
+        let Poll::Ready(peeked) = client.poll_peek(cx) else { return Ok(()) };
         // The next request, or the end of what it says: neither is said twice.
         self.watched = false;
         match peeked {
-            Ok(0) if self.route.backend(self.trip.backend).abort_on_close => Err(Failure::Client),
+            Ok(false) if self.route.backend(self.trip.backend).abort_on_close => Err(Failure::Client),
             Ok(_) => Ok(()),
             Err(_) => Err(Failure::Client),
         }
     }
 
     /// Until there is a final answer: its head composed, its body begun.
-    fn poll_head(&mut self, cx: &mut Context<'_>, client: &TcpStream, server: &TcpStream) -> Poll<Result<(), Failure>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>, client: &Stream, server: &Stream) -> Poll<Result<(), Failure>> {
         while self.downward == Downward::Head {
             // An interim response that was composed goes first.
             ready!(self.down.poll_send(cx, client)).map_err(|_| Failure::Client)?;

@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 use super::chunked::{Chunked, Keep};
 use super::head::{BadChunk, Framing};
 use crate::route::Desk;
+use crate::stream::Stream;
 use crate::tcp::pipe::Pipe;
-use crate::tcp::stream::{poll_write, poll_write_vectored};
 use crate::tcp::window::Window;
 
 /// Bytes of a body that are copied behind their head instead of being sent beside it.
@@ -61,6 +61,8 @@ pub(crate) struct Flow {
     /// What ends a chunked body; sent after the window. Empty until then.
     tail: Vec<u8>,
     tail_sent: usize,
+    /// The stream holds something of it back.
+    held: bool,
     body: Body,
     /// On loan for a long body.
     pipe: Option<Pipe>,
@@ -93,6 +95,7 @@ impl Flow {
             cut: 0,
             tail: Vec::new(),
             tail_sent: 0,
+            held: false,
             body,
             pipe: None,
             written: 0,
@@ -102,7 +105,7 @@ impl Flow {
 
     /// Whether nothing waits to be written.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.is_window_sent() && self.pipe.as_ref().is_none_or(Pipe::is_empty)
+        self.is_window_sent() && !self.held && self.pipe.as_ref().is_none_or(Pipe::is_empty)
     }
 
     fn is_window_sent(&self) -> bool {
@@ -148,7 +151,7 @@ impl Flow {
     }
 
     /// Writes what there is to write.
-    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>, to: &Stream) -> Poll<io::Result<()>> {
         if self.head_sent == 0 && self.ready + self.tail.len() <= SMALL {
             self.join();
         }
@@ -157,13 +160,15 @@ impl Flow {
             let window = &self.window.bytes()[..self.ready];
             let tail = &self.tail[self.tail_sent..];
             let written = match (head, window, tail) {
-                (only, [], []) | ([], only, []) | ([], [], only) => poll_write(cx, to, only),
-                _ => poll_write_vectored(cx, to, &[IoSlice::new(head), IoSlice::new(window), IoSlice::new(tail)]),
+                (only, [], []) | ([], only, []) | ([], [], only) => to.poll_write(cx, only),
+                _ => to.poll_write_vectored(cx, &[IoSlice::new(head), IoSlice::new(window), IoSlice::new(tail)]),
             };
             self.advance(ready!(written)?);
         }
         self.window.consume(std::mem::take(&mut self.cut));
-        Poll::Ready(Ok(()))
+        let flushed = to.poll_flush(cx);
+        self.held = flushed.is_pending();
+        flushed
     }
 
     /// One piece is cheaper to send than two, if it is cheap to make.
@@ -213,18 +218,20 @@ impl Flow {
     pub(crate) fn poll_pump(
         &mut self,
         cx: &mut Context<'_>,
-        from: &TcpStream,
-        to: &TcpStream,
+        from: &Stream,
+        to: &Stream,
         desk: &Desk,
     ) -> Poll<Result<(), Broken>> {
         loop {
             ready!(self.poll_send(cx, to)).map_err(|_| Broken::Write)?;
-            if matches!(self.body, Body::Length(LONG..)) && self.pipe.is_none() {
-                self.pipe = desk.pipes.lend();
-            }
-            if self.pipe.is_some() {
-                ready!(self.poll_splice(cx, from, to))?;
-                self.pipe.take().into_iter().for_each(|pipe| desk.pipes.give_back(pipe));
+            if let (Some(from), Some(to)) = (from.clear(), to.clear()) {
+                if matches!(self.body, Body::Length(LONG..)) && self.pipe.is_none() {
+                    self.pipe = desk.pipes.lend();
+                }
+                if self.pipe.is_some() {
+                    ready!(self.poll_splice(cx, from, to))?;
+                    self.pipe.take().into_iter().for_each(|pipe| desk.pipes.give_back(pipe));
+                }
             }
             if matches!(self.body, Body::Ended) {
                 return Poll::Ready(Ok(()));
@@ -233,7 +240,7 @@ impl Flow {
             self.moved += read as u64;
             match self.body {
                 _ if read > 0 => self.sort().map_err(Broken::Chunk)?,
-                Body::UntilClose => self.body = Body::Ended,
+                Body::UntilClose if from.ended_soundly() => self.body = Body::Ended,
                 _ => return Poll::Ready(Err(Broken::Truncated)),
             }
         }

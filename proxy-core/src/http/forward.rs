@@ -15,7 +15,6 @@ use crate::plan;
 use crate::reach::{Attempts, Chosen, Unreached};
 use crate::route::Route;
 use crate::server::ServerLive;
-use crate::session::{leaves, resets};
 
 /// A server connection that is one client's alone: the server may know its user by it (NTLM, Negotiate).
 pub(super) struct Private {
@@ -142,7 +141,7 @@ impl Connection {
 
     /// Ends when the client doesn't wait any more. It has asked: with an end of stream it may have said all.
     async fn leaves_queue(&self, backend: &plan::Backend) {
-        if backend.abort_on_close { leaves(&self.client).await } else { resets(&self.client).await }
+        if backend.abort_on_close { self.client.leaves().await } else { self.client.resets().await }
     }
 
     /// The connection to a server of this backend that is the client's alone, and its server even if it is gone.

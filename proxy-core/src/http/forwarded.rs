@@ -83,8 +83,9 @@ impl Forwarding {
 }
 
 /// Whether a server may take the field for ours: to a CGI variable (RFC 3875 §4.1.18) `_` and `-` are the same.
-fn reads_as(name: &str, ours: &str) -> bool {
-    let same = |(a, b): (u8, u8)| a.eq_ignore_ascii_case(&b) || (a, b) == (b'_', b'-');
+pub(super) fn reads_as(name: &str, ours: &str) -> bool {
+    let dash = |byte: u8| matches!(byte, b'-' | b'_');
+    let same = |(a, b): (u8, u8)| a.eq_ignore_ascii_case(&b) || dash(a) && dash(b);
     name.len() == ours.len() && name.bytes().zip(ours.bytes()).all(same)
 }
 

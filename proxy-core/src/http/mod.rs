@@ -1,6 +1,7 @@
 //! HTTP/1: strict heads and bodies (pure), and the engine that carries them.
 
 pub mod chunked;
+mod client_cert;
 pub(crate) mod connection;
 pub mod cookie;
 pub(crate) mod date;

@@ -4,13 +4,10 @@
 //! its server since. Each is watched by the runtime, so that looking costs no system call.
 
 use std::cell::{Cell, RefCell};
-use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
-
-use tokio::net::TcpStream;
 
 use crate::route::Desk;
+use crate::stream::Stream;
 
 /// After so many sweeps (each second one) without use a connection is closed. Below the keep-alive of common servers
 /// (nginx 75 s, IIS 120 s); those that close earlier (Apache 5 s) are noticed.
@@ -21,7 +18,7 @@ const KEPT: usize = 512;
 /// A connection to a server, in use or idle.
 #[derive(Debug)]
 pub(crate) struct ServerConnection {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) counted: Counted,
 }
 
@@ -30,21 +27,14 @@ pub(crate) struct ServerConnection {
 pub(crate) struct Counted(Rc<Desk>);
 
 impl ServerConnection {
-    pub(crate) fn new(stream: TcpStream, desk: &Rc<Desk>) -> ServerConnection {
+    pub(crate) fn new(stream: Stream, desk: &Rc<Desk>) -> ServerConnection {
         desk.server_connections.set(desk.server_connections.get() + 1);
         ServerConnection { stream, counted: Counted(Rc::clone(desk)) }
     }
 
     /// Whether nothing has come: neither bytes, nor an end, nor a reset.
     pub(crate) fn is_quiet(&self) -> bool {
-        match self.stream.poll_read_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Pending => true,
-            // It may be the memory of bytes long since read: only the kernel knows.
-            Poll::Ready(Ok(())) => {
-                matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-            }
-            Poll::Ready(Err(_)) => false,
-        }
+        self.stream.is_quiet()
     }
 }
 

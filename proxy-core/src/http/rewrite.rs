@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod tests;
 
+use super::client_cert::ClientCert;
 use super::edits::{Edits, append, clear, field, write_one};
 use super::forwarded::{Ends, Forwarding, address, decimal};
 use super::head::{Request, Response, Version};
@@ -35,6 +36,7 @@ pub(crate) struct RequestHead<'a, E> {
     pub(crate) ends: &'a Ends,
     /// `None`: the servers are told nothing of the client.
     pub(crate) forwarding: Option<&'a Forwarding>,
+    pub(crate) client_cert: ClientCert<'a>,
     /// Of the frontend, of its rules and of the backend, in this order.
     pub(crate) edits: E,
     pub(crate) connection: Connection,
@@ -60,6 +62,7 @@ impl<'a, E: Edits<'a>> RequestHead<'a, E> {
             && self.connection == Connection::Persistent
             && self.line_stays()
             && self.forwarding().is_none()
+            && self.client_cert.is_silent()
             && self.edits.clone().next().is_none();
         same.then(|| &self.bytes[self.request.start..self.request.length])
     }
@@ -71,11 +74,13 @@ impl<'a, E: Edits<'a>> RequestHead<'a, E> {
         let (forwarding, edited) = (self.forwarding(), self.edits.clone().next().is_some());
         let (mut goes, mut has_host) = (request.hop.hop_by_hop, true);
         // HTTP/1.1 in origin-form has one Host, as the parser saw to (RFC 9112 §3.2).
-        if edited || forwarding.is_some() || request.absolute || request.version == Version::Http10 {
+        let told = forwarding.is_some() || !self.client_cert.is_silent();
+        if edited || told || request.absolute || request.version == Version::Http10 {
             has_host = false;
             for (index, field) in request.fields.iter().enumerate() {
                 let mut clears = edited && clear(self.edits.clone(), field.name)
-                    || forwarding.is_some_and(|forwarding| forwarding.clears(field.name));
+                    || forwarding.is_some_and(|forwarding| forwarding.clears(field.name))
+                    || self.client_cert.clears(field.name);
                 if field.name.eq_ignore_ascii_case("host") {
                     // RFC 9112 §3.2.2: an absolute-form's authority is the host, however the field spells it.
                     clears |= request.absolute && request.host.is_some_and(|host| host.as_bytes() != field.value);
@@ -95,6 +100,7 @@ impl<'a, E: Edits<'a>> RequestHead<'a, E> {
         if let Some(forwarding) = forwarding {
             forwarding.append(out, self.ends, request.host, self.edits.clone());
         }
+        self.client_cert.append(out, self.edits.clone());
         self.connection.write(out, request.fields);
         out.extend_from_slice(b"\r\n");
     }

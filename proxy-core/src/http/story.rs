@@ -1,11 +1,11 @@
 //! What the log will say of a request; gathered only where the frontend logs.
 
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use super::exchange::Failure;
+use super::forwarded::Ends;
 use crate::log::{Ended, HttpRecord, HttpTimers, Phase, Termination, Way, request_line};
 use crate::reach::{Attempts, Unreached};
 use crate::route::Route;
@@ -115,14 +115,14 @@ impl Story {
     }
 
     /// Writes the line.
-    pub(crate) fn tell(self, route: &Route, client: SocketAddr) {
+    pub(crate) fn tell(self, route: &Route, ends: &Ends) {
         let Some(log) = route.frontend().log else { return };
         let server = self.backend.zip(self.server);
         let way = Way {
-            client,
+            client: ends.client,
             date: self.date,
             frontend: &route.frontend().name,
-            tls: false,
+            tls: ends.tls,
             backend: self.backend.map(|backend| route.backend(backend).name.as_str()),
             server: server.map(|(backend, server)| route.backend(backend).servers[server].name.as_str()),
             bytes: self.bytes,

@@ -19,10 +19,10 @@ use serde::{Deserialize, Serialize};
 use text::check_edits;
 
 pub use check::{Check, Probe};
-pub use http::{ClientSupplied, Forwarded, Http};
+pub use http::{ClientCertField, ClientSupplied, Forwarded, Http};
 pub use log::{Log, LogFormat, LogSink, Target};
 pub use rule::{Action, Condition, HeaderEdit, List, Pattern, Redirect, Reply, Rule, Sources, Text, regex};
-pub use text::{BadText, MAX_BODY, Side, check_method, check_name, check_path};
+pub use text::{BadText, MAX_BODY, Side, check_method, check_name, check_path, check_protocol};
 pub use tls::{Authority, Certificate, ClientAuth, Secret, ServerTls, Tls, TlsVersion, Verify};
 
 /// Everything a worker needs to know.
@@ -122,6 +122,8 @@ pub struct Backend {
     pub queue_timeout: Duration,
     /// A client that ends its side while it waits for its answer is taken as gone (HAProxy's `abortonclose`).
     pub abort_on_close: bool,
+    /// The servers are spoken to in HTTP/2: over TLS by ALPN, in the clear with prior knowledge (RFC 9113 §3.3).
+    pub http2: bool,
     /// Idle time of both sides once bytes are only carried: in TCP, and after an upgrade; `None`: the shorter of the two sides' own.
     pub tunnel_timeout: Option<Duration>,
     /// Changes of every request, after the frontend's and its rules'.
@@ -319,6 +321,7 @@ mod tests {
             queue_timeout: second,
             tunnel_timeout: None,
             abort_on_close: false,
+            http2: false,
             request_edits: Vec::new(),
             response_edits: Vec::new(),
         };

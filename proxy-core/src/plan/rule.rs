@@ -49,6 +49,14 @@ pub enum Condition {
     Not(Box<Condition>),
     /// The client came over TLS, or didn't.
     Tls(bool),
+    /// The server's name that the client asked for over TLS, in lower case. Where TCP only passes TLS on, the one in
+    /// its hello.
+    Sni(Text),
+    /// The protocol that was agreed on with the client (RFC 7301) is one of these. Where TCP only passes TLS on: one of
+    /// these is on offer.
+    Alpn(Vec<String>),
+    /// The subject of the client's verified certificate (RFC 4514).
+    ClientCert(Text),
     /// The host without its port, in lower case.
     Host(Text),
     /// The path without the query; never decoded.
@@ -88,8 +96,13 @@ impl Condition {
             Condition::ServersUp { backend, .. } if *backend >= plan.backends.len() => {
                 Err(format!("there is no backend number {backend}"))
             }
-            Condition::Port(_) | Condition::ServersUp { .. } => Ok(()),
-            _ if !http => Err("TCP knows only source, port and servers_up".into()),
+            Condition::Port(_)
+            | Condition::ServersUp { .. }
+            | Condition::Tls(_)
+            | Condition::Sni(_)
+            | Condition::Alpn(_)
+            | Condition::ClientCert(_) => Ok(()),
+            _ if !http => Err("TCP knows only source, port, servers_up, tls, sni, alpn and client_cert".into()),
             _ => Ok(()),
         }
     }

@@ -73,6 +73,8 @@ pub enum BadText {
     ContentType(String),
     #[error("`{0}` is no method: letters, digits and !#$%&'*+-.^_`|~ only")]
     Method(String),
+    #[error("`{}` is no protocol's name: it has 1 to 255 bytes", .0.escape_debug())]
+    Protocol(String),
     #[error("`{expression}` is no regular expression: {why}")]
     Expression { expression: String, why: String },
     #[error("`${{{group}}}` is no group of `{expression}`; groups are $0 to ${last}, or by name, and $$ is a dollar")]
@@ -106,6 +108,11 @@ pub fn check_path(path: &str) -> Result<(), BadText> {
         return Err(BadText::Path(path.to_owned()));
     }
     if path.contains(['?', '#']) { Err(BadText::Query(path.to_owned())) } else { Ok(()) }
+}
+
+/// Whether `name` can be a protocol's name in ALPN (RFC 7301 §3.1).
+pub fn check_protocol(name: &str) -> Result<(), BadText> {
+    if (1..=255).contains(&name.len()) { Ok(()) } else { Err(BadText::Protocol(name.to_owned())) }
 }
 
 /// Whether `method` can be one.
@@ -294,7 +301,15 @@ impl Condition {
                 parts.iter().try_for_each(Condition::check)
             }
             Condition::Not(part) => part.check(),
-            Condition::Host(text) | Condition::Path(text) | Condition::Query(text) => text.check(),
+            Condition::Host(text)
+            | Condition::Path(text)
+            | Condition::Query(text)
+            | Condition::Sni(text)
+            | Condition::ClientCert(text) => text.check(),
+            Condition::Alpn(names) => {
+                some(names.is_empty())?;
+                names.iter().try_for_each(|name| check_protocol(name))
+            }
             Condition::Header(name, text) | Condition::Cookie(name, text) => {
                 check_name(name)?;
                 text.check()

@@ -7,21 +7,17 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::Shutdown;
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::buffers::Buffers;
-use super::stream::poll_write;
 use super::window::Window;
 use crate::alarm::Alarm;
 use crate::stats::Counter;
+use crate::stream::Stream;
 
 /// How a session's relay ended.
 #[derive(Debug)]
@@ -30,6 +26,17 @@ pub(crate) enum End {
     Finished,
     /// Nothing moved for the idle time.
     Idle,
+    /// The client reset the connection, or could not be written to; so the server's was reset.
+    Client,
+    /// The server did, and so the client's was reset.
+    Server,
+}
+
+/// Whose fault it is that a direction can't go on.
+#[derive(Debug)]
+enum Broken {
+    Read,
+    Write,
 }
 
 /// Where the bytes of one direction are counted.
@@ -38,8 +45,8 @@ pub(crate) type Tally<'a> = &'a [&'a Counter];
 /// Both sockets; they are reset, not closed, when dropped before the relay finished.
 #[derive(Debug)]
 pub(crate) struct Relay<'a> {
-    client: &'a TcpStream,
-    server: &'a TcpStream,
+    client: &'a Stream,
+    server: &'a Stream,
     buffers: &'a Buffers,
     to_server: Direction,
     to_client: Direction,
@@ -47,7 +54,7 @@ pub(crate) struct Relay<'a> {
 }
 
 impl<'a> Relay<'a> {
-    pub(crate) fn new(client: &'a TcpStream, server: &'a TcpStream, buffers: &'a Buffers) -> Relay<'a> {
+    pub(crate) fn new(client: &'a Stream, server: &'a Stream, buffers: &'a Buffers) -> Relay<'a> {
         let (to_server, to_client) = Default::default();
         Relay { client, server, buffers, to_server, to_client, finished: false }
     }
@@ -59,15 +66,15 @@ impl<'a> Relay<'a> {
     }
 
     /// Runs to the end; `up` counts bytes from the client, `down` bytes to it. How it ended, and how much went to the
-    /// client; an error: a side reset the connection or could not be written to, and so the other was reset.
-    pub(crate) async fn run(mut self, idle: Duration, up: Tally<'_>, down: Tally<'_>) -> (io::Result<End>, u64) {
+    /// client.
+    pub(crate) async fn run(mut self, idle: Duration, up: Tally<'_>, down: Tally<'_>) -> (End, u64) {
         let mut last = Instant::now();
         let mut alarm = Alarm::new(last + idle);
         let Relay { client, server, buffers, to_server, to_client, finished } = &mut self;
         let (client, server) = (*client, *server);
         // A side that isn't read, because the other one takes nothing, shows its reset here and nowhere else.
-        let mut client_reset = pin!(client.ready(Interest::ERROR));
-        let mut server_reset = pin!(server.ready(Interest::ERROR));
+        let mut client_reset = pin!(client.resets());
+        let mut server_reset = pin!(server.resets());
         let end = poll_fn(|cx| {
             let before = (to_server.passed, to_client.passed);
             let upward = to_server.poll(cx, client, server, buffers);
@@ -75,23 +82,30 @@ impl<'a> Relay<'a> {
             count(to_server.passed - before.0, up);
             count(to_client.passed - before.1, down);
             match (upward, downward) {
-                (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => return Poll::Ready(Err(error)),
-                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(End::Finished)),
+                (Poll::Ready(Err(Broken::Read)), _) | (_, Poll::Ready(Err(Broken::Write))) => {
+                    return Poll::Ready(End::Client);
+                }
+                (Poll::Ready(Err(Broken::Write)), _) | (_, Poll::Ready(Err(Broken::Read))) => {
+                    return Poll::Ready(End::Server);
+                }
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Finished),
                 _ => {}
             }
-            let client_is_gone = !to_server.is_reading() && client_reset.as_mut().poll(cx).is_ready();
-            if client_is_gone || !to_client.is_reading() && server_reset.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            if !to_server.is_reading() && client_reset.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Client);
+            }
+            if !to_client.is_reading() && server_reset.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Server);
             }
             if before != (to_server.passed, to_client.passed) {
                 last = Instant::now();
             }
-            alarm.poll(cx, last + idle).map(|()| Ok(End::Idle))
+            alarm.poll(cx, last + idle).map(|()| End::Idle)
         })
         .await;
         to_server.window.clear(buffers);
         to_client.window.clear(buffers);
-        *finished = end.is_ok();
+        *finished = matches!(end, End::Finished | End::Idle);
         (end, to_client.passed)
     }
 }
@@ -99,16 +113,10 @@ impl<'a> Relay<'a> {
 impl Drop for Relay<'_> {
     fn drop(&mut self) {
         if !self.finished {
-            reset_on_close(self.client);
-            reset_on_close(self.server);
+            self.client.reset_on_close();
+            self.server.reset_on_close();
         }
     }
-}
-
-/// Closing this socket sends a reset, and discards what is unsent.
-pub(crate) fn reset_on_close(stream: &TcpStream) {
-    // On a socket that is already dead there is nobody left to tell.
-    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 fn count(bytes: u64, tally: Tally<'_>) {
@@ -129,7 +137,9 @@ struct Direction {
 enum State {
     #[default]
     Open,
-    /// The reader said its last; what is buffered is gone on, the writer is told.
+    /// The reader said its last; what is buffered is gone on.
+    Said,
+    /// The writer was told.
     Ended,
 }
 
@@ -142,20 +152,26 @@ impl Direction {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &TcpStream,
-        to: &TcpStream,
+        from: &Stream,
+        to: &Stream,
         buffers: &Buffers,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Broken>> {
+        let unread = |_: io::Error| Broken::Read;
+        let unwritten = |_: io::Error| Broken::Write;
         while self.state == State::Open {
             while !self.window.is_empty() {
-                let written = ready!(poll_write(cx, to, self.window.bytes()))?;
+                let written = ready!(to.poll_write(cx, self.window.bytes())).map_err(unwritten)?;
                 self.window.consume(written);
                 self.passed += written as u64;
             }
-            if ready!(self.window.poll_fill(cx, from, buffers))? == 0 {
-                SockRef::from(to).shutdown(Shutdown::Write)?;
-                self.state = State::Ended;
+            ready!(to.poll_flush(cx)).map_err(unwritten)?;
+            if ready!(self.window.poll_fill(cx, from, buffers)).map_err(unread)? == 0 {
+                self.state = State::Said;
             }
+        }
+        if self.state == State::Said {
+            ready!(to.poll_shutdown(cx)).map_err(unwritten)?;
+            self.state = State::Ended;
         }
         Poll::Ready(Ok(()))
     }

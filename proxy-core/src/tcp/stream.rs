@@ -6,6 +6,18 @@ use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+/// What a window is filled from.
+pub(crate) trait Source {
+    /// Reads into `buffer`: how much, 0 at the end.
+    fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>>;
+}
+
+impl Source for TcpStream {
+    fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        poll_read(cx, self, buffer)
+    }
+}
+
 /// Reads into `buffer`: how much, 0 at the end of the stream.
 ///
 /// Less than what fits was all that there was: the socket is then taken as empty without asking the kernel again.

@@ -3,10 +3,8 @@
 use std::io;
 use std::task::{Context, Poll};
 
-use tokio::net::TcpStream;
-
 use super::buffers::{Buffer, Buffers, SIZE};
-use super::stream::poll_read;
+use super::stream::Source;
 
 /// What is between reading and writing in one direction.
 #[derive(Debug, Default)]
@@ -65,7 +63,7 @@ impl Window {
     pub(crate) fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
-        stream: &TcpStream,
+        stream: &impl Source,
         buffers: &Buffers,
     ) -> Poll<io::Result<usize>> {
         if self.start > 0 {
@@ -76,7 +74,7 @@ impl Window {
         }
         let buffer = self.buffer.get_or_insert_with(|| buffers.lend());
         debug_assert!(self.end < buffer.len(), "there is no room to read into");
-        let read = poll_read(cx, stream, &mut buffer[self.end..]);
+        let read = stream.poll_read(cx, &mut buffer[self.end..]);
         if let Poll::Ready(Ok(count)) = read {
             self.end += count;
         }

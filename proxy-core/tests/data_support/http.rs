@@ -25,7 +25,9 @@ pub(crate) fn web(bind: SocketAddr, servers: Vec<Server>) -> Plan {
         forwarded: None,
         request_edits: Vec::new(),
         response_edits: Vec::new(),
+        client_cert_headers: Vec::new(),
         error_pages: BTreeMap::new(),
+        http2: false,
     }));
     plan.backends[0].server_timeout = NEVER;
     plan.backends[0].queue_timeout = NEVER;

@@ -107,6 +107,7 @@ pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
         queue_timeout: PATIENCE,
         tunnel_timeout: None,
         abort_on_close: false,
+        http2: false,
         request_edits: Vec::new(),
         response_edits: Vec::new(),
     };

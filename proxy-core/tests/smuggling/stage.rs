@@ -40,7 +40,9 @@ pub(crate) fn play(case: &Case) -> Result<(), String> {
         forwarded,
         request_edits: Vec::new(),
         response_edits: Vec::new(),
+        client_cert_headers: Vec::new(),
         error_pages: Default::default(),
+        http2: false,
     }));
     let plane = start(plan, 1, sockets);
     let mut client = Client { stream: client(address), read: Vec::new(), last: String::new(), over: false };

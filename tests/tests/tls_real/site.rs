@@ -131,7 +131,7 @@ impl Front {
 pub(crate) fn ordinary(place: &Place, server: SocketAddr, change: impl FnOnce(&mut Site)) -> (Site, SocketAddr) {
     let mut site = Site::new(place.at(8443), server);
     let clear = place.at(8080);
-    site.tls = Some("front".into());
+    site.tls = Some("front");
     site.more = profile(&["default", "a", "a-rsa", "b"], "");
     writeln!(site.more, "[frontend.clear]\nmode = \"http\"\nbind = \"{clear}\"\ndefault_backend = \"back\"").unwrap();
     change(&mut site);

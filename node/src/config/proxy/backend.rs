@@ -6,19 +6,30 @@ use std::time::Duration;
 use proxy_core::plan::{Backend, Balance, Server};
 
 use super::super::reader::{Section, Value};
-use super::{CONNECTIONS, Defaults, NEEDS_HTTP, Speaks, Timeouts, check, headers};
+use super::{CONNECTIONS, Certificates, Defaults, NEEDS_HTTP, Speaks, Timeouts, check, headers, tls};
 
 /// Ways to choose a server that a later version will know.
 const LATER_BALANCE: [&str; 6] = ["static-round-robin", "first", "source", "uri", "random", "consistent"];
 
 /// Reads a backend whose mode is known, or is wrong.
-pub(super) fn read(name: &str, section: Section<'_>, mode: Option<Speaks>, defaults: &Defaults) -> Option<Backend> {
+pub(super) fn read(
+    name: &str,
+    section: Section<'_>,
+    mode: Option<Speaks>,
+    defaults: &Defaults,
+    certificates: &Certificates,
+) -> Option<Backend> {
     let http = mode != Some(Speaks::Tcp);
-    section.later(&["tls", "persist", "prefer_last_server", "slow_start", "on_marked_down", "transparent"]);
+    section.later(&["persist", "prefer_last_server", "slow_start", "on_marked_down", "transparent"]);
     let balance = section.optional("balance", read_balance);
+    let http2 = http && section.optional("http2", Value::boolean).unwrap_or(false);
+    let tls = section.optional("tls", |value| tls::read_servers(value, certificates, mode, http2));
+    let mut server_names = Vec::new();
     let servers = section.required("servers", |value| {
         let mut names = BTreeSet::new();
-        value.each("the backend could serve nobody", |value| read_server(value.section()?, &mut names))
+        value.each("the backend could serve nobody", |value| {
+            read_server(value.section()?, &mut names, &mut server_names)
+        })
     });
     let timeouts = Timeouts::read(&section, &["connect", "server", "queue", "tunnel", "check"], true);
     let timeouts = timeouts.or(defaults.timeouts);
@@ -30,7 +41,15 @@ pub(super) fn read(name: &str, section: Section<'_>, mode: Option<Speaks>, defau
         Some(wanted)
     });
     let log_checks = log_checks.or(defaults.log_health_checks).unwrap_or(false);
-    let check = section.optional("check", |value| check::read(value.section()?, timeouts.check, log_checks));
+    let check = section.optional("check", |value| {
+        let inherited = tls.as_ref().map(tls::for_check);
+        check::read(value.section()?, timeouts.check, log_checks, inherited, certificates)
+    });
+    if !section.has("tls") && check.as_ref().is_none_or(|check| check.tls.is_none()) {
+        for place in server_names {
+            place.report("`server_name` does nothing without `tls` of the backend or its check");
+        }
+    }
     let retries = section.optional("retries", |value| value.integer(0..=100u32)).or(defaults.retries);
     let redispatch = section.optional("redispatch", Value::boolean).or(defaults.redispatch);
     let (mut abort_on_close, mut edits) = (None, headers::Edits::default());
@@ -38,7 +57,7 @@ pub(super) fn read(name: &str, section: Section<'_>, mode: Option<Speaks>, defau
         abort_on_close = section.optional("abort_on_close", Value::boolean).or(defaults.abort_on_close);
         edits = headers::read(&section);
     } else {
-        section.refuse(&["abort_on_close", "request_headers", "response_headers"], NEEDS_HTTP);
+        section.refuse(&["http2", "abort_on_close", "request_headers", "response_headers"], NEEDS_HTTP);
     }
     section.finish();
     let or = |set: Option<Duration>, seconds| set.unwrap_or(Duration::from_secs(seconds));
@@ -46,7 +65,7 @@ pub(super) fn read(name: &str, section: Section<'_>, mode: Option<Speaks>, defau
         name: name.to_owned(),
         balance: balance.unwrap_or(Balance::RoundRobin),
         servers: servers?,
-        tls: None,
+        tls,
         check,
         retries: retries.unwrap_or(3),
         redispatch: redispatch.unwrap_or(true),
@@ -55,6 +74,7 @@ pub(super) fn read(name: &str, section: Section<'_>, mode: Option<Speaks>, defau
         queue_timeout: or(timeouts.queue, 60),
         tunnel_timeout: timeouts.tunnel,
         abort_on_close: abort_on_close.unwrap_or(false),
+        http2,
         request_edits: edits.request,
         response_edits: edits.response,
     })
@@ -75,7 +95,11 @@ fn read_balance(value: Value<'_>) -> Option<Balance> {
     value.choice(&[("round-robin", Balance::RoundRobin), ("least-conn", Balance::LeastConn)])
 }
 
-fn read_server(section: Section<'_>, names: &mut BTreeSet<String>) -> Option<Server> {
+fn read_server<'a>(
+    section: Section<'a>,
+    names: &mut BTreeSet<String>,
+    server_names: &mut Vec<Value<'a>>,
+) -> Option<Server> {
     section.later(&["stick"]);
     let name = section.required("name", |value| {
         let name = value.clone().string()?;
@@ -85,6 +109,10 @@ fn read_server(section: Section<'_>, names: &mut BTreeSet<String>) -> Option<Ser
         Some(name)
     });
     let address = section.required("address", Value::socket_address);
+    let tls_name = section.optional("server_name", |value| {
+        server_names.push(value.clone());
+        tls::read_server_name(value)
+    });
     let weight = section.optional("weight", |value| value.integer(0..=256u16));
     let backup = section.optional("backup", Value::boolean);
     let max_connections = section.optional("max_connections", |value| value.integer(CONNECTIONS));
@@ -92,7 +120,7 @@ fn read_server(section: Section<'_>, names: &mut BTreeSet<String>) -> Option<Ser
     Some(Server {
         name: name?,
         address: address?,
-        tls_name: None,
+        tls_name,
         weight: weight.unwrap_or(1),
         backup: backup.unwrap_or(false),
         max_connections,

@@ -2,14 +2,31 @@
 
 use std::time::Duration;
 
-use proxy_core::plan::{Check, Probe};
+use proxy_core::plan::{Check, Probe, ServerTls};
 
 use super::super::reader::{Section, Value};
 use super::timeouts::TIMEOUT;
+use super::{Certificates, tls};
 
-/// Reads a backend's `check`; `timeout` is what holds if it has none of its own.
-pub(super) fn read(section: Section<'_>, timeout: Option<Duration>, log: bool) -> Option<Check> {
-    section.later(&["tls"]);
+/// Reads a backend's `check`; `timeout` and `inherited` hold if it has none of its own.
+pub(super) fn read(
+    section: Section<'_>,
+    timeout: Option<Duration>,
+    log: bool,
+    inherited: Option<ServerTls>,
+    certificates: &Certificates,
+) -> Option<Check> {
+    let tls = section.optional("tls", |value| {
+        if value.is_boolean() {
+            if value.clone().boolean()? {
+                value.report(
+                    "`tls` is false, or a table such as { verify = \"none\" }; without it a check is as the backend",
+                );
+            }
+            return Some(None);
+        }
+        tls::read_servers(value, certificates, None, false).map(Some)
+    });
     let tcp = section.optional("tcp", |value| {
         let table = value.section()?;
         let port = table.optional("port", |value| value.integer(1..=u16::MAX));
@@ -34,7 +51,7 @@ pub(super) fn read(section: Section<'_>, timeout: Option<Duration>, log: bool) -
     let (probe, port) = kind?;
     Some(Check {
         probe,
-        tls: None,
+        tls: tls.unwrap_or(inherited),
         port,
         interval,
         timeout: own.or(timeout).unwrap_or(interval),

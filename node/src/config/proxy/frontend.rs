@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use proxy_core::plan::{Bind, ClientSupplied, Forwarded, Frontend, Http, LogSink, MAX_BODY, Mode};
+use proxy_core::plan::{
+    Bind, ClientCertField, ClientSupplied, Forwarded, Frontend, HeaderEdit, Http, LogSink, MAX_BODY, Mode, Side,
+};
 
 use super::super::diagnostic::suggestion;
 use super::super::reader::{Section, Value, ip_literal};
+use super::tls::Profiles;
 use super::{Around, CONNECTIONS, NEEDS_HTTP, Speaks, Timeouts, headers, list, log, rule};
 
 /// Reads a frontend: as the plan has it, and its binds as they are written.
@@ -19,9 +22,15 @@ pub(super) fn read(
     sinks: &mut Vec<LogSink>,
 ) -> Option<(Frontend, Vec<String>)> {
     let mode = super::read_mode(&section);
-    section.later(&["tls", "follow"]);
-    let bound = section
-        .required("bind", |value| value.each("the frontend would listen nowhere", |value| binds.read(name, value)));
+    section.later(&["follow"]);
+    section.refuse(&["tls"], "belongs to a bind: bind = [{ to = \"VIP:443\", tls = \"PROFILE\" }]");
+    let http = mode != Some(Speaks::Tcp);
+    let http2 = http && section.optional("http2", Value::boolean).unwrap_or(true);
+    let bound = section.required("bind", |value| {
+        value.each("the frontend would listen nowhere", |value| binds.read(name, value, mode, http2))
+    });
+    // A bind that is wrong may have asked.
+    let asked = bound.as_ref().is_none_or(|bound| binds.ask_clients(bound));
     let default_backend = |value: Value<'_>| around.backend_of(&value, mode);
     let backend = match mode {
         Some(Speaks::Http) => section.optional("default_backend", default_backend),
@@ -30,18 +39,19 @@ pub(super) fn read(
     let rules = section.optional("rule", |value| rule::read(value, mode, around)).unwrap_or_default();
     let max_connections = section.optional("max_connections", |value| value.integer(CONNECTIONS));
     let max_per_source = section.optional("max_connections_per_source", |value| value.integer(CONNECTIONS));
-    let http = mode != Some(Speaks::Tcp);
     let timeouts = Timeouts::read(&section, &["client", "request", "keep_alive"], http).or(around.defaults.timeouts);
     let log = log::read(&section, mode, around.defaults.log.as_ref(), sinks);
     let mode = if http {
-        Mode::Http(Box::new(read_http(&section, timeouts, around)))
+        Mode::Http(Box::new(read_http(&section, timeouts, around, http2, asked)))
     } else {
-        section.refuse(&["forwarded_for", "request_headers", "response_headers", "error_pages"], NEEDS_HTTP);
+        section.refuse(
+            &["http2", "client_cert_headers", "forwarded_for", "request_headers", "response_headers", "error_pages"],
+            NEEDS_HTTP,
+        );
         Mode::Tcp
     };
     section.finish();
-    let bound = bound?.into_iter().map(|(name, address)| (name, Bind { address, tls: None }));
-    let (names, addresses) = bound.unzip();
+    let (names, addresses) = bound?.into_iter().unzip();
     let frontend = Frontend {
         name: name.to_owned(),
         binds: addresses,
@@ -56,7 +66,8 @@ pub(super) fn read(
     Some((frontend, names))
 }
 
-fn read_http(section: &Section<'_>, timeouts: Timeouts, around: &Around<'_>) -> Http {
+/// `asked`: clients are asked for certificates.
+fn read_http(section: &Section<'_>, timeouts: Timeouts, around: &Around<'_>, http2: bool, asked: bool) -> Http {
     let forwarded = section.optional("forwarded_for", |value| {
         if value.is_boolean() {
             return Some(value.boolean()?.then(forwarded));
@@ -74,7 +85,44 @@ fn read_http(section: &Section<'_>, timeouts: Timeouts, around: &Around<'_>) -> 
         request_edits: edits.request,
         response_edits: edits.response,
         error_pages: section.optional("error_pages", |value| read_pages(value.section()?, around)).unwrap_or_default(),
+        http2,
+        client_cert_headers: section
+            .optional("client_cert_headers", |value| read_client_cert_headers(value, asked))
+            .unwrap_or_default(),
     }
+}
+
+/// `{ subject = "Name", … }`.
+fn read_client_cert_headers(value: Value<'_>, asked: bool) -> Option<Vec<(ClientCertField, String)>> {
+    if !asked {
+        value.report("no bind of this frontend asks clients for a certificate; `client_auth` of a [tls.NAME] does");
+    }
+    const FIELDS: [(&str, ClientCertField); 6] = [
+        ("subject", ClientCertField::Subject),
+        ("issuer", ClientCertField::Issuer),
+        ("serial", ClientCertField::Serial),
+        ("sha256", ClientCertField::Sha256),
+        ("verified", ClientCertField::Verified),
+        ("certificate", ClientCertField::Certificate),
+    ];
+    let table = value.section()?;
+    let mut headers: Vec<(ClientCertField, String)> = Vec::new();
+    for (key, field) in FIELDS {
+        let name = table.optional(key, |value| {
+            let name = value.clone().string()?;
+            if headers.iter().any(|(_, other)| other.eq_ignore_ascii_case(&name)) {
+                value.report(format!("`{name}` says something else already"));
+            }
+            value.checked(name, |name| {
+                let edit = HeaderEdit::Set(name.clone(), String::new());
+                let host = name.eq_ignore_ascii_case("host").then(|| "`Host` says something else".to_owned());
+                host.map_or_else(|| edit.check(Side::Request).map_err(|problem| problem.to_string()), Err)
+            })
+        });
+        headers.extend(name.map(|name| (field, name)));
+    }
+    table.finish();
+    Some(headers)
 }
 
 /// `forwarded_for = true`.
@@ -121,24 +169,36 @@ fn read_pages(table: Section<'_>, around: &Around<'_>) -> Option<BTreeMap<u16, S
 /// The listening addresses of all frontends so far.
 pub(super) struct Binds<'v> {
     vips: &'v BTreeMap<String, Option<Ipv4Addr>>,
+    profiles: Profiles,
     taken: Vec<(SocketAddr, String)>,
 }
 
 impl<'v> Binds<'v> {
-    pub(super) fn new(vips: &'v BTreeMap<String, Option<Ipv4Addr>>) -> Self {
-        Binds { vips, taken: Vec::new() }
+    pub(super) fn new(vips: &'v BTreeMap<String, Option<Ipv4Addr>>, profiles: Profiles) -> Self {
+        Binds { vips, profiles, taken: Vec::new() }
+    }
+
+    pub(super) fn into_profiles(self) -> Profiles {
+        self.profiles
+    }
+
+    /// Whether one of these asks clients for certificates.
+    fn ask_clients(&self, binds: &[(String, Bind)]) -> bool {
+        binds.iter().filter_map(|(_, bind)| bind.tls).any(|index| self.profiles.asks_clients(index))
     }
 
     /// One `vipname:port`, `ip:port` or `*:port`, or `{ to = … }` with such a text: as written, and resolved.
-    fn read(&mut self, frontend: &str, value: Value<'_>) -> Option<(String, SocketAddr)> {
+    fn read(&mut self, frontend: &str, value: Value<'_>, mode: Option<Speaks>, http2: bool) -> Option<(String, Bind)> {
         if value.is_table() {
             let table = value.section()?;
-            table.later(&["tls", "alpn", "accept_proxy"]);
+            table.later(&["accept_proxy"]);
+            table.refuse(&["alpn"], "belongs to the profile that `tls` names");
             let read = table.required("to", |value| self.read_address(frontend, value));
+            let tls = table.optional("tls", |value| self.profiles.bind(value, mode, http2));
             table.finish();
-            return read;
+            return read.map(|(name, address)| (name, Bind { address, tls }));
         }
-        self.read_address(frontend, value)
+        self.read_address(frontend, value).map(|(name, address)| (name, Bind { address, tls: None }))
     }
 
     fn read_address(&mut self, frontend: &str, value: Value<'_>) -> Option<(String, SocketAddr)> {

@@ -1,9 +1,10 @@
-//! The part of `cluster.toml` that becomes the proxy core's [`Plan`]: defaults, lists, backends, frontends.
+//! The part of `cluster.toml` that becomes the proxy core's [`Plan`]: defaults, lists, certificates, backends, frontends.
 //!
-//! Backends and lists are read before the frontends, whose rules name them. `refuse` says of a key that it belongs
+//! Backends, lists and certificates are read before the frontends, whose rules name them. `refuse` says of a key that it belongs
 //! elsewhere, `later` that a later version will know it: nothing that is written is ignored.
 
 mod backend;
+mod certificate;
 mod check;
 mod frontend;
 mod headers;
@@ -11,6 +12,7 @@ mod list;
 mod log;
 mod rule;
 mod timeouts;
+mod tls;
 mod when;
 
 use std::collections::BTreeMap;
@@ -20,9 +22,11 @@ use std::time::Duration;
 
 use proxy_core::plan::{List, Plan};
 
+use super::cluster::{CertificateEntry, Remark};
 use super::diagnostic::suggestion;
 use super::files::Files;
 use super::reader::{Section, Value};
+use certificate::Certificates;
 pub(crate) use list::network;
 use timeouts::Timeouts;
 
@@ -86,12 +90,17 @@ pub(super) struct Read {
     pub(super) bind_names: Vec<Vec<String>>,
     /// `None`: never.
     pub(super) handoff_timeout: Option<Duration>,
+    /// The certificates of the plan, in its order.
+    pub(super) certificates: Vec<CertificateEntry>,
+    pub(super) remarks: Vec<Remark>,
 }
 
 /// Reads what the proxy core runs. With mistakes the plan has holes, and nobody gets it.
 pub(super) fn read(root: &Section<'_>, vips: &BTreeMap<String, Option<Ipv4Addr>>, files: &Files<'_>) -> Read {
     let defaults = root.optional("defaults", |value| Some(read_defaults(value.section()?))).unwrap_or_default();
     let lists = root.optional("list", |value| list::read(value, files)).unwrap_or_default();
+    let certificates = certificate::read(root, files);
+    let profiles = tls::read(root, &certificates);
     let mut plan = Plan { lists, ..Plan::default() };
     let mut backends = BTreeMap::new();
     root.optional("backend", |value| {
@@ -99,7 +108,7 @@ pub(super) fn read(root: &Section<'_>, vips: &BTreeMap<String, Option<Ipv4Addr>>
             let mut known = Known { index: plan.backends.len(), mode: None, servers: None };
             if let Some(section) = value.section() {
                 known.mode = read_mode(&section);
-                let backend = backend::read(name, section, known.mode, &defaults);
+                let backend = backend::read(name, section, known.mode, &defaults, &certificates);
                 known.servers = backend.as_ref().map(|backend| backend.servers.len());
                 plan.backends.extend(backend);
             }
@@ -109,7 +118,7 @@ pub(super) fn read(root: &Section<'_>, vips: &BTreeMap<String, Option<Ipv4Addr>>
     });
     let around = Around { defaults, lists: &plan.lists, backends, files };
     let mut bind_names = Vec::new();
-    let mut binds = frontend::Binds::new(vips);
+    let mut binds = frontend::Binds::new(vips, profiles);
     root.required("frontend", |value| {
         for (name, _, value) in value.section()?.entries() {
             let Some(section) = value.section() else { continue };
@@ -121,8 +130,12 @@ pub(super) fn read(root: &Section<'_>, vips: &BTreeMap<String, Option<Ipv4Addr>>
         }
         Some(())
     });
+    plan.tls = binds.into_profiles().into_plan();
     let handoff_timeout = around.defaults.handoff_timeout.unwrap_or(Some(HANDOFF_DEFAULT));
-    Read { plan, bind_names, handoff_timeout }
+    let Certificates { certificates, authorities, entries, remarks, .. } = certificates;
+    plan.certificates = certificates;
+    plan.authorities = authorities;
+    Read { plan, bind_names, handoff_timeout, certificates: entries, remarks }
 }
 
 impl Around<'_> {

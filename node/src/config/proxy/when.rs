@@ -9,22 +9,11 @@ use super::super::reader::{Section, Value};
 use super::{Around, NEEDS_HTTP, Speaks, list};
 
 /// Keys that `ignore_case` concerns. Hosts are compared without regard to case anyway.
-const TEXTS: [&str; 7] = ["path", "path_prefix", "path_suffix", "path_regex", "query", "header", "cookie"];
+const TEXTS: [&str; 8] =
+    ["path", "path_prefix", "path_suffix", "path_regex", "query", "header", "cookie", "client_cert"];
 /// Keys that need a request to look at.
-const HTTP: [&str; 12] = [
-    "tls",
-    "host",
-    "host_suffix",
-    "path",
-    "path_prefix",
-    "path_suffix",
-    "path_regex",
-    "query",
-    "method",
-    "header",
-    "cookie",
-    "ignore_case",
-];
+const HTTP: [&str; 10] =
+    ["host", "host_suffix", "path", "path_prefix", "path_suffix", "path_regex", "query", "method", "header", "cookie"];
 
 /// Keys and what their texts become.
 type Forms<const N: usize> = [(&'static str, fn(String) -> Pattern); N];
@@ -37,11 +26,19 @@ pub(super) fn read(value: Value<'_>, mode: Option<Speaks>, around: &Around<'_>) 
         return None;
     }
     let mut parts = Vec::new();
-    section.later(&["sni", "alpn", "client_cert", "rate"]);
+    section.later(&["rate"]);
+    let ignore_case = section.optional("ignore_case", |value| {
+        if !TEXTS.iter().any(|key| section.has(key)) {
+            value.report(format!("`ignore_case` is for texts beside it, and there is none: `{}`", TEXTS.join("`, `")));
+        }
+        value.boolean()
+    });
+    let ignore_case = ignore_case.unwrap_or(false);
+    read_tls(&section, ignore_case, &mut parts);
     if mode == Some(Speaks::Tcp) {
         section.refuse(&HTTP, NEEDS_HTTP);
     } else {
-        read_http(&section, &mut parts);
+        read_http(&section, ignore_case, &mut parts);
     }
     parts.extend(section.optional("source", |value| {
         value.each("it would hold for nobody", |value| read_source(value, around)).map(Condition::Source)
@@ -88,15 +85,44 @@ pub(super) fn looks_at(condition: &Condition, name: &str) -> bool {
     }
 }
 
-fn read_http(section: &Section<'_>, parts: &mut Vec<Condition>) {
-    let ignore_case = section.optional("ignore_case", |value| {
-        if !TEXTS.iter().any(|key| section.has(key)) {
-            value.report(format!("`ignore_case` is for texts beside it, and there is none: `{}`", TEXTS.join("`, `")));
-        }
-        value.boolean()
-    });
-    let ignore_case = ignore_case.unwrap_or(false);
+/// What is known of a connection before its first request.
+fn read_tls(section: &Section<'_>, ignore_case: bool, parts: &mut Vec<Condition>) {
     parts.extend(section.optional("tls", Value::boolean).map(Condition::Tls));
+    let names: Forms<2> = [("sni", Pattern::Is), ("sni_suffix", Pattern::Suffix)];
+    for (key, pattern) in names {
+        parts.extend(section.optional(key, |value| {
+            let any = value.each("it would hold for nobody", |value| read_sni(value).map(pattern))?;
+            Some(Condition::Sni(Text { any, ignore_case: true }))
+        }));
+    }
+    parts.extend(
+        section.optional("alpn", |value| value.each("it would hold for nobody", Value::string).map(Condition::Alpn)),
+    );
+    parts.extend(section.optional("client_cert", |value| {
+        let any = forms(value.clone(), true)?;
+        checked_text(&value, any, ignore_case).map(Condition::ClientCert)
+    }));
+}
+
+/// A name as clients ask for it (RFC 6066 §3): never an address, no dot at its end.
+fn read_sni(value: Value<'_>) -> Option<String> {
+    let name = value.clone().string()?.to_ascii_lowercase();
+    let why = if name.contains('*') {
+        "names are compared as they are: write `sni_suffix = \".example.com\"`"
+    } else if !name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:[]".contains(&byte)) {
+        "clients ask for names of hosts, international ones in punycode"
+    } else if name.parse::<IpAddr>().is_ok() {
+        "clients ask for names of hosts, never for addresses"
+    } else if name.ends_with('.') {
+        "clients send it without the dot at the end"
+    } else {
+        return Some(name);
+    };
+    value.report(format!("`{}` would never hold: {why}", name.escape_debug()));
+    None
+}
+
+fn read_http(section: &Section<'_>, ignore_case: bool, parts: &mut Vec<Condition>) {
     let hosts: Forms<2> = [("host", Pattern::Is), ("host_suffix", Pattern::Suffix)];
     for (key, pattern) in hosts {
         parts.extend(section.optional(key, |value| {

@@ -20,13 +20,21 @@ struct Wish<'a> {
     target: Option<&'a str>,
     ends: Ends,
     forwarding: Option<Forwarding>,
+    client_cert: ClientCert<'a>,
     edits: &'a [HeaderEdit],
     connection: Connection,
 }
 
 impl Default for Wish<'_> {
     fn default() -> Self {
-        Wish { target: None, ends: ends(), forwarding: None, edits: &[], connection: Connection::Persistent }
+        Wish {
+            target: None,
+            ends: ends(),
+            forwarding: None,
+            client_cert: ClientCert::default(),
+            edits: &[],
+            connection: Connection::Persistent,
+        }
     }
 }
 
@@ -40,6 +48,7 @@ fn forwarded(wish: &Wish<'_>, bytes: &str) -> (String, bool) {
         target: wish.target,
         ends: &wish.ends,
         forwarding: wish.forwarding.as_ref(),
+        client_cert: wish.client_cert,
         edits: wish.edits.iter(),
         connection: wish.connection,
     };
@@ -320,6 +329,7 @@ proptest! {
             target,
             ends: &ends(),
             forwarding: forwarding.as_ref(),
+            client_cert: ClientCert::default(),
             edits: edits.iter(),
             connection: if close { Connection::Close } else { Connection::Persistent },
         };

@@ -45,6 +45,7 @@ impl Rules {
     pub(crate) fn compile(frontend: &plan::Frontend, lists: &Arc<Lists>) -> Result<Rules, RuleError> {
         let mut compiler =
             Compiler { rule: 0, lists, regexes: Vec::new(), request_edits: Vec::new(), response_edits: Vec::new() };
+        let looks_into_hellos = frontend.rules.iter().filter_map(|rule| rule.when.as_ref()).any(looks_into_hellos);
         let mut steps = Vec::with_capacity(frontend.rules.len());
         for rule in &frontend.rules {
             compiler.rule += 1;
@@ -52,7 +53,11 @@ impl Rules {
             steps.push(Step { when, act: compiler.act(&rule.action)? });
         }
         let before = match &frontend.mode {
-            Mode::Http(http) => http.request_edits.clone().into(),
+            Mode::Http(http) => {
+                // What a client says itself of its certificate is never believed.
+                let names = http.client_cert_headers.iter().map(|(_, name)| HeaderEdit::Remove(name.clone()));
+                names.chain(http.request_edits.iter().cloned()).collect()
+            }
             Mode::Tcp => Box::default(),
         };
         let shared = Shared {
@@ -61,6 +66,7 @@ impl Rules {
             request_edits: compiler.request_edits.into(),
             response_edits: compiler.response_edits.into(),
             lists: Arc::clone(lists),
+            looks_into_hellos,
         };
         Ok(Rules { shared: Arc::new(shared), regexes: compiler.regexes.into() })
     }
@@ -90,6 +96,9 @@ impl Compiler<'_> {
             Condition::Any(any) => Test::Any(self.tests(any)?),
             Condition::Not(test) => Test::Not(Box::new(self.test(test)?)),
             Condition::Tls(tls) => Test::Tls(*tls),
+            Condition::Sni(text) => Test::Sni(self.texts(text, true)?),
+            Condition::Alpn(any) => Test::Alpn(any.clone().into()),
+            Condition::ClientCert(text) => Test::ClientCert(self.texts(text, text.ignore_case)?),
             Condition::Host(text) => Test::Host(self.texts(text, true)?),
             Condition::Path(text) => Test::Path(self.texts(text, text.ignore_case)?),
             Condition::Query(text) => Test::Query(self.texts(text, text.ignore_case)?),
@@ -146,6 +155,16 @@ impl Compiler<'_> {
             source,
         })?;
         Ok(push(&mut self.regexes, regex))
+    }
+}
+
+/// Whether it asks for what a hello says.
+fn looks_into_hellos(condition: &Condition) -> bool {
+    match condition {
+        Condition::All(all) | Condition::Any(all) => all.iter().any(looks_into_hellos),
+        Condition::Not(condition) => looks_into_hellos(condition),
+        Condition::Sni(_) | Condition::Alpn(_) => true,
+        _ => false,
     }
 }
 

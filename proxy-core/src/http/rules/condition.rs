@@ -14,6 +14,9 @@ pub(super) enum Test {
     Any(Box<[Test]>),
     Not(Box<Test>),
     Tls(bool),
+    Sni(Texts),
+    Alpn(Box<[String]>),
+    ClientCert(Texts),
     Host(Texts),
     Path(Texts),
     Query(Texts),
@@ -59,7 +62,13 @@ impl View<'_> {
             Test::All(all) => all.iter().all(|test| self.holds(test)),
             Test::Any(any) => any.iter().any(|test| self.holds(test)),
             Test::Not(test) => !self.holds(test),
-            Test::Tls(tls) => self.subject.tls == *tls,
+            Test::Tls(tls) => self.subject.tls.is_some() == *tls,
+            Test::Sni(texts) => self.subject.sni().is_some_and(|name| self.is(name.as_bytes(), texts)),
+            Test::Alpn(any) => any.iter().any(|protocol| self.subject.speaks(protocol)),
+            Test::ClientCert(texts) => {
+                let client = self.subject.tls.and_then(|facts| facts.client.as_ref());
+                client.is_some_and(|client| self.is(client.subject.as_bytes(), texts))
+            }
             Test::Host(texts) => self.host().is_some_and(|host| self.is(host::without_port(host).as_bytes(), texts)),
             Test::Path(texts) => self.target.is_some_and(|all| self.is(path_and_query(all).0.as_bytes(), texts)),
             Test::Query(texts) => self.target.is_some_and(|all| {

@@ -18,6 +18,8 @@ use super::edits::Edits;
 use super::head::Request;
 use super::lists::Lists;
 use crate::plan::{HeaderEdit, Redirect, Reply};
+use crate::tls::Facts;
+use crate::tls::hello::Hello;
 
 use condition::{Test, View};
 
@@ -37,6 +39,7 @@ struct Shared {
     request_edits: Box<[HeaderEdit]>,
     response_edits: Box<[HeaderEdit]>,
     lists: Arc<Lists>,
+    looks_into_hellos: bool,
 }
 
 #[derive(Debug)]
@@ -72,8 +75,10 @@ pub(crate) struct Subject<'a> {
     pub(crate) client: IpAddr,
     /// The port that it came to.
     pub(crate) port: u16,
-    /// It came over TLS.
-    pub(crate) tls: bool,
+    /// `None`: it didn't come over TLS to us.
+    pub(crate) tls: Option<&'a Facts>,
+    /// In TCP, of TLS that is only passed on.
+    pub(crate) hello: Option<&'a Hello>,
     /// `None` in TCP, where conditions on a request never hold.
     pub(crate) request: Option<&'a Request<'a, 'a>>,
     /// How many servers of a backend, by its index, can be used.
@@ -140,6 +145,11 @@ impl Picked {
 }
 
 impl Rules {
+    /// Whether a rule asks for what the hello of a TLS client says, which where TLS is only passed on must be looked for.
+    pub(crate) fn looks_into_hellos(&self) -> bool {
+        self.shared.looks_into_hellos
+    }
+
     /// Top to bottom, to the first rule that ends it.
     pub(crate) fn walk(&self, subject: &Subject<'_>) -> Outcome<'_> {
         let mut outcome = Outcome::default();
@@ -185,6 +195,23 @@ impl Rules {
 }
 
 impl Subject<'_> {
+    /// The server's name that the client asked for.
+    fn sni(&self) -> Option<&str> {
+        match (self.tls, self.hello) {
+            (Some(facts), _) => facts.server_name.as_deref(),
+            (None, hello) => hello?.sni.as_deref(),
+        }
+    }
+
+    /// Whether the protocol was agreed on with the client, or is on offer where nothing is agreed on with us.
+    fn speaks(&self, protocol: &str) -> bool {
+        match (self.tls, self.hello) {
+            (Some(facts), _) => facts.alpn.as_deref() == Some(protocol.as_bytes()),
+            (None, Some(hello)) => hello.alpn.iter().any(|offered| **offered == *protocol.as_bytes()),
+            (None, None) => false,
+        }
+    }
+
     /// The target as it is by now.
     fn target<'a>(&'a self, outcome: &'a Outcome<'_>) -> Option<&'a str> {
         outcome.target.as_deref().or(self.request.map(|request| request.target))

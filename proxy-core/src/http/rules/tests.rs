@@ -12,9 +12,11 @@ fn http(rules: Vec<Rule>, request_edits: Vec<HeaderEdit>) -> plan::Frontend {
         request_timeout: second,
         keep_alive_timeout: second,
         forwarded: None,
+        client_cert_headers: Vec::new(),
         request_edits,
         response_edits: Vec::new(),
         error_pages: std::collections::BTreeMap::new(),
+        http2: false,
     };
     plan::Frontend {
         name: "web".into(),
@@ -65,7 +67,8 @@ fn walk<T>(rules: &Rules, bytes: &[u8], look: impl FnOnce(Outcome<'_>) -> T) -> 
     let mut slots = head::slots();
     let request = head::request(&mut slots, bytes).expect("it is allowed").expect("it is whole");
     let servers_up = |backend: usize| if backend == 1 { 2 } else { 0 };
-    let subject = Subject { client: CLIENT, port: 80, tls: false, request: Some(&request), servers_up: &servers_up };
+    let subject =
+        Subject { client: CLIENT, port: 80, tls: None, hello: None, request: Some(&request), servers_up: &servers_up };
     look(rules.walk(&subject))
 }
 
@@ -202,7 +205,7 @@ fn in_tcp_conditions_on_a_request_never_hold_and_those_on_the_client_do() {
     let rules = Rules::compile(&frontend, &lists(&["10.8.5.17/32"])).unwrap();
     for (client, verdict) in [("10.8.5.17", Verdict::UseBackend(2)), ("10.8.5.18", Verdict::Reject { reset: true })] {
         let client = client.parse().unwrap();
-        let subject = Subject { client, port: 25, tls: false, request: None, servers_up: &|_| 0 };
+        let subject = Subject { client, port: 25, tls: None, hello: None, request: None, servers_up: &|_| 0 };
         assert_eq!(rules.walk(&subject).verdict, verdict, "{client}");
     }
 }

@@ -1,0 +1,118 @@
+//! The fields that tell a server who the client is by its certificate: what `client_cert_headers` names.
+//!
+//! What the client says under these names never passes, whether it has a certificate or not; only an edit of the
+//! operator's has the last word on one.
+
+use super::edits::{Edits, field, write_one};
+use super::forwarded::reads_as;
+use crate::plan::ClientCertField;
+use crate::tls::Identity;
+
+/// What is said to servers of one client.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ClientCert<'a> {
+    /// Of the frontend.
+    pub(crate) headers: &'a [(ClientCertField, String)],
+    /// `None`: it has shown no certificate that was verified.
+    pub(crate) identity: Option<&'a Identity>,
+}
+
+impl ClientCert<'_> {
+    /// Whether heads are none of its concern.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.headers.is_empty()
+    }
+
+    /// Whether a field of the client's goes.
+    pub(crate) fn clears(&self, name: &str) -> bool {
+        self.headers.iter().any(|(_, ours)| reads_as(name, ours))
+    }
+
+    /// Appends our fields.
+    pub(crate) fn append<'e>(&self, out: &mut Vec<u8>, edits: impl Edits<'e>) {
+        for (what, name) in self.headers {
+            if write_one(edits.clone(), name) {
+                continue;
+            }
+            match (what, self.identity) {
+                (ClientCertField::Verified, None) => field(out, name, b"NONE"),
+                (_, None) => {}
+                (what, Some(identity)) => {
+                    out.extend_from_slice(name.as_bytes());
+                    out.extend_from_slice(b": ");
+                    say(out, *what, identity);
+                    out.extend_from_slice(b"\r\n");
+                }
+            }
+        }
+    }
+}
+
+fn say(out: &mut Vec<u8>, what: ClientCertField, identity: &Identity) {
+    match what {
+        ClientCertField::Subject => ascii(out, &identity.subject),
+        ClientCertField::Issuer => ascii(out, &identity.issuer),
+        ClientCertField::Serial => out.extend_from_slice(identity.serial.as_bytes()),
+        ClientCertField::Sha256 => identity.sha256.iter().for_each(|byte| out.extend(pair(*byte, b"0123456789abcdef"))),
+        ClientCertField::Verified => out.extend_from_slice(b"SUCCESS"),
+        ClientCertField::Certificate => {
+            // RFC 9440 §2.2, RFC 8941 §3.3.5.
+            out.push(b':');
+            base64(out, &identity.der);
+            out.push(b':');
+        }
+    }
+}
+
+/// What is not ASCII as pairs of hexadecimal digits, which RFC 4514 §2.4 allows for any byte: not every server reads
+/// others in a field (RFC 9110 §5.5).
+fn ascii(out: &mut Vec<u8>, name: &str) {
+    for byte in name.bytes() {
+        if byte.is_ascii() {
+            out.push(byte);
+        } else {
+            out.push(b'\\');
+            out.extend(pair(byte, b"0123456789ABCDEF"));
+        }
+    }
+}
+
+fn pair(byte: u8, digits: &[u8; 16]) -> [u8; 2] {
+    [digits[usize::from(byte >> 4)], digits[usize::from(byte & 15)]]
+}
+
+/// RFC 4648 §4.
+fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for three in bytes.chunks(3) {
+        let all = three.iter().chain(&[0; 3]).take(3).fold(0, |all, byte| all << 8 | u32::from(*byte));
+        let digit = |index: usize| DIGITS[(all >> (18 - 6 * index) & 63) as usize];
+        out.extend((0..=three.len()).map(digit));
+        out.extend(std::iter::repeat_n(b'=', 3 - three.len()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        // RFC 4648 §10.
+        let table = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+            ("\u{3ff}?", "z78/"),
+        ];
+        for (text, encoded) in table {
+            let mut out = Vec::new();
+            base64(&mut out, text.as_bytes());
+            assert_eq!(String::from_utf8(out).unwrap(), encoded);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! A connection as the engine sees it: bytes in the clear, whatever carries them.
+//!
+//! All of it works by shared reference, because both directions of a session are one task's. What was written has gone
+//! only after [`Stream::poll_flush`]: TLS keeps what the socket didn't take.
+
+pub(crate) mod tls;
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::net::{Shutdown, SocketAddr};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::tcp::stream as clear;
+use crate::tls::Facts;
+use tls::TlsStream;
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream>),
+}
+
+impl clear::Source for Stream {
+    fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Stream::Tcp(stream) => clear::poll_read(cx, stream, buffer),
+            Stream::Tls(stream) => stream.poll_read(cx, buffer),
+        }
+    }
+}
+
+impl Stream {
+    /// Takes of `bytes` what there is room for.
+    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Stream::Tcp(stream) => clear::poll_write(cx, stream, bytes),
+            Stream::Tls(stream) => stream.poll_write(cx, &[IoSlice::new(bytes)]),
+        }
+    }
+
+    /// Takes of `parts`, in their order, what there is room for.
+    pub(crate) fn poll_write_vectored(&self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self {
+            Stream::Tcp(stream) => clear::poll_write_vectored(cx, stream, parts),
+            Stream::Tls(stream) => stream.poll_write(cx, parts),
+        }
+    }
+
+    /// Ready when the socket has taken everything that was written.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Tcp(_) => Poll::Ready(Ok(())),
+            Stream::Tls(stream) => stream.poll_flush(cx),
+        }
+    }
+
+    /// Ends what we say, after everything that was written.
+    pub(crate) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Stream::Tls(stream) = self {
+            ready!(stream.poll_close(cx))?;
+        }
+        Poll::Ready(SockRef::from(self.socket()).shutdown(Shutdown::Write))
+    }
+
+    /// Whether there is something to read: `false` at the end of what the other side says. Nothing is taken.
+    pub(crate) fn poll_peek(&self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        match self {
+            Stream::Tcp(stream) => stream.poll_peek(cx, &mut ReadBuf::new(&mut [0])).map_ok(|count| count > 0),
+            Stream::Tls(stream) => stream.poll_peek(cx),
+        }
+    }
+
+    /// Whether nothing has come: neither bytes, nor an end, nor a reset.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let cx = &mut Context::from_waker(Waker::noop());
+        match self {
+            Stream::Tcp(stream) => match stream.poll_read_ready(cx) {
+                Poll::Pending => true,
+                // It may be the memory of bytes long since read: only the kernel knows.
+                Poll::Ready(Ok(())) => {
+                    matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+                }
+                Poll::Ready(Err(_)) => false,
+            },
+            Stream::Tls(stream) => stream.poll_peek(cx).is_pending(),
+        }
+    }
+
+    /// Whether an end of stream is one that the other side meant: over TLS, anybody on the way can cut a connection,
+    /// but only the other side can say that it has ended (RFC 8446 §6.1).
+    pub(crate) fn ended_soundly(&self) -> bool {
+        match self {
+            Stream::Tcp(_) => true,
+            Stream::Tls(stream) => stream.was_notified(),
+        }
+    }
+
+    /// Closing it from now on sends a reset, and discards what is unsent.
+    pub(crate) fn reset_on_close(&self) {
+        if let Stream::Tls(stream) = self {
+            stream.say_no_more();
+        }
+        reset_on_close(self.socket());
+    }
+
+    /// Ends when nobody is left to be served: a reset, or an end of stream before anything was said.
+    ///
+    /// An end of stream after some bytes may be a client that has said all and waits for its answer. It can't be told
+    /// from one that closed, so it keeps its turn (HAProxy without `abortonclose`).
+    pub(crate) async fn leaves(&self) {
+        if let Ok(true) = poll_fn(|cx| self.poll_peek(cx)).await {
+            self.resets().await;
+        }
+    }
+
+    /// Ends when the connection is reset.
+    pub(crate) async fn resets(&self) {
+        // Should the wait itself fail, it is as good as that.
+        let _ = self.socket().ready(Interest::ERROR).await;
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket().local_addr()
+    }
+
+    /// What is known of a client's TLS.
+    pub(crate) fn facts(&self) -> Option<&Facts> {
+        match self {
+            Stream::Tcp(_) => None,
+            Stream::Tls(stream) => stream.facts(),
+        }
+    }
+
+    /// The socket, if the bytes are on it as they are.
+    pub(crate) fn clear(&self) -> Option<&TcpStream> {
+        match self {
+            Stream::Tcp(stream) => Some(stream),
+            Stream::Tls(_) => None,
+        }
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Stream::Tcp(stream) => stream,
+            Stream::Tls(stream) => stream.socket(),
+        }
+    }
+}
+
+/// Closing this socket sends a reset, and discards what is unsent.
+pub(crate) fn reset_on_close(socket: &TcpStream) {
+    // On a socket that is already dead there is nobody left to tell.
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
