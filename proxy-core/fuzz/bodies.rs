@@ -4,6 +4,8 @@
 use proxy_core::http::chunked::{Chunked, Keep};
 use proxy_core::http::head::{Asked, Framing, Version, request, response, slots};
 use proxy_core::http::{cookie, host};
+use proxy_core::tls::hello::{MOST, Peek, peek};
+use rustls::server::Acceptor;
 
 /// A head, as a request and as a response.
 pub(crate) fn head(data: &[u8]) {
@@ -136,4 +138,26 @@ pub(crate) fn host(data: &[u8]) {
     assert_eq!(host::without_port(authority.text), authority.host);
     assert_eq!(host::parse(authority.host.as_bytes()).map(|alone| alone.port), Some(None));
     assert!(authority.same(&authority, 80));
+}
+
+/// The beginning of a connection: whoever rustls would take as a client asks for the same by its reading and by ours.
+pub(crate) fn hello(data: &[u8]) {
+    let looked = peek(data);
+    for length in [data.len() / 2, data.len().saturating_sub(1)] {
+        let earlier = peek(&data[..length]);
+        assert!(earlier == Peek::Incomplete || earlier == looked, "{length} bytes meant more than all");
+    }
+    let (mut acceptor, mut rest) = (Acceptor::default(), &data[..data.len().min(MOST - 1)]);
+    let accepted = loop {
+        match acceptor.accept() {
+            Ok(Some(accepted)) => break accepted,
+            Ok(None) if !rest.is_empty() => drop(acceptor.read_tls(&mut rest)),
+            Ok(None) | Err(_) => return,
+        }
+    };
+    let theirs = accepted.client_hello();
+    let Peek::Hello(ours) = looked else { panic!("{looked:?}, but rustls reads {theirs:?}") };
+    assert_eq!(ours.sni.as_deref(), theirs.server_name());
+    let alpn: Vec<&[u8]> = theirs.alpn().into_iter().flatten().collect();
+    assert_eq!(ours.alpn.iter().map(|name| &**name).collect::<Vec<_>>(), alpn);
 }

@@ -8,7 +8,7 @@ mod bodies;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Pieces that mean something somewhere.
-const WORDS: [&[u8]; 24] = [
+const WORDS: [&[u8]; 28] = [
     b"\r\n",
     b"\n",
     b"\r",
@@ -33,6 +33,10 @@ const WORDS: [&[u8]; 24] = [
     b"[::1]",
     b"\x80",
     b"-1",
+    b"\x16\x03\x01",
+    b"\0\0\0\x06\0\x04\0\0\x01a",
+    b"\0\x10\0\x05\0\x03\x02h2",
+    b"\0\x01",
 ];
 
 /// xorshift64*: the same numbers everywhere.
@@ -107,4 +111,9 @@ fn cookies() {
 #[test]
 fn hosts() {
     run("host", bodies::host);
+}
+
+#[test]
+fn hellos() {
+    run("hello", bodies::hello);
 }

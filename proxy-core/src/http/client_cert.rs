@@ -94,7 +94,86 @@ fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair, SerialNumber};
+
     use super::*;
+    use crate::plan::HeaderEdit;
+
+    const ALL: [ClientCertField; 6] = [
+        ClientCertField::Subject,
+        ClientCertField::Issuer,
+        ClientCertField::Serial,
+        ClientCertField::Sha256,
+        ClientCertField::Verified,
+        ClientCertField::Certificate,
+    ];
+
+    /// Headers `X-Subject` and so on, of all that there is to say.
+    fn headers() -> Vec<(ClientCertField, String)> {
+        ALL.into_iter().map(|what| (what, format!("X-{what:?}"))).collect()
+    }
+
+    fn identity(name: &str) -> Identity {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.remove(DnType::CommonName);
+        params.distinguished_name.push(DnType::OrganizationName, "Corp, Inc.");
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.serial_number = Some(SerialNumber::from_slice(&[10, 11, 12]));
+        Identity::of(params.self_signed(&KeyPair::generate().unwrap()).unwrap().der()).unwrap()
+    }
+
+    fn said(identity: Option<&Identity>, edits: &[HeaderEdit]) -> String {
+        let mut out = Vec::new();
+        ClientCert { headers: &headers(), identity }.append(&mut out, edits.iter());
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn servers_learn_what_was_verified() {
+        let identity = identity("Jörg\r\nX-Admin: 1");
+        let all = said(Some(&identity), &[]);
+        let lines: Vec<&str> = all.split_terminator("\r\n").collect();
+        let name = "CN=J\\C3\\B6rg\\0D\\0AX-Admin: 1,O=Corp\\, Inc.";
+        assert_eq!(lines[..3], [format!("X-Subject: {name}"), format!("X-Issuer: {name}"), "X-Serial: 0A0B0C".into()]);
+        let digits = lines[3].strip_prefix("X-Sha256: ").unwrap();
+        assert_eq!(digits.len(), 64);
+        for (index, byte) in identity.sha256.iter().enumerate() {
+            assert_eq!(digits[2 * index..2 * index + 2], format!("{byte:02x}"));
+        }
+        assert_eq!(lines[4], "X-Verified: SUCCESS");
+        let der = lines[5].strip_prefix("X-Certificate: :").and_then(|line| line.strip_suffix(':')).unwrap();
+        let mut encoded = Vec::new();
+        base64(&mut encoded, &identity.der);
+        assert_eq!(der.as_bytes(), encoded);
+        assert_eq!(lines.len(), 6);
+        assert!(all.is_ascii());
+    }
+
+    #[test]
+    fn without_a_certificate_only_its_lack_is_told() {
+        assert_eq!(said(None, &[]), "X-Verified: NONE\r\n");
+    }
+
+    #[test]
+    fn an_edit_has_the_last_word_on_its_own_name_only() {
+        let set = [HeaderEdit::Set("x-verified".into(), "v".into()), HeaderEdit::Set("X-Subject".into(), "s".into())];
+        assert_eq!(said(None, &set), "");
+        let all = said(Some(&identity("a")), &set);
+        assert!(all.starts_with("X-Issuer: ") && !all.contains("X-Verified"), "{all}");
+    }
+
+    #[test]
+    fn whatever_a_server_could_take_for_ours_goes() {
+        let headers = [(ClientCertField::Subject, "X_SSL-Client".to_owned())];
+        let cert = ClientCert { headers: &headers, identity: None };
+        for name in ["X_SSL-Client", "x-ssl-client", "X_SSL_CLIENT", "X-SSL_Client"] {
+            assert!(cert.clears(name), "{name}");
+        }
+        for name in ["X-SSL-Clients", "X.SSL-Client", "SSL-Client"] {
+            assert!(!cert.clears(name), "{name}");
+        }
+        assert!(ClientCert::default().is_silent() && !cert.is_silent());
+    }
 
     #[test]
     fn base64_is_that_of_the_rfc() {

@@ -44,7 +44,7 @@ const ATTRIBUTES: [(&str, &str); 15] = [
 
 impl Identity {
     /// `None`: it can't be read, which no certificate is that was verified.
-    pub(super) fn of(der: &[u8]) -> Option<Identity> {
+    pub(crate) fn of(der: &[u8]) -> Option<Identity> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let validity = certificate.validity();
         // A positive number whose first bit is set has a zero in front (X.690 §8.3.3).
@@ -113,11 +113,11 @@ fn text(value: &Any<'_>) -> Option<String> {
         }
         // Who wrote it meant Latin-1.
         Tag::TeletexString => Some(bytes.iter().map(|byte| char::from(*byte)).collect()),
-        Tag::BmpString if bytes.len() % 2 == 0 => {
+        Tag::BmpString if bytes.len().is_multiple_of(2) => {
             let units = bytes.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
             char::decode_utf16(units).collect::<Result<_, _>>().ok()
         }
-        Tag::UniversalString if bytes.len() % 4 == 0 => {
+        Tag::UniversalString if bytes.len().is_multiple_of(4) => {
             let units = bytes.chunks_exact(4).map(|four| u32::from_be_bytes([four[0], four[1], four[2], four[3]]));
             units.map(char::from_u32).collect()
         }

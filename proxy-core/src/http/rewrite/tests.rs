@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::super::edits::tests::{edits, step_by_step};
 use super::*;
 use crate::http::head::{self, Asked, Framing, Hop};
-use crate::plan::{self, ClientSupplied, HeaderEdit};
+use crate::plan::{self, ClientCertField, ClientSupplied, HeaderEdit};
 
 fn ends() -> Ends {
     Ends { client: "198.51.100.7:40000".parse().unwrap(), own: "192.0.2.9:8080".parse().unwrap(), tls: false }
@@ -220,6 +220,22 @@ fn an_edit_of_the_scheme_is_not_sent_twice() {
         "GET / HTTP/1.1\r\nHost: a\r\nx-forwarded-proto: https\r\nX-Forwarded-For: 198.51.100.7\r\n\
         X-Forwarded-Host: a\r\n\r\n"
     );
+}
+
+#[test]
+fn a_client_never_speaks_for_its_own_certificate() {
+    let headers =
+        [(ClientCertField::Subject, "X-Client".to_owned()), (ClientCertField::Verified, "X-Verified".to_owned())];
+    let client_cert = ClientCert { headers: &headers, identity: None };
+    let request = "GET / HTTP/1.1\r\nx-client: CN=admin\r\nHost: a\r\nX_Verified: SUCCESS\r\nX-Client: CN=root\r\n\r\n";
+    assert_eq!(
+        sent(&Wish { client_cert, ..Wish::default() }, request),
+        "GET / HTTP/1.1\r\nHost: a\r\nX-Verified: NONE\r\n\r\n"
+    );
+    let plain = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert!(!is_sent_as_it_is(&Wish { client_cert, ..Wish::default() }, plain));
+    let only_when_there = ClientCert { headers: &headers[..1], identity: None };
+    assert_eq!(sent(&Wish { client_cert: only_when_there, ..Wish::default() }, plain), plain);
 }
 
 #[test]

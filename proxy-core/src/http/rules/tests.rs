@@ -210,6 +210,104 @@ fn in_tcp_conditions_on_a_request_never_hold_and_those_on_the_client_do() {
     }
 }
 
+/// Whether the condition holds in TCP, for a client whose TLS ends here, or is passed on.
+fn holds_in_tcp(condition: Condition, tls: Option<&Facts>, hello: Option<&Hello>) -> bool {
+    let mut frontend = http(vec![when(condition, Action::UseBackend(1))], Vec::new());
+    frontend.mode = Mode::Tcp;
+    let rules = Rules::compile(&frontend, &lists(&[])).unwrap();
+    let subject = Subject { client: CLIENT, port: 443, tls, hello, request: None, servers_up: &|_| 0 };
+    rules.walk(&subject).verdict == Verdict::UseBackend(1)
+}
+
+fn facts() -> Facts {
+    Facts {
+        version: plan::TlsVersion::V13,
+        cipher_suite: "TLS13_AES_128_GCM_SHA256",
+        server_name: Some("mail.test".into()),
+        alpn: Some((*b"h2").into()),
+        resumed: false,
+        client: None,
+    }
+}
+
+#[test]
+fn what_is_known_of_tls_is_asked_of_the_connection_where_it_ends_here_and_of_the_hello_where_it_is_passed_on() {
+    let hello = Hello { sni: Some("other.test".into()), alpn: vec![(*b"h2").into(), (*b"http/1.1").into()] };
+    let (sni, alpn) =
+        (|name: &str| Condition::Sni(is(name)), |name: &str| Condition::Alpn(vec!["x".into(), name.into()]));
+    let there = || Condition::Sni(text(Pattern::Present));
+    // By condition: where TLS ends here, where it is passed on, and where there is none.
+    let cases = [
+        (Condition::Tls(true), [true, false, false]),
+        (Condition::Tls(false), [false, true, true]),
+        (there(), [true, true, false]),
+        (sni("mail.test"), [true, false, false]),
+        (sni("MAIL.test"), [true, false, false]),
+        (sni("other.test"), [false, true, false]),
+        (Condition::Sni(text(Pattern::Suffix(".test".into()))), [true, true, false]),
+        (Condition::Sni(text(Pattern::Regex("^(mail|OTHER)[.]".into()))), [true, true, false]),
+        (alpn("h2"), [true, true, false]),
+        (alpn("http/1.1"), [false, true, false]),
+        (alpn("H2"), [false, false, false]),
+        (Condition::Not(Box::new(there())), [false, false, true]),
+        (Condition::ClientCert(text(Pattern::Present)), [false, false, false]),
+    ];
+    for (condition, expected) in cases {
+        let seen = [(Some(&facts()), None), (None, Some(&hello)), (None, None)]
+            .map(|(tls, hello)| holds_in_tcp(condition.clone(), tls, hello));
+        assert_eq!(seen, expected, "{condition:?}");
+    }
+    let silent = Facts { server_name: None, alpn: None, ..facts() };
+    assert!(!holds_in_tcp(there(), Some(&silent), Some(&hello)), "what ends here is not asked for its hello");
+    assert!(!holds_in_tcp(alpn("h2"), Some(&silent), None));
+}
+
+#[test]
+fn a_client_is_known_by_the_subject_of_its_certificate() {
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.remove(rcgen::DnType::CommonName);
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "Corp");
+    params.distinguished_name.push(rcgen::DnType::CommonName, "Jörg");
+    let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    let client = crate::tls::Identity::of(certificate.der()).map(Box::new);
+    let facts = Facts { client, ..facts() };
+    let subject = |text| holds_in_tcp(Condition::ClientCert(text), Some(&facts), None);
+    assert!(subject(is("CN=Jörg,O=Corp")));
+    assert!(!subject(is("cn=Jörg,o=corp")));
+    assert!(subject(Text { ignore_case: true, ..is("cn=Jörg,o=corp") }));
+    assert!(subject(text(Pattern::Suffix(",O=Corp".into()))));
+    assert!(subject(text(Pattern::Present)));
+    assert!(!subject(text(Pattern::Prefix("O=Corp".into()))));
+}
+
+#[test]
+fn hellos_are_looked_into_where_a_rule_asks_for_it_however_deep() {
+    let asks = |condition| compile(vec![when(condition, Action::UseBackend(1))]).looks_into_hellos();
+    let sni = || Condition::Sni(text(Pattern::Present));
+    assert!(asks(sni()) && asks(Condition::Alpn(vec!["h2".into()])));
+    assert!(asks(Condition::Any(vec![Condition::Port(vec![1]), Condition::Not(Box::new(sni()))])));
+    assert!(asks(Condition::All(vec![sni()])));
+    assert!(!asks(Condition::Tls(true)) && !asks(Condition::ClientCert(text(Pattern::Present))));
+    assert!(!compile(vec![always(Action::UseBackend(1))]).looks_into_hellos());
+}
+
+#[test]
+fn rules_do_not_believe_what_a_client_says_of_its_certificate() {
+    let mut frontend = http(
+        vec![when(Condition::Header("x-client".into(), text(Pattern::Present)), Action::UseBackend(1))],
+        Vec::new(),
+    );
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\nX-Client: CN=admin\r\n\r\n";
+    let believed = |frontend: &plan::Frontend| {
+        let rules = Rules::compile(frontend, &lists(&[])).unwrap();
+        walk(&rules, request, |outcome| outcome.verdict == Verdict::UseBackend(1))
+    };
+    assert!(believed(&frontend));
+    let Mode::Http(http) = &mut frontend.mode else { unreachable!("it speaks HTTP") };
+    http.client_cert_headers = vec![(plan::ClientCertField::Subject, "X-Client".into())];
+    assert!(!believed(&frontend));
+}
+
 #[test]
 fn a_list_that_is_replaced_counts_from_the_next_walk() {
     let (lists, source) = (lists(&[]), Condition::Source(vec![Sources::List(0)]));

@@ -1,6 +1,7 @@
 //! Real handshakes of rustls with itself, in memory, under configurations that came from plans.
 
 mod clients;
+mod hellos;
 mod identities;
 mod plans;
 mod servers;
