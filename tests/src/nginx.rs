@@ -68,8 +68,10 @@ impl Nginx {
         more: &str,
     ) -> Result<Nginx, PartError> {
         let certificate = certificate.display();
+        // Its own default has no 1.3.
+        let versions = if more.contains("ssl_protocols") { "" } else { "ssl_protocols TLSv1.2 TLSv1.3;" };
         let tls = format!(
-            "ssl_certificate {certificate}; ssl_certificate_key {certificate}; ssl_session_cache shared:it:1m;
+            "{versions} ssl_certificate {certificate}; ssl_certificate_key {certificate}; ssl_session_cache shared:it:1m;
             location = /tls {{ return 200 \"reused=$ssl_session_reused version=$ssl_protocol \
             name=$ssl_server_name client=$ssl_client_s_dn connection=$connection\\n\"; }}
             {more}"

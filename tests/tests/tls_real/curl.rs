@@ -46,7 +46,10 @@ fn versions_before_the_least_one_are_refused_by_an_alert() {
     let refused = |front: &Front, most: &str| {
         let said = front.try_get("a.test", "/who", &[&LENIENT[..], &["--tls-max", most, "--tlsv1.0"]].concat());
         assert_eq!(said.code, NO_HANDSHAKE, "{most}: {said:?}");
-        assert!(said.complaint.contains("alert protocol version"), "{most}: {said:?}");
+        // rustls misses other things first that old versions do not have.
+        let said_why =
+            ["alert protocol version", "alert handshake failure"].map(|alert| said.complaint.contains(alert));
+        assert!(said_why.contains(&true), "{most}: {said:?}");
     };
     assert_eq!(front.get("a.test", "/who", &["--tlsv1.3"]), "one\n");
     assert_eq!(front.get("a.test", "/who", &["--tls-max", "1.2"]), "one\n");
@@ -79,7 +82,7 @@ fn only_the_suites_that_are_named_are_spoken() {
         ["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-GCM-SHA384"],
     ] {
         let said = s_client(front.tls(), "/who", &arguments);
-        assert!(said.complaint.contains("alert handshake failure") && !said.text.contains("one\n"), "{said:?}");
+        assert!(said.complaint.contains("alert handshake failure") && !said.text.contains("\r\n\r\none\n"), "{said:?}");
     }
 }
 
@@ -177,7 +180,7 @@ fn rules_and_servers_know_how_the_client_came() {
     let _nginx = Nginx::server(&place, "one", server).unwrap();
     let front = Front::start(&place, server, |site| {
         site.frontend = "forwarded_for = true".into();
-        let rules = ["sni = \"b.test\"", "sni = { suffix = \".b.test\" }", "alpn = [\"h2\"]", "tls = true"];
+        let rules = ["sni = \"b.test\"", "sni_suffix = \".b.test\"", "alpn = [\"h2\"]", "tls = true"];
         for rule in rules {
             let body = rule.replace('"', "'");
             site.more += &format!(
@@ -188,7 +191,7 @@ fn rules_and_servers_know_how_the_client_came() {
             "[[frontend.clear.rule]]\nwhen = { tls = false, path = \"/move\" }\nredirect = { scheme = \"https\" }\n";
     });
     assert_eq!(front.get("b.test", "/rule", &["--http2"]), "sni = 'b.test'");
-    assert_eq!(front.get("x.b.test", "/rule", &["--http1.1"]), "sni = { suffix = '.b.test' }");
+    assert_eq!(front.get("x.b.test", "/rule", &["--http1.1"]), "sni_suffix = '.b.test'");
     assert_eq!(front.get("a.test", "/rule", &["--http2"]), "alpn = ['h2']");
     assert_eq!(front.get("a.test", "/rule", &["--http1.1"]), "tls = true");
     for version in ["--http1.1", "--http2"] {

@@ -37,14 +37,14 @@ fn sessions_are_resumed_also_after_the_certificate_was_replaced() {
     };
     for (version, session) in VERSIONS.iter().zip(&sessions) {
         let text = ask(version, session);
-        assert!(text.contains("Reused, TLSv1.") && text.contains("one\n"), "{version}: {text}");
+        assert!(text.contains("Reused, TLSv1.") && text.contains("\r\n\r\none\n"), "{version}: {text}");
     }
 
     front.site.more = front.site.more.replace("[tls.front]\n", "[tls.front]\ntickets = false\n");
     front.apply();
     for (version, session) in VERSIONS.iter().zip(&sessions) {
         let text = s_client(front.tls(), "/who", &[version, "-servername", "a.test", "-sess_in", session]).text;
-        assert!(text.contains("New, TLSv1.") && text.contains("one\n"), "no tickets, {version}: {text}");
+        assert!(text.contains("New, TLSv1.") && text.contains("\r\n\r\none\n"), "no tickets, {version}: {text}");
         assert!(!text.contains("TLS session ticket:"), "no tickets, {version}: {text}");
     }
 }
@@ -87,7 +87,7 @@ fn who_knows_rsa_only_or_ecdsa_only_is_served_by_the_same_name() {
         (&["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"], "a-rsa"),
     ] {
         let said = s_client(front.tls(), "/who", &[&name[..], arguments].concat());
-        assert!(said.text.contains("one\n"), "{arguments:?}: {said:?}");
+        assert!(said.text.contains("\r\n\r\none\n"), "{arguments:?}: {said:?}");
         assert_eq!(serial_shown(front.tls(), "a.test", arguments), serial_of(expected), "{arguments:?}");
     }
 }
@@ -107,7 +107,7 @@ fn handshakes_for_two_seconds_all_succeed() {
             let line = line.unwrap_or_else(|| panic!("{kind} {version}: {said:?}"));
             let count: u32 = line.split(' ').next().unwrap().parse().unwrap();
             println!("{kind} {version}: {line}");
-            assert!(said.code == 0 && count > 20 && !said.complaint.contains("error"), "{kind} {version}: {said:?}");
+            assert!(said.code == 0 && count > 3 && !said.complaint.contains("error"), "{kind} {version}: {said:?}");
         }
     }
 }
