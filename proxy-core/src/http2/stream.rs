@@ -302,25 +302,7 @@ impl Down {
                 Poll::Ready(Ok(taken))
             }
             State::Raw => self.poll_data(cx, bytes, u64::MAX),
-            State::Chunked(chunks) => match chunks.next(bytes).map_err(garbled)? {
-                Piece::Framing(count) => Poll::Ready(Ok(count)),
-                Piece::Data(count) => {
-                    let taken = ready!(self.poll_data(cx, &bytes[..count], u64::MAX))?;
-                    if let State::Chunked(chunks) = &mut self.state {
-                        chunks.took(taken);
-                    }
-                    Poll::Ready(Ok(taken))
-                }
-                Piece::End(count, trailers) => {
-                    self.state = State::Over;
-                    let send = self.send.as_mut().expect("a body follows its head");
-                    let sent = match trailers {
-                        Some(trailers) => send.send_trailers(*trailers),
-                        None => send.send_data(Bytes::new(), true),
-                    };
-                    Poll::Ready(sent.map(|()| count).map_err(failed))
-                }
-            },
+            State::Chunked(_) => self.poll_chunks(cx, bytes),
             State::Unsaid => Poll::Ready(Ok(bytes.len())),
             State::Over => Poll::Ready(Err(garbled(response::Garbled))),
         }
@@ -329,20 +311,44 @@ impl Down {
     /// Sends what the client's window takes, and with the last of `left` bytes the end.
     fn poll_data(&mut self, cx: &mut Context<'_>, bytes: &[u8], left: u64) -> Poll<io::Result<usize>> {
         let send = self.send.as_mut().expect("a body follows its head");
-        send.reserve_capacity(bytes.len());
-        let room = match send.capacity() {
-            0 => loop {
-                match ready!(send.poll_capacity(cx)) {
-                    Some(Ok(0)) => {}
-                    Some(Ok(room)) => break room,
-                    Some(Err(error)) => return Poll::Ready(Err(failed(error))),
-                    None => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-                }
-            },
-            room => room,
-        };
-        let taken = room.min(bytes.len());
+        let taken = ready!(poll_room(send, cx, bytes.len()))?.min(bytes.len());
         send.send_data(Bytes::copy_from_slice(&bytes[..taken]), taken as u64 == left).map_err(failed)?;
+        Poll::Ready(Ok(taken))
+    }
+
+    /// Sends of chunks what the client's window takes, as one piece: clients don't bear many small ones.
+    fn poll_chunks(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let Down { send: Some(send), state: State::Chunked(chunks), .. } = self else {
+            return Poll::Ready(Err(garbled(response::Garbled)));
+        };
+        let (mut taken, mut data) = (0, Vec::new());
+        while taken < bytes.len() {
+            match chunks.next(&bytes[taken..]).map_err(garbled)? {
+                Piece::Framing(count) => taken += count,
+                Piece::Data(count) => {
+                    let room = match poll_room(send, cx, data.len() + count) {
+                        Poll::Ready(Ok(room)) => count.min(room - data.len().min(room)),
+                        Poll::Pending if taken > 0 => 0,
+                        failed => return failed,
+                    };
+                    data.extend_from_slice(&bytes[taken..taken + room]);
+                    chunks.took(room);
+                    taken += room;
+                    if room < count {
+                        break;
+                    }
+                }
+                Piece::End(count, trailers) => {
+                    let sent = send.send_data(data.into(), trailers.is_none());
+                    let sent = sent.and_then(|()| trailers.map_or(Ok(()), |trailers| send.send_trailers(*trailers)));
+                    self.state = State::Over;
+                    return Poll::Ready(sent.map(|()| taken + count).map_err(failed));
+                }
+            }
+        }
+        if !data.is_empty() {
+            send.send_data(data.into(), false).map_err(failed)?;
+        }
         Poll::Ready(Ok(taken))
     }
 
@@ -401,6 +407,23 @@ impl Down {
             Ok(_) => io::ErrorKind::ConnectionReset.into(),
             Err(error) => failed(error),
         })
+    }
+}
+
+/// How much the client's window takes; never 0.
+fn poll_room(send: &mut SendStream<Bytes>, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
+    send.reserve_capacity(wanted);
+    match send.capacity() {
+        0 => {}
+        room => return Poll::Ready(Ok(room)),
+    }
+    loop {
+        match ready!(send.poll_capacity(cx)) {
+            Some(Ok(0)) => {}
+            Some(Ok(room)) => return Poll::Ready(Ok(room)),
+            Some(Err(error)) => return Poll::Ready(Err(failed(error))),
+            None => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+        }
     }
 }
 
