@@ -183,6 +183,18 @@ fn full() -> Status {
             }],
             ..Backend::default()
         }],
+        certificates: vec![Certificate {
+            name: "exchange".into(),
+            subject: "CN=mail.example.com".into(),
+            issuer: "CN=Corp CA".into(),
+            names: vec!["mail.example.com".into(), "autodiscover.example.com".into()],
+            key: "RSA 2048 bits".into(),
+            sha256: "00".repeat(32),
+            not_after: "2026-11-30T00:00:00.000Z".into(),
+            days_left: 9,
+            used_by: vec!["mail:443 (tls exchange)".into()],
+            warnings: vec!["the certificate of CN=mail.example.com expires in 9 days".into()],
+        }],
         workers: vec![WorkerStats { idle_server_connections: 3, ..WorkerStats::default() }],
         realtime: Some(Realtime { scheduling: "yes".into(), memory_lock: "RLIMIT_MEMLOCK is 8 MiB".into() }),
         limits: Some(Limits {

@@ -157,6 +157,9 @@ impl Connection {
 
     /// Keeps a server connection that can be used again: for everybody, or for this client.
     fn keep(&mut self, route: &Route, trip: &Trip, chosen: Chosen, connection: ServerConnection) {
+        if connection.stream.is_one_of_many() {
+            return;
+        }
         if trip.private {
             let server = Arc::clone(route.server_live(trip.backend, chosen.server));
             self.private.push(Private { server, connection });

@@ -145,6 +145,11 @@ impl TlsStream {
         hello::peek(self.state.borrow().incoming.bytes())
     }
 
+    /// Whether this protocol was agreed on (RFC 7301).
+    pub(crate) fn agreed_on(&self, protocol: &[u8]) -> bool {
+        self.state.borrow().end.common().alpn_protocol() == Some(protocol)
+    }
+
     pub(crate) fn was_notified(&self) -> bool {
         self.state.borrow().reading == Reading::Notified
     }
