@@ -405,7 +405,12 @@ def old_versions():
 
 
 def protocols_that_we_do_not_speak():
-    expect(answer_to(hello(sni(), *GOOD, alpn(b"imap"))), ("alert", "no_application_protocol"))
+    for version in (TLS12, TLS13):
+        try:
+            handshake(version, alpn=[bytearray(b"imap")])
+            raise Wrong(f"TLS {version} went on")
+        except TLSRemoteAlert as alert:
+            expect(AlertDescription.toStr(alert.description), "no_application_protocol")
 
 
 def protocols_that_are_malformed():

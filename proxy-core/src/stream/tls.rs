@@ -315,8 +315,10 @@ impl State {
         }
         let stepped = self.next(desk, work);
         if stepped.is_err() {
-            // What was to be said before, and the alert that tells the other side why; after it, rustls is not to be asked again.
+            // What was to be said before, and the alert that tells the other side why. rustls is not to be asked again about
+            // what was wrong.
             self.failed = true;
+            self.incoming.clear(&desk.buffers);
             while let Ok(Step::Again) = self.next(desk, &mut Work::Read(&mut [])) {}
         }
         stepped

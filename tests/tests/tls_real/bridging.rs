@@ -206,3 +206,30 @@ fn tls_that_has_only_its_old_version_is_spoken_to_in_it() {
     let said = front.try_get("a.test", "/tls", &["-w", "%{http_code}"]);
     assert!(said.text.ends_with("502") || said.text.ends_with("503"), "{said:?}");
 }
+
+#[test]
+fn idle_connections_are_not_used_once_another_tls_is_wanted() {
+    let place = Place::new("bridge-changed").unwrap();
+    let (fake, clear) = (place.at(9443), place.at(9001));
+    let _fake = Nginx::tls_server(&place, "fake", fake, &pki().path("fake.corp.pem"), "").unwrap();
+    let _clear = Nginx::server(&place, "clear", clear).unwrap();
+    for (what, server, before, after) in [
+        (
+            "nothing, then the authority",
+            fake,
+            "tls = { verify = \"none\" }",
+            "tls = { verify = \"required\", ca = \"corp\" }",
+        ),
+        ("clear, then TLS", clear, "", "tls = { verify = \"none\" }"),
+    ] {
+        let mut front = Front::start(&place, server, |site| {
+            site.more += &authority();
+            site.backend = format!("retries = 0\n{before}\n");
+        });
+        assert_eq!(front.try_get("a.test", "/who", &["-w", " %{http_code}"]).text.split(' ').next_back(), Some("200"));
+        front.site.backend = format!("retries = 0\n{after}\n");
+        front.apply();
+        let said = front.try_get("a.test", "/who", &["-o", "/dev/null", "-w", "%{http_code}"]);
+        assert!(["502", "503"].contains(&said.text.as_str()), "{what}: {said:?}");
+    }
+}

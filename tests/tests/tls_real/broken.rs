@@ -71,7 +71,7 @@ fn cases(place: &Place) -> Vec<Case> {
     let one = |path: &str| format!("file = \"{path}\"");
     vec![
         ("a file that is not there", one("/nonexistent/a.pem"), &["/nonexistent/a.pem"]),
-        ("a folder", one(&place.folder().display().to_string()), &["directory"]),
+        ("a folder", one(&place.folder().display().to_string()), &["directory|regular file"]),
         ("a key alone", one(&file("a.key")), &["a.key", "no certificate"]),
         ("a certificate alone", one(&file("a.crt")), &["a.crt", "no key|no private key|key"]),
         ("nothing at all", one("/dev/null"), &["/dev/null", "certificate|empty|file"]),
