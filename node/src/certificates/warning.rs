@@ -103,9 +103,9 @@ pub(super) fn of_chain(leaf: usize, pool: &[Facts], ordered: &Ordered, given: us
             last.issuer
         )));
     }
-    let unused = (0..given).filter(|index| {
-        !used().any(|used| used == *index) && ordered.root != Some(*index) && pool[*index].public_key != own.public_key
-    });
+    let sent = |index: &usize| used().any(|used| pool[used].der == pool[*index].der);
+    let same_key = |index: &usize| pool[*index].public_key == own.public_key;
+    let unused = (0..given).filter(|index| !sent(index) && ordered.root != Some(*index) && !same_key(index));
     // One in the wrong file is a hint; a whole bundle of roots is none.
     let unused: Vec<usize> = unused.filter(|index| !pool[*index].self_issued()).collect();
     warnings.extend(unused.iter().take(3).map(|index| {

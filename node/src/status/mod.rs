@@ -313,6 +313,8 @@ pub struct Frontend {
     pub http: Option<HttpStats>,
     /// Requests that were refused unread, by the reasons of docs/http-refusals.md.
     pub bad_requests: BTreeMap<String, u64>,
+    /// What was wrong with HTTP/2 itself, by the reasons of docs/http-refusals.md.
+    pub bad_http2: BTreeMap<String, u64>,
     /// Handshakes; absent: none of its binds speaks TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsStats>,

@@ -248,6 +248,11 @@ impl Front {
             let came = self.poll_streams(cx);
             let flood = self.meter.borrow().flood();
             match (came, flood) {
+                // h2 may have had enough of the same.
+                (Poll::Ready(Some(Err(_))), Some(why)) if !matches!(self.life, Life::Ended(_)) => {
+                    self.count(why);
+                    return Poll::Ready(());
+                }
                 (Poll::Ready(Some(Err(error))), _) => {
                     self.count_end(&error);
                     return Poll::Ready(());

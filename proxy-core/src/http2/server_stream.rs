@@ -165,6 +165,9 @@ impl ServerStream {
                 Back::Lost => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
                 Back::Interim { .. } => return Poll::Ready(Ok(true)),
                 Back::Coming(incoming) => {
+                    if incoming.is_broken() {
+                        return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                    }
                     if incoming.is_ready() {
                         return Poll::Ready(Ok(true));
                     }

@@ -121,6 +121,9 @@ impl H2Stream {
             return Poll::Ready(Ok(false));
         }
         loop {
+            if up.is_broken() {
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
             if up.is_ready() {
                 return Poll::Ready(Ok(true));
             }
@@ -189,7 +192,8 @@ impl H2Stream {
 
 impl Drop for H2Stream {
     fn drop(&mut self) {
-        self.desk.give_head_back(self.up.get_mut().take_text());
+        let up = self.up.get_mut();
+        self.desk.give_head_back(up.take_text());
         let down = self.down.get_mut();
         match (&mut down.state, &mut down.send) {
             (state, _) if state.is_over() => {}
@@ -197,6 +201,7 @@ impl Drop for H2Stream {
             (State::Body(body @ Outgoing::Raw), Some(send)) if !self.aborted.get() => {
                 let _ = body.end(send);
             }
+            _ if up.is_broken() => down.respond.send_reset(Reason::PROTOCOL_ERROR),
             _ if self.aborted.get() => down.respond.send_reset(Reason::INTERNAL_ERROR),
             _ => down.respond.send_reset(Reason::CANCEL),
         }

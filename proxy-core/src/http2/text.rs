@@ -25,17 +25,23 @@ pub(super) struct Incoming {
     body: Body,
     /// All of it is in text and data, or was read.
     over: bool,
+    /// It ended with trailers that HTTP/1.1 can't say: it is malformed.
+    broken: bool,
 }
 
 impl Incoming {
     /// `text` is the head.
     pub(super) fn new(recv: RecvStream, text: Vec<u8>, body: Body) -> Incoming {
-        Incoming { recv, text, read: 0, data: Bytes::new(), body, over: body == Body::None }
+        Incoming { recv, text, read: 0, data: Bytes::new(), body, over: body == Body::None, broken: false }
     }
 
     /// Whether there is something to take.
     pub(super) fn is_ready(&self) -> bool {
         self.read < self.text.len() || !self.data.is_empty()
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
     }
 
     /// Whether nothing comes beyond what there is.
@@ -89,19 +95,17 @@ impl Incoming {
                 let trailers = ready!(self.recv.poll_trailers(cx)).map_err(failed)?;
                 self.over = true;
                 if self.body == Body::Chunked {
-                    self.end(&trailers.unwrap_or_default())?;
+                    self.end(&trailers.unwrap_or_default());
                 }
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    fn end(&mut self, trailers: &HeaderMap) -> io::Result<()> {
+    fn end(&mut self, trailers: &HeaderMap) {
         self.say("0\r\n");
-        for (name, value) in trailers {
-            request::field(&mut self.text, name.as_str(), value).map_err(|_| io::ErrorKind::InvalidData)?;
-        }
+        let mut fields = trailers.iter();
+        self.broken = fields.any(|(name, value)| request::field(&mut self.text, name.as_str(), value).is_err());
         self.text.extend_from_slice(b"\r\n");
-        Ok(())
     }
 }

@@ -49,6 +49,10 @@ fn an_intermediate_that_comes_later_completes_the_chain() {
     pki.join("chain.pem", &["upper.pem", "lower.pem"]);
     assert_eq!(shown(&pki, with_chain), ["leaf", "lower", "upper"]);
     assert_eq!(warnings(&pki, &good(&pki, with_chain), 0), [""; 0]);
+    // Named twice it is sent once.
+    pki.join("bundle.pem", &["leaf.pem", "leaf.key", "lower.pem"]);
+    assert_eq!(shown(&pki, with_chain), ["leaf", "lower", "upper"]);
+    assert_eq!(warnings(&pki, &good(&pki, with_chain), 0), [""; 0]);
 }
 
 #[test]
@@ -56,8 +60,10 @@ fn separate_files_and_every_form_of_key_are_the_same_certificate() {
     let pki = Pki::new("forms");
     pki.join("chain.pem", &["lower.pem", "upper.pem"]);
     pki.openssl("ec -in leaf.key -out sec1.key");
+    pki.openssl("ecparam -name prime256v1 -out parameters");
+    pki.join("parameters.key", &["parameters", "sec1.key"]);
     pki.openssl("pkcs8 -topk8 -nocrypt -in leaf.key -outform pem -out pkcs8.key");
-    for key in ["leaf.key", "sec1.key", "pkcs8.key"] {
+    for key in ["leaf.key", "sec1.key", "pkcs8.key", "parameters.key"] {
         let table = format!("cert = \"DIR/leaf.pem\"\nkey = \"DIR/{key}\"\nchain = \"DIR/chain.pem\"");
         assert_eq!(shown(&pki, &table), ["leaf", "lower", "upper"], "{key}");
     }

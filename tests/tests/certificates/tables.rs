@@ -56,8 +56,8 @@ fn a_profile_offers_what_its_frontend_speaks() {
     assert_eq!(
         profiles,
         [
-            ("t", vec!["h2", "http/1.1"]),
-            ("t (http/1.1)", vec!["http/1.1"]),
+            ("t", vec!["h2", "http/1.1", "http/1.0"]),
+            ("t (http/1.1, http/1.0)", vec!["http/1.1", "http/1.0"]),
             ("t (no ALPN)", vec![]),
             ("unused", vec!["x"])
         ]

@@ -1,6 +1,7 @@
 //! `lbnode cert check`: everything that is known of certificates, and what is wrong with them.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use crate::causes::chain;
 use crate::certificates::{self, CertificateError, Facts, File, Known, Parts, Roots, time};
 use crate::cli::{Exit, Json, complain_text, paint, print, print_json, warn};
 use crate::config::{self, ClusterConfig, Kind};
-use crate::status::Certificate;
+use crate::status::{self, Certificate};
 
 /// What is looked at.
 #[derive(Args, Debug)]
@@ -180,6 +181,11 @@ fn tell(checked: &Checked) {
     }
 }
 
+/// As `status` writes points of time.
+fn rfc3339(at: i64) -> String {
+    status::rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(at.max(0).cast_unsigned()))
+}
+
 fn as_json(checked: &Checked) -> Value {
     let certificates: Vec<Value> = checked
         .found
@@ -188,7 +194,7 @@ fn as_json(checked: &Checked) -> Value {
             json!({
                 "name": name, "subject": facts.subject, "issuer": facts.issuer, "names": facts.names,
                 "key": facts.key.to_string(), "serial": facts.serial, "sha256": facts.sha256,
-                "not_before": time(facts.not_before), "not_after": time(facts.not_after),
+                "not_before": rfc3339(facts.not_before), "not_after": rfc3339(facts.not_after),
                 "days_left": (facts.not_after - now()).div_euclid(86_400), "chain": chain, "warnings": warnings,
             })
         })
