@@ -315,9 +315,11 @@ impl State {
         }
         let stepped = self.next(desk, work);
         if stepped.is_err() {
-            // The alert that tells the other side why; after it, rustls is not to be asked again.
+            // What was to be said before, and the alert that tells the other side why. rustls is not to be asked again about
+            // what was wrong.
             self.failed = true;
-            let _ = self.next(desk, &mut Work::Read(&mut []));
+            self.incoming.clear(&desk.buffers);
+            while let Ok(Step::Again) = self.next(desk, &mut Work::Read(&mut [])) {}
         }
         stepped
     }
