@@ -1,7 +1,6 @@
 //! What is tried with any file, by libFuzzer and by `cargo test` alike: nothing panics, and what is accepted can be used.
 
 use node::certificates::{Bundle, File, Parts, Roots, Source, assemble, authority};
-use proxy_core::plan::Secret;
 
 /// A PEM file, as certificates and as authorities.
 pub(crate) fn pem(data: &[u8]) {
@@ -19,8 +18,8 @@ pub(crate) fn pfx(data: &[u8]) {
 
 fn made(source: Source<'_>) {
     let parts = Parts { source, chain: None, imported: &[], ocsp: None, roots: &Roots::default() };
-    let Ok(Bundle { chain, key: Secret(key), known, .. }) = assemble(&parts, 0) else { return };
-    assert!(!key.is_empty() && chain[0] == known.leaf.der && chain.len() == known.intermediates.len() + 1);
+    let Ok(Bundle { chain, key, known, .. }) = assemble(&parts, 0) else { return };
+    assert!(!key.0.is_empty() && chain[0] == known.leaf.der && chain.len() == known.intermediates.len() + 1);
     let mut once = chain.clone();
     once.sort();
     once.dedup();
