@@ -2,7 +2,6 @@
 
 use node::certificates::{Bundle, File, Parts, Roots, Source, assemble, authority};
 
-
 /// A PEM file, as certificates and as authorities.
 pub(crate) fn pem(data: &[u8]) {
     let file = File { path: "x", bytes: data };

@@ -49,11 +49,6 @@ impl Incoming {
         self.over
     }
 
-    /// Whether it is malformed: then it has no end.
-    pub(super) fn is_broken(&self) -> bool {
-        self.broken
-    }
-
     /// The vector of its head, for another one.
     pub(super) fn take_text(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.text)
