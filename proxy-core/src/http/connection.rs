@@ -154,7 +154,10 @@ impl Connection {
         let outcome = match step {
             Step::Forward(trip) => self.forward(&route, trip).await,
             Step::Answer(answer, next) => Outcome::Next(self.answer(&route, answer, next).await),
-            Step::Tarpit(answer, delay) => Outcome::Next(self.tarpit(&route, answer, delay).await),
+            Step::Tarpit(late) => {
+                let (answer, delay) = *late;
+                Outcome::Next(Box::pin(self.tarpit(&route, answer, delay)).await)
+            }
             Step::End(next) => Outcome::Next(next),
         };
         let Outcome::Next(next) = outcome else { return outcome };

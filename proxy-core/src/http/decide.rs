@@ -28,7 +28,7 @@ pub(super) enum Step {
     /// An answer of ours.
     Answer(Vec<u8>, Next),
     /// The same, after a while.
-    Tarpit(Vec<u8>, Duration),
+    Tarpit(Box<(Vec<u8>, Duration)>),
     /// No answer.
     End(Next),
 }
@@ -190,7 +190,7 @@ impl Connection {
         };
         route.counters().http.count_response(status);
         let step = match outcome.verdict {
-            Verdict::Tarpit(delay) => Step::Tarpit(out, delay),
+            Verdict::Tarpit(delay) => Step::Tarpit(Box::new((out, delay))),
             _ => Step::Answer(out, if goes_on { Next::Request } else { Next::Linger }),
         };
         (step, status, Termination::new(by, during))
