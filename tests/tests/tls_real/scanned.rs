@@ -20,7 +20,7 @@ fn scan(place: &Place, front: &Front, checks: &[&str]) -> BTreeMap<String, (Stri
     command.arg(&report).args(["--add-ca", &pki().file("root.crt"), "--ip", &front.tls().ip().to_string()]);
     command.args(checks).arg(front.url("a.test", "/who"));
     let mut testssl = Part::start("testssl", command, place.folder()).unwrap();
-    let status = testssl.process().wait(Duration::from_secs(400)).unwrap();
+    let status = testssl.process().wait(Duration::from_secs(900)).unwrap();
     let text = std::fs::read_to_string(&report).unwrap_or_else(|error| panic!("{error}: {}", testssl.tail()));
     let Value::Array(findings) = serde_json::from_str(&text).unwrap() else { panic!("{text}") };
     let word = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
@@ -81,7 +81,7 @@ fn long_testssl_finds_nothing_at_all() {
     let place = Place::new("testssl-all").unwrap();
     let _nginx = Nginx::server(&place, "one", place.at(9001)).unwrap();
     let front = Front::start(&place, place.at(9001), |_| {});
-    let found = scan(&place, &front, &["-p", "-s", "-f", "-P", "-S", "-U", "-g"]);
+    let found = scan(&place, &front, &["-p", "-s", "-P", "-S", "-U", "-g"]);
     // A private CA has neither a list of what it revoked nor a place in anybody's DNS or logs.
     let private = [
         "cert_revocation",
