@@ -295,9 +295,9 @@ impl Routes {
             let weights: Vec<u16> = backend.servers.iter().map(|server| server.weight).collect();
             let balancer = match balancers.remove(&backend.name) {
                 Some(old) if old.kind == backend.balance && old.weights == weights => old.balancer,
-                _ => Rc::new(RefCell::new(Balancer::new(backend.balance, &weights, self.desk.worker))),
+                _ => Rc::new(RefCell::new(Balancer::new(&backend.balance, &weights, self.desk.worker))),
             };
-            let entry = KeptBalancer { kind: backend.balance, weights, balancer: Rc::clone(&balancer) };
+            let entry = KeptBalancer { kind: backend.balance.clone(), weights, balancer: Rc::clone(&balancer) };
             self.balancers.insert(backend.name.clone(), entry);
             let mut own = Vec::new();
             for server in &live.servers {

@@ -43,10 +43,11 @@ pub(crate) enum Balancer {
 
 impl Balancer {
     /// `offset` (the worker's number) keeps the workers from all starting with the same server.
-    pub(crate) fn new(kind: Balance, weights: &[u16], offset: usize) -> Balancer {
+    pub(crate) fn new(kind: &Balance, weights: &[u16], offset: usize) -> Balancer {
         match kind {
             Balance::RoundRobin => Balancer::RoundRobin(round_robin::RoundRobin::new(weights, offset)),
             Balance::LeastConn => Balancer::LeastConn(least_conn::LeastConn::starting_at(offset)),
+            _ => unimplemented!("the branch is not finished"),
         }
     }
 
@@ -86,14 +87,14 @@ mod tests {
         [Balance::RoundRobin, Balance::LeastConn]
     }
 
-    fn pick(kind: Balance, servers: &[Candidate], except: Option<usize>) -> Pick {
+    fn pick(kind: &Balance, servers: &[Candidate], except: Option<usize>) -> Pick {
         let weights: Vec<u16> = servers.iter().map(|server| server.weight).collect();
         Balancer::new(kind, &weights, 0).pick(servers.len(), except, |index| servers[index])
     }
 
     #[test]
     fn backups_serve_only_while_no_other_is_usable_and_then_the_first() {
-        for kind in both() {
+        for kind in &both() {
             let backup = Candidate { backup: true, ..up(1) };
             let down = Candidate { usable: false, ..up(1) };
             assert_eq!(pick(kind, &[backup, up(1), backup], None), Pick::Server(1));
@@ -105,7 +106,7 @@ mod tests {
 
     #[test]
     fn full_servers_are_waited_for_and_do_not_spill_to_backups() {
-        for kind in both() {
+        for kind in &both() {
             let full = Candidate { full: true, ..up(1) };
             let backup = Candidate { backup: true, ..up(1) };
             assert_eq!(pick(kind, &[full, backup], None), Pick::Full);
@@ -115,7 +116,7 @@ mod tests {
 
     #[test]
     fn weight_zero_and_down_take_nothing() {
-        for kind in both() {
+        for kind in &both() {
             let down = Candidate { usable: false, ..up(1) };
             assert_eq!(pick(kind, &[up(0), down], None), Pick::Nobody);
             assert_eq!(pick(kind, &[], None), Pick::Nobody);
@@ -129,7 +130,7 @@ mod tests {
             offset in 0_usize..8,
         ) {
             let total: u32 = weights.iter().map(|weight| u32::from(*weight)).sum();
-            for kind in both() {
+            for kind in &both() {
                 let mut balancer = Balancer::new(kind, &weights, offset);
                 let mut sessions = vec![0_u32; weights.len()];
                 for _ in 0..total {
@@ -142,7 +143,7 @@ mod tests {
                 for (count, weight) in sessions.iter().zip(&weights) {
                     let off = count.abs_diff(u32::from(*weight));
                     // Least-conn fills up by (sessions + 1) / weight, which rounds in favour of the heavy.
-                    let allowed = if kind == Balance::RoundRobin { 0 } else { weights.len() as u32 };
+                    let allowed = if *kind == Balance::RoundRobin { 0 } else { weights.len() as u32 };
                     prop_assert!(off <= allowed, "{kind:?} {weights:?} gave {sessions:?}");
                 }
             }

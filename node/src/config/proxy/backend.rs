@@ -74,6 +74,11 @@ pub(super) fn read(
         queue_timeout: or(timeouts.queue, 60),
         tunnel_timeout: timeouts.tunnel,
         abort_on_close: abort_on_close.unwrap_or(false),
+        persist: None,
+        prefer_last_server: false,
+        slow_start: None,
+        cut_on_down: false,
+        send_proxy: None,
         http2,
         request_edits: edits.request,
         response_edits: edits.response,
@@ -92,7 +97,9 @@ fn read_balance(value: Value<'_>) -> Option<Balance> {
             return None;
         }
     }
-    value.choice(&[("round-robin", Balance::RoundRobin), ("least-conn", Balance::LeastConn)])
+    value
+        .choice(&[("round-robin", false), ("least-conn", true)])
+        .map(|least| if least { Balance::LeastConn } else { Balance::RoundRobin })
 }
 
 fn read_server<'a>(
@@ -123,6 +130,8 @@ fn read_server<'a>(
         tls_name,
         weight: weight.unwrap_or(1),
         backup: backup.unwrap_or(false),
+        stick: true,
+        cookie: None,
         max_connections,
     })
 }
