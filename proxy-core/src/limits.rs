@@ -100,7 +100,8 @@ impl Gate {
         self.try_enter()
     }
 
-    fn try_enter(self: &Arc<Gate>) -> Option<Pass> {
+    /// Room for one, if there is any now.
+    pub(crate) fn try_enter(self: &Arc<Gate>) -> Option<Pass> {
         let limit = self.limit.load(SeqCst);
         self.inside.fetch_update(SeqCst, SeqCst, |inside| (inside < limit).then_some(inside + 1)).ok()?;
         Some(Pass(Arc::clone(self)))
