@@ -98,6 +98,7 @@ impl Bench {
                 persist: None,
                 prefer_last_server: false,
                 slow_start: None,
+                all_backups: false,
                 cut_on_down: false,
                 send_proxy: None,
                 http2: false,

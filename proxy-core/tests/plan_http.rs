@@ -50,6 +50,7 @@ fn valid() -> Plan {
         persist: None,
         prefer_last_server: false,
         slow_start: None,
+        all_backups: false,
         cut_on_down: false,
         send_proxy: None,
         http2: false,

@@ -39,10 +39,12 @@ impl Connection {
         });
         let (mut chosen, mut at_hand) = match self.own_connection(route, backend) {
             Some(own) => own,
-            None => match route.choose(backend, self.leaves_queue(route.backend(backend))).await {
-                Ok(chosen) => (chosen, None),
-                Err(why) => return self.unreached(route, &trip, why).await,
-            },
+            None => {
+                match route.choose(backend, self.wants(route, &trip), self.leaves_queue(route.backend(backend))).await {
+                    Ok(chosen) => (chosen, None),
+                    Err(why) => return self.unreached(route, &trip, why).await,
+                }
+            }
         };
         self.tell(|story| {
             story.placed();
@@ -93,6 +95,7 @@ impl Connection {
                     return Outcome::Tunnel(Box::new(Tunnel { server, backend, chosen, read }));
                 }
                 Ok(End::Answered { server_is_free, client_goes_on }) => {
+                    self.remember(route, &trip, chosen.server);
                     if server_is_free {
                         self.keep(route, &trip, chosen, server);
                     } else if !down.window.is_empty() {

@@ -104,13 +104,15 @@ pub struct Backend {
     pub balance: Balance,
     /// In the order of the file.
     pub servers: Vec<Server>,
+    /// While no other server is up, all backups serve, not only the first of them.
+    pub all_backups: bool,
     /// `None`: the servers are spoken to in the clear.
     pub tls: Option<ServerTls>,
     /// How a client stays with its server; `None`: it needn't.
     pub persist: Option<Persist>,
-    /// A client that asks again goes to the server that it was with, if that has a place.
+    /// HTTP: a client that asks again on its connection goes to the server that it was with, if that has a place.
     pub prefer_last_server: bool,
-    /// How long a server that came up takes to get its whole share.
+    /// How long a server that was down takes to get its whole weight, and limit.
     pub slow_start: Option<Duration>,
     /// The sessions of a server that goes down are cut.
     pub cut_on_down: bool,
@@ -295,6 +297,10 @@ impl Backend {
         {
             return Err("a timeout is zero".into());
         }
+        if self.slow_start == Some(Duration::ZERO) {
+            return Err("a slow start takes no time".into());
+        }
+        self.balance.validate(self)?;
         check_edits(&self.request_edits, &self.response_edits)?;
         self.tls.iter().try_for_each(|tls| tls.validate(plan))?;
         self.check.as_ref().map_or(Ok(()), |check| check.validate(plan))
@@ -347,6 +353,7 @@ mod tests {
             persist: None,
             prefer_last_server: false,
             slow_start: None,
+            all_backups: false,
             cut_on_down: false,
             send_proxy: None,
             http2: false,

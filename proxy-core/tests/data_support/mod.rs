@@ -119,6 +119,7 @@ pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
         persist: None,
         prefer_last_server: false,
         slow_start: None,
+        all_backups: false,
         cut_on_down: false,
         send_proxy: None,
         http2: false,

@@ -77,6 +77,7 @@ pub(super) fn read(
         persist: None,
         prefer_last_server: false,
         slow_start: None,
+        all_backups: false,
         cut_on_down: false,
         send_proxy: None,
         http2,

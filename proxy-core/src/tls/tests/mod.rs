@@ -149,6 +149,7 @@ fn backend(tls: ServerTls, servers: Vec<Server>) -> Backend {
         persist: None,
         prefer_last_server: false,
         slow_start: None,
+        all_backups: false,
         cut_on_down: false,
         send_proxy: None,
         tunnel_timeout: None,
