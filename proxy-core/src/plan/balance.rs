@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Backend;
+use super::Server;
 
 /// How a server is chosen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,29 +57,32 @@ impl Balance {
         !matches!(self, Balance::StaticRoundRobin | Balance::First | Balance::Hash(_, Hashing::Map))
     }
 
-    pub(super) fn validate(&self, backend: &Backend) -> Result<(), String> {
+    /// Whether servers can be chosen so.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self, servers: &[Server], all_backups: bool) -> Result<(), String> {
         match self {
             Balance::Hash(_, Hashing::Consistent { bound: Some(bound) }) if !(101..=1000).contains(bound) => {
                 Err(format!("a bound of {bound} % is not from 101 to 1000"))
             }
-            Balance::First => first_needs_limits(backend),
+            Balance::First => [false, true].into_iter().try_for_each(|backup| {
+                let serving = servers.iter().filter(|server| server.weight > 0 && server.backup == backup);
+                first_needs_limits(serving.take(if backup && !all_backups { 1 } else { usize::MAX }))
+            }),
             _ => Ok(()),
         }
     }
 }
 
 /// A server without a limit is never full: those after it would never be used.
-fn first_needs_limits(backend: &Backend) -> Result<(), String> {
-    for backup in [false, true] {
-        let serving: Vec<_> =
-            backend.servers.iter().filter(|server| server.backup == backup && server.weight > 0).collect();
-        let Some((_, before)) = serving.split_last().filter(|_| !backup || backend.all_backups) else { continue };
-        if let Some(server) = before.iter().find(|server| server.max_connections.is_none()) {
-            return Err(format!(
-                "balance `first` needs `max_connections` of server `{}`: without it the servers after it are never used",
-                server.name
-            ));
-        }
+fn first_needs_limits<'s>(mut servers: impl Iterator<Item = &'s Server>) -> Result<(), String> {
+    let Some(endless) = servers.find(|server| server.max_connections.is_none()) else { return Ok(()) };
+    match servers.next() {
+        None => Ok(()),
+        Some(next) => Err(format!(
+            "balance `first` needs `max_connections` of server `{}`: without it `{}` is never used",
+            endless.name, next.name
+        )),
     }
-    Ok(())
 }

@@ -300,7 +300,7 @@ impl Backend {
         if self.slow_start == Some(Duration::ZERO) {
             return Err("a slow start takes no time".into());
         }
-        self.balance.validate(self)?;
+        self.balance.check(&self.servers, self.all_backups)?;
         check_edits(&self.request_edits, &self.response_edits)?;
         self.tls.iter().try_for_each(|tls| tls.validate(plan))?;
         self.check.as_ref().map_or(Ok(()), |check| check.validate(plan))
@@ -379,6 +379,10 @@ mod tests {
         }
     }
 
+    fn bounded(percent: u16) -> Balance {
+        Balance::Hash(HashOf::Source, Hashing::Consistent { bound: Some(percent) })
+    }
+
     /// The check of the second backend.
     fn check(plan: &mut Plan) -> &mut Check {
         plan.backends[1].check.as_mut().expect("it has one")
@@ -392,13 +396,22 @@ mod tests {
 
     #[test]
     fn what_can_be_run_passes() {
-        let harmless: [fn(&mut Plan); 7] = [
+        let harmless: [fn(&mut Plan); 10] = [
             |_| {},
             |plan| *plan = Plan::default(),
             |plan| plan.backends[0].servers.clear(),
             |plan| plan.backends[0].queue_timeout = Duration::ZERO,
             |plan| plan.backends[0].servers[0].weight = MAX_WEIGHT,
             |plan| check(plan).probe = Probe::Tcp,
+            |plan| plan.backends[0].balance = bounded(101),
+            |plan| {
+                plan.backends[0].balance = Balance::First;
+                plan.backends[0].servers[0].max_connections = Some(1);
+            },
+            |plan| {
+                plan.backends[0].balance = Balance::First;
+                plan.backends[0].servers[1].backup = true;
+            },
             |plan| http(plan, |method, path, host, _| (*method, *path, *host) = ("OPTIONS".into(), "*".into(), None)),
         ];
         for (number, change) in harmless.into_iter().enumerate() {
@@ -411,7 +424,7 @@ mod tests {
     #[test]
     fn what_cannot_be_run_is_refused_with_its_place() {
         type Case = (fn(&mut Plan), &'static str);
-        let refused: [Case; 20] = [
+        let refused: [Case; 24] = [
             (|plan| plan.frontends[1].name = "web".into(), "frontend `web`: the name is taken"),
             (|plan| plan.frontends[1].binds[0].address.set_port(80), "frontend `mail`: 192.0.2.9:80 is bound twice"),
             (|plan| plan.frontends[1].backend = Some(2), "frontend `mail`: there is no backend number 2"),
@@ -460,6 +473,22 @@ mod tests {
             (
                 |plan| http(plan, |_, _, _, expect| expect.push((99, 600))),
                 "backend `right`: check: 99-600 is no range of status codes",
+            ),
+            (|plan| plan.backends[0].slow_start = Some(Duration::ZERO), "backend `left`: a slow start takes no time"),
+            (
+                |plan| plan.backends[0].balance = bounded(100),
+                "backend `left`: a bound of 100 % is not from 101 to 1000",
+            ),
+            (
+                |plan| plan.backends[0].balance = Balance::First,
+                "backend `left`: balance `first` needs `max_connections` of server `one`: without it `two` is never used",
+            ),
+            (
+                |plan| {
+                    plan.backends[0].servers.iter_mut().for_each(|server| server.backup = true);
+                    (plan.backends[0].balance, plan.backends[0].all_backups) = (Balance::First, true);
+                },
+                "backend `left`: balance `first` needs `max_connections` of server `one`: without it `two` is never used",
             ),
             (|plan| http(plan, |_, _, _, expect| expect.clear()), "backend `right`: check: no status code is expected"),
         ];
