@@ -79,6 +79,10 @@ impl Gate {
         Some(self.limit.load(SeqCst)).filter(|limit| *limit != u32::MAX)
     }
 
+    pub(crate) fn is_full(&self) -> bool {
+        self.inside() >= self.limit.load(SeqCst)
+    }
+
     pub(crate) fn inside(&self) -> u32 {
         self.inside.load(SeqCst)
     }

@@ -267,23 +267,32 @@ impl Route {
     async fn connect(&self, backend: usize, server: usize) -> io::Result<Stream> {
         let plan = self.backend(backend);
         let connect = async {
-            let turn = self.desk.connects.acquire().await.expect("the semaphore is never closed");
-            let mut connecting = pin!(TcpStream::connect(plan.servers[server].address));
-            let stream = match timeout(TURN, &mut connecting).await {
-                Ok(connected) => connected?,
-                Err(_) => {
-                    drop(turn);
-                    connecting.await?
-                }
-            };
-            stream.set_nodelay(true)?;
-            let Some(tls) = self.scheme.tls.server(backend, server) else { return Ok(Stream::Tcp(stream)) };
+            if !plan.http2 {
+                return self.dial(backend, server).await;
+            }
             // Apart, so that nobody who needs none has room for it.
-            let handshake = handshake::connect(stream, Arc::clone(&tls.config), tls.name.clone(), &self.desk);
-            Ok(Stream::Tls(Box::new(Box::pin(handshake).await?)))
+            let lines = &self.backends[backend].pools[server].lines;
+            let stream = Box::pin(lines.stream(&self.desk, self.dial(backend, server))).await?;
+            Ok(Stream::H2Server(Box::new(stream)))
         };
         // The wait for a turn counts, and so does a handshake: the limit is what the client waits.
         timeout(plan.connect_timeout, connect).await?
+    }
+
+    async fn dial(&self, backend: usize, server: usize) -> io::Result<Stream> {
+        let turn = self.desk.connects.acquire().await.expect("the semaphore is never closed");
+        let mut connecting = pin!(TcpStream::connect(self.backend(backend).servers[server].address));
+        let stream = match timeout(TURN, &mut connecting).await {
+            Ok(connected) => connected?,
+            Err(_) => {
+                drop(turn);
+                connecting.await?
+            }
+        };
+        stream.set_nodelay(true)?;
+        let Some(tls) = self.scheme.tls.server(backend, server) else { return Ok(Stream::Tcp(stream)) };
+        let handshake = handshake::connect(stream, Arc::clone(&tls.config), tls.name.clone(), &self.desk);
+        Ok(Stream::Tls(Box::new(Box::pin(handshake).await?)))
     }
 }
 

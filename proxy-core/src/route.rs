@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
 use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState, WorkerShard};
 use crate::tcp::buffers::Buffers;
 use crate::tcp::pipe::Pipes;
+use crate::tls::Outbound;
 use crate::tls::admission::Handshakes;
 
 /// Server connections that one worker begins at once; more wait their turn, so that a herd that comes back after a
@@ -178,6 +180,7 @@ pub(crate) struct BackendRoute {
 /// The way in at one address: sessions keep it, and so find the route of the latest scheme at their next request.
 #[derive(Debug)]
 pub(crate) struct Entrance {
+    pub(crate) desk: Rc<Desk>,
     route: RefCell<Rc<Route>>,
     /// Index of the latest scheme's profile; `None`: clients come in the clear.
     pub(crate) tls: Cell<Option<usize>>,
@@ -188,7 +191,7 @@ pub(crate) struct Entrance {
 impl Entrance {
     /// Whether nobody inside is served another request.
     pub(crate) fn is_closing(&self) -> bool {
-        self.closed.get() || self.route.borrow().desk.is_closing()
+        self.closed.get() || self.desk.is_closing()
     }
 
     pub(crate) fn route(&self) -> Rc<Route> {
@@ -273,14 +276,22 @@ impl KeptBalancer {
     }
 }
 
+#[derive(Debug)]
+struct KeptPool {
+    #[expect(dead_code, reason = "while it is kept, its address can't become another one's")]
+    server: Arc<ServerLive>,
+    /// How it is spoken to: connections that others vouched for, or nobody, are none of this.
+    tls: Option<Outbound>,
+    pool: Rc<Pool>,
+}
+
 /// All routes of one worker, by the address that clients come to; what an apply keeps goes on from scheme to scheme.
 #[derive(Debug)]
 pub(crate) struct Routes {
     desk: Rc<Desk>,
     entrances: HashMap<SocketAddr, Rc<Entrance>>,
     balancers: HashMap<String, KeptBalancer>,
-    /// With its server, whose address so can't become another one's.
-    pools: HashMap<*const ServerLive, (Arc<ServerLive>, Rc<Pool>)>,
+    pools: HashMap<*const ServerLive, KeptPool>,
 }
 
 impl Routes {
@@ -296,19 +307,19 @@ impl Routes {
     pub(crate) fn sweep(&self) {
         let sweeps = self.desk.sweeps.get().wrapping_add(1);
         self.desk.sweeps.set(sweeps);
-        self.pools.values().for_each(|(_, pool)| pool.sweep(sweeps));
+        self.pools.values().for_each(|kept| kept.pool.sweep(sweeps));
     }
 
     /// Idle connections to servers.
     pub(crate) fn idle(&self) -> usize {
-        self.pools.values().map(|(_, pool)| pool.len()).sum()
+        self.pools.values().map(|kept| kept.pool.len()).sum()
     }
 
     /// The worker drains: who is inside is served what was asked for, and no more.
     pub(crate) fn close(&self) {
         self.desk.closing_since.set(Some(Instant::now()));
         self.desk.guests.borrow().wakers.iter().flatten().for_each(Waker::wake_by_ref);
-        self.pools.values().for_each(|(_, pool)| pool.close());
+        self.pools.values().for_each(|kept| kept.pool.close());
     }
 
     /// Takes up a scheme. Balancers whose servers are unchanged keep their turn, servers that stay their connections.
@@ -317,7 +328,7 @@ impl Routes {
         let mut pools = std::mem::take(&mut self.pools);
         let mut closed = std::mem::take(&mut self.entrances);
         let mut backends = Vec::new();
-        for (backend, live) in scheme.plan.backends.iter().zip(&scheme.backends) {
+        for (index, (backend, live)) in scheme.plan.backends.iter().zip(&scheme.backends).enumerate() {
             let kept = balancers.remove(&backend.name).filter(|old| old.fits(backend, live)).unwrap_or_else(|| {
                 let plan::Backend { balance, servers, all_backups, .. } = backend;
                 let balancer = Balancer::new(balance, servers, *all_backups, self.desk.worker);
@@ -327,16 +338,24 @@ impl Routes {
             let balancer = Rc::clone(&kept.balancer);
             self.balancers.insert(backend.name.clone(), kept);
             let mut own = Vec::new();
-            for server in &live.servers {
-                let key = Arc::as_ptr(server);
-                let pool = pools.remove(&key).map(|(_, pool)| pool).unwrap_or_default();
-                self.pools.insert(key, (Arc::clone(server), Rc::clone(&pool)));
+            for (number, server) in live.servers.iter().enumerate() {
+                let (key, tls) = (Arc::as_ptr(server), scheme.tls.server(index, number));
+                let same = |old: &KeptPool| match (&old.tls, tls) {
+                    (Some(old), Some(new)) => Arc::ptr_eq(&old.config, &new.config) && old.name == new.name,
+                    (old, new) => old.is_none() && new.is_none(),
+                };
+                let pool = match pools.entry(key) {
+                    Entry::Occupied(old) if same(old.get()) => old.remove().pool,
+                    _ => Rc::default(),
+                };
+                let kept = KeptPool { server: Arc::clone(server), tls: tls.cloned(), pool: Rc::clone(&pool) };
+                self.pools.insert(key, kept);
                 own.push(pool);
             }
             backends.push(BackendRoute { balancer, pools: own });
         }
-        // A session may still hold a pool whose server is gone: it keeps nothing from now on.
-        pools.values().for_each(|(_, pool)| pool.close());
+        // A session may still hold a pool whose server is gone, or another one by now: it keeps nothing from now on.
+        pools.values().for_each(|kept| kept.pool.close());
         let backends: Rc<[BackendRoute]> = backends.into();
         for (index, frontend) in scheme.plan.frontends.iter().enumerate() {
             let (scheme, backends, desk) = (Arc::clone(scheme), Rc::clone(&backends), Rc::clone(&self.desk));
@@ -348,6 +367,7 @@ impl Routes {
                 let entrance = if kept { closed.remove(&bind.address) } else { None };
                 let entrance = entrance.unwrap_or_else(|| {
                     Rc::new(Entrance {
+                        desk: Rc::clone(&self.desk),
                         route: RefCell::new(Rc::clone(&route)),
                         tls: Cell::new(None),
                         closed: Cell::new(false),

@@ -104,7 +104,6 @@ fn what_is_left_out_has_the_documented_default() {
         request_edits: Vec::new(),
         response_edits: Vec::new(),
         error_pages: BTreeMap::new(),
-        http2: false,
     };
     assert_eq!(http(&plan), &expected);
     let frontend = &plan.frontends[0];

@@ -50,6 +50,7 @@ impl Traffic {
                 frontend.client_aborts = counted.client_aborts;
                 frontend.http = counted.http;
                 frontend.bad_requests.clone_from(&counted.bad_requests);
+                frontend.bad_http2.clone_from(&counted.bad_http2);
                 frontend.tls.clone_from(&counted.tls);
             }
         }

@@ -21,7 +21,7 @@ use crate::alarm::Alarm;
 use crate::http2::connection::Arrived;
 use crate::log::{Ended, Phase};
 use crate::reach::Chosen;
-use crate::route::{Desk, Entrance, Guest, Route};
+use crate::route::{Entrance, Guest, Route};
 use crate::session::Room;
 use crate::stream::Stream;
 use crate::tcp::relay::{End, Relay};
@@ -38,7 +38,6 @@ pub(crate) struct Connection {
     pub(super) client: Stream,
     pub(super) ends: Ends,
     pub(super) entrance: Rc<Entrance>,
-    pub(super) desk: Rc<Desk>,
     /// What was read of the next head, or of requests behind it.
     pub(super) input: Window,
     /// How much of that is known to be no whole head.
@@ -68,18 +67,19 @@ pub(super) enum Next {
     /// Close it when the client has had a chance to read what was said: it may still be sending.
     Linger,
     Reset,
+    /// The client speaks HTTP/2.
+    Http2,
 }
 
 /// What one request came to.
 pub(super) enum Outcome {
     Next(Next),
     Tunnel(Box<Tunnel>),
-    /// It wasn't HTTP/1.
-    Http2,
 }
 
 /// Both sides agreed to speak another protocol.
 pub(super) struct Tunnel {
+    pub(super) route: Rc<Route>,
     pub(super) server: ServerConnection,
     pub(super) backend: usize,
     pub(super) chosen: Chosen,
@@ -103,7 +103,6 @@ impl Connection {
         Connection {
             client,
             ends,
-            desk: Rc::clone(&route.desk),
             entrance,
             input: Window::default(),
             looked_at: 0,
@@ -126,55 +125,52 @@ impl Connection {
     /// What there is of a client that speaks HTTP/2.
     pub(crate) fn into_http2(mut self) -> Arrived {
         let begun = self.input.bytes().to_vec();
-        self.input.clear(&self.desk.buffers);
+        self.input.clear(&self.entrance.desk.buffers);
         Arrived { client: self.client, begun, ends: self.ends, entrance: self.entrance, room: self.room }
     }
 
     /// To the end of the connection, or, with `true`, of HTTP/1 on it: the client speaks HTTP/2. Small while it waits for
     /// a request: what comes then is boxed.
     pub(crate) async fn serve(&mut self) -> bool {
-        let next = loop {
-            let (outcome, route) = self.request().await;
-            let next = match outcome {
-                Outcome::Next(next) => next,
+        loop {
+            let (step, route) = poll_fn(|cx| self.poll_head(cx)).await;
+            match Box::pin(self.act(step, route)).await {
+                Outcome::Next(Next::Request) => self.await_next(),
+                Outcome::Next(Next::Http2) => return true,
+                Outcome::Next(Next::Close | Next::Linger | Next::Reset) => return false,
                 Outcome::Tunnel(tunnel) => {
-                    Box::pin(self.tunnel(route, tunnel)).await;
+                    Box::pin(self.tunnel(tunnel)).await;
                     return false;
                 }
-                Outcome::Http2 => return true,
-            };
-            if let Some(story) = self.story.take() {
-                story.tell(&route, &self.ends);
             }
-            if next != Next::Request {
-                break next;
-            }
-            self.answered += 1;
+        }
+    }
+
+    fn await_next(&mut self) {
+        self.answered += 1;
+        self.looked_at = 0;
+        self.began = Instant::now();
+    }
+
+    /// One request, from the end of its head to the end of its answer, by the plan of the moment when its head was
+    /// whole. After the last one: to the end of the connection, unless it becomes a tunnel.
+    async fn act(&mut self, step: Step, route: Rc<Route>) -> Outcome {
+        let outcome = match step {
+            Step::Forward(trip) => self.forward(&route, trip).await,
+            Step::Answer(answer, next) => Outcome::Next(self.answer(&route, answer, next).await),
+            Step::Tarpit(answer, delay) => Outcome::Next(self.tarpit(&route, answer, delay).await),
+            Step::End(next) => Outcome::Next(next),
         };
+        let Outcome::Next(next) = outcome else { return outcome };
+        if let Some(story) = self.story.take() {
+            story.tell(&route, &self.ends);
+        }
         match next {
-            Next::Request | Next::Close => {}
+            Next::Request | Next::Close | Next::Http2 => {}
             Next::Linger => Box::pin(linger(&self.client)).await,
             Next::Reset => self.client.reset_on_close(),
         }
-        false
-    }
-
-    /// One request, from its first byte to the end of its answer, by the plan of the moment when its head was whole.
-    async fn request(&mut self) -> (Outcome, Rc<Route>) {
-        self.looked_at = 0;
-        if self.answered > 0 {
-            self.began = Instant::now();
-        }
-        let (step, route) = poll_fn(|cx| self.poll_head(cx)).await;
-        let outcome = match step {
-            // Apart, so that an idle connection has no room for it.
-            Step::Forward(trip) => Box::pin(self.forward(&route, trip)).await,
-            Step::Answer(answer, next) => Outcome::Next(Box::pin(self.answer(&route, answer, next)).await),
-            Step::Tarpit(answer, delay) => Outcome::Next(Box::pin(self.tarpit(&route, answer, delay)).await),
-            Step::End(next) => Outcome::Next(next),
-            Step::Http2 => Outcome::Http2,
-        };
-        (outcome, route)
+        outcome
     }
 
     /// Reads to the end of a head, and decides what is to be done about it.
@@ -214,8 +210,8 @@ impl Connection {
 
     /// Reads on in a head, or waits for one; an error of `None`: the time is over.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Option<io::Error>>> {
-        self.guest.get_or_insert_with(|| Guest::new(&self.desk, cx.waker().clone()));
-        if let Poll::Ready(read) = self.input.poll_fill(cx, &self.client, &self.desk.buffers) {
+        self.guest.get_or_insert_with(|| Guest::new(&self.entrance.desk, cx.waker().clone()));
+        if let Poll::Ready(read) = self.input.poll_fill(cx, &self.client, &self.entrance.desk.buffers) {
             return Poll::Ready(read.map_err(Some));
         }
         let idle = self.input.is_empty();
@@ -223,7 +219,7 @@ impl Connection {
             let route = self.entrance.route();
             if idle && self.answered > 0 { route.http().keep_alive_timeout } else { route.http().request_timeout }
         };
-        let deadline = match self.desk.closing_since.get() {
+        let deadline = match self.entrance.desk.closing_since.get() {
             Some(since) if idle => (self.began + limit).min(since + LAST_CALL),
             _ => self.began + limit,
         };
@@ -289,14 +285,15 @@ impl Connection {
     }
 
     /// Carries what both sides say in another protocol.
-    async fn tunnel(&mut self, route: Rc<Route>, tunnel: Box<Tunnel>) {
-        let Tunnel { server, backend, chosen, read: (from_client, from_server) } = *tunnel;
+    async fn tunnel(&mut self, tunnel: Box<Tunnel>) {
+        let Tunnel { route, server, backend, chosen, read: (from_client, from_server) } = *tunnel;
         let (frontend, plan) = (route.frontend(), route.backend(backend));
         let idle = plan.tunnel_timeout.unwrap_or(frontend.client_timeout.min(plan.server_timeout));
         let (counters, served) = (route.counters(), route.server_counters(backend, chosen.server));
         let up = [&counters.bytes_in, &served.bytes_in];
         let down = [&counters.bytes_out, &served.bytes_out];
-        let relay = Relay::new(&self.client, &server.stream, &self.desk.buffers).with(from_client, from_server);
+        let relay =
+            Relay::new(&self.client, &server.stream, &self.entrance.desk.buffers).with(from_client, from_server);
         let (end, passed) = relay.run(idle, &up, &down).await;
         debug!(frontend = frontend.name, client = %self.ends.client, ?end, "tunnel ended");
         if let Some(mut story) = self.story.take() {

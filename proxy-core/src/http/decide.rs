@@ -32,8 +32,6 @@ pub(super) enum Step {
     Tarpit(Vec<u8>, Duration),
     /// No answer.
     End(Next),
-    /// It is the beginning of HTTP/2.
-    Http2,
 }
 
 impl Connection {
@@ -47,7 +45,7 @@ impl Connection {
             && route.http().http2
             && self.client.clear().is_some()
         {
-            return Some(Step::Http2);
+            return Some(Step::End(Next::Http2));
         }
         let request = match head::request(&mut slots, bytes) {
             Ok(Some(request)) => request,

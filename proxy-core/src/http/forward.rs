@@ -92,7 +92,13 @@ impl Connection {
             match end {
                 Ok(End::Tunnel) => {
                     let read = (std::mem::take(&mut trip.up.window), down.window);
-                    return Outcome::Tunnel(Box::new(Tunnel { server, backend, chosen, read }));
+                    return Outcome::Tunnel(Box::new(Tunnel {
+                        route: Rc::clone(route),
+                        server,
+                        backend,
+                        chosen,
+                        read,
+                    }));
                 }
                 Ok(End::Answered { server_is_free, client_goes_on }) => {
                     self.remember(route, &trip, chosen.server);
@@ -160,6 +166,9 @@ impl Connection {
 
     /// Keeps a server connection that can be used again: for everybody, or for this client.
     fn keep(&mut self, route: &Route, trip: &Trip, chosen: Chosen, connection: ServerConnection) {
+        if connection.stream.is_one_of_many() {
+            return;
+        }
         if trip.private {
             let server = Arc::clone(route.server_live(trip.backend, chosen.server));
             self.private.push(Private { server, connection });

@@ -42,6 +42,8 @@ const UNSENT: usize = 64 * 1024;
 const FIELDS: u32 = 64 * 1024;
 /// Streams of one connection that h2 may have to reset for what the client sent.
 const MISTAKES: usize = 1000;
+/// How long room for a stream is kept that no stream needs.
+const SPARED: Duration = Duration::from_secs(2);
 /// How long a client may take to read that this is the end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -77,7 +79,7 @@ pub(crate) async fn serve(arrived: Arrived) {
         Ok(Ok(connection)) => {
             let now = Instant::now();
             let limit = route.http().request_timeout;
-            let shared = Rc::new(Shared::new(now));
+            let shared = Rc::new(Shared::new(Rc::clone(&route.desk), now));
             let mut front = Front {
                 connection,
                 carrier: Rc::clone(&carrier),
@@ -88,6 +90,8 @@ pub(crate) async fn serve(arrived: Arrived) {
                 shared,
                 last: Rc::default(),
                 waiting: None,
+                released: now,
+                unneeded: 0,
                 begun: 0,
                 life: Life::Going,
                 alarm: Alarm::new(now + limit),
@@ -113,9 +117,12 @@ pub(crate) async fn serve(arrived: Arrived) {
 /// What the streams of a connection share with it.
 #[derive(Debug)]
 struct Shared {
+    desk: Rc<Desk>,
     streams: Cell<u32>,
     /// A stream has the room that the connection has in the process.
     own_room: Cell<bool>,
+    /// Room that streams had, for those that come next.
+    spare: RefCell<Vec<More>>,
     /// When the last stream ended.
     idle_since: Cell<Instant>,
     /// A stream has ended since another one found no room.
@@ -125,48 +132,77 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(now: Instant) -> Shared {
+    fn new(desk: Rc<Desk>, now: Instant) -> Shared {
         Shared {
+            desk,
             streams: Cell::new(0),
             own_room: Cell::new(false),
+            spare: RefCell::default(),
             idle_since: Cell::new(now),
             ended: Cell::new(false),
-            waits: RefCell::new(None),
+            waits: RefCell::default(),
         }
     }
 }
 
+/// Room in the process for one stream more than one.
+#[derive(Debug)]
+struct More {
+    desk: Rc<Desk>,
+    _pass: Pass,
+}
+
+impl More {
+    fn new(desk: &Rc<Desk>) -> Option<More> {
+        let pass = desk.process.try_enter()?;
+        desk.streams.set(desk.streams.get() + 1);
+        Some(More { desk: Rc::clone(desk), _pass: pass })
+    }
+}
+
+impl Drop for More {
+    fn drop(&mut self) {
+        self.desk.streams.set(self.desk.streams.get() - 1);
+    }
+}
+
 /// One stream, until dropped. It may hold a connection to a server, so it needs room in the process: one has the
-/// connection's, each further one some of its own.
+/// connection's, each further one some of its own, which is kept for a while as connections to servers are.
 #[derive(Debug)]
 struct Counted {
     shared: Rc<Shared>,
-    desk: Rc<Desk>,
-    pass: Option<Pass>,
+    more: Option<More>,
 }
 
 impl Counted {
     /// `None`: there is no room for one more now.
-    fn new(shared: &Rc<Shared>, desk: &Rc<Desk>) -> Option<Counted> {
-        let pass = if shared.own_room.replace(true) { Some(desk.process.try_enter()?) } else { None };
-        desk.streams.set(desk.streams.get() + 1);
+    fn new(shared: &Rc<Shared>) -> Option<Counted> {
+        let more = if shared.own_room.replace(true) {
+            let spare = shared.spare.borrow_mut().pop();
+            Some(spare.or_else(|| More::new(&shared.desk))?)
+        } else {
+            None
+        };
         shared.streams.set(shared.streams.get() + 1);
-        Some(Counted { shared: Rc::clone(shared), desk: Rc::clone(desk), pass })
+        Some(Counted { shared: Rc::clone(shared), more })
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.desk.streams.set(self.desk.streams.get() - 1);
-        if self.pass.is_none() {
-            self.shared.own_room.set(false);
+        let Counted { shared, more } = self;
+        match more.take() {
+            None => shared.own_room.set(false),
+            // Others would wait for it.
+            Some(_) if shared.desk.process.is_full() => {}
+            Some(more) => shared.spare.borrow_mut().push(more),
         }
-        self.shared.streams.set(self.shared.streams.get() - 1);
-        if self.shared.streams.get() == 0 {
-            self.shared.idle_since.set(Instant::now());
+        shared.streams.set(shared.streams.get() - 1);
+        if shared.streams.get() == 0 {
+            shared.idle_since.set(Instant::now());
         }
-        self.shared.ended.set(true);
-        self.shared.waits.take().into_iter().for_each(Waker::wake);
+        shared.ended.set(true);
+        shared.waits.take().into_iter().for_each(Waker::wake);
     }
 }
 
@@ -194,6 +230,9 @@ struct Front {
     last: Rc<LastServers>,
     /// A stream for which there was no room.
     waiting: Option<Begun>,
+    /// When room was last given back, and how much of it has been spare ever since.
+    released: Instant,
+    unneeded: usize,
     /// Streams so far.
     begun: u64,
     life: Life,
@@ -212,6 +251,11 @@ impl Front {
             let came = self.poll_streams(cx);
             let flood = self.meter.borrow().flood();
             match (came, flood) {
+                // h2 may have had enough of the same.
+                (Poll::Ready(Some(Err(_))), Some(why)) if !matches!(self.life, Life::Ended(_)) => {
+                    self.count(why);
+                    return Poll::Ready(());
+                }
                 (Poll::Ready(Some(Err(error))), _) => {
                     self.count_end(&error);
                     return Poll::Ready(());
@@ -252,7 +296,7 @@ impl Front {
 
     /// Begins a stream, or has it wait for room.
     fn begin(&mut self, (request, mut respond): Begun) {
-        let Some(counted) = Counted::new(&self.shared, &self.desk) else {
+        let Some(counted) = Counted::new(&self.shared) else {
             self.shared.ended.set(false);
             self.waiting = Some((request, respond));
             return;
@@ -293,25 +337,43 @@ impl Front {
     /// What time has come for; `false`: the client has had all the time that it gets.
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let now = Instant::now();
+        self.release(now);
         let idle = (self.shared.streams.get() == 0).then(|| self.shared.idle_since.get());
         let deadline = match (self.life, idle) {
             (Life::Going, idle) => {
                 let route = self.entrance.route();
                 let limit =
                     if self.begun == 0 { route.http().request_timeout } else { route.http().keep_alive_timeout };
-                idle.unwrap_or(now) + limit
+                let deadline = idle.unwrap_or(now) + limit;
+                if self.shared.spare.borrow().is_empty() { deadline } else { deadline.min(self.released + SPARED) }
             }
             (Life::Leaving(since), Some(idle)) => since.max(idle) + LAST_CALL,
             (Life::Leaving(_), None) => now + LAST_CALL,
             (Life::Ended(since), _) => since + FAREWELL,
         };
         std::task::ready!(self.alarm.poll(cx, deadline));
+        if self.release(Instant::now()) {
+            return Poll::Ready(true);
+        }
         match self.life {
             Life::Going => self.leave(),
             Life::Leaving(_) => self.end(Reason::NO_ERROR),
             Life::Ended(_) => return Poll::Ready(false),
         }
         Poll::Ready(true)
+    }
+
+    /// Gives room back that no stream has needed for a while; whether it was time for that.
+    fn release(&mut self, now: Instant) -> bool {
+        let mut spare = self.shared.spare.borrow_mut();
+        self.unneeded = self.unneeded.min(spare.len());
+        if now < self.released + SPARED || spare.is_empty() {
+            return false;
+        }
+        let needed = spare.len() - self.unneeded;
+        spare.truncate(needed);
+        (self.released, self.unneeded) = (now, needed);
+        true
     }
 
     fn leave(&mut self) {

@@ -17,14 +17,20 @@ use crate::tcp::stream::Source as _;
 #[derive(Debug)]
 pub(super) struct Io {
     carrier: Rc<Stream>,
-    meter: Rc<RefCell<Meter>>,
+    /// `None`: a server's, whom we trust as far as h2 does.
+    meter: Option<Rc<RefCell<Meter>>>,
     /// What was read of the connection before.
     begun: Vec<u8>,
 }
 
 impl Io {
     pub(super) fn new(carrier: Rc<Stream>, meter: Rc<RefCell<Meter>>, begun: Vec<u8>) -> Io {
-        Io { carrier, meter, begun }
+        Io { carrier, meter: Some(meter), begun }
+    }
+
+    /// A connection to a server.
+    pub(super) fn unmetered(carrier: Rc<Stream>) -> Io {
+        Io { carrier, meter: None, begun: Vec::new() }
     }
 }
 
@@ -32,19 +38,23 @@ impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         // Nothing more of a flood is read; who polls the connection sees that it was one.
-        if this.meter.borrow().flood().is_some() {
+        if this.meter.as_ref().is_some_and(|meter| meter.borrow().flood().is_some()) {
             return Poll::Pending;
         }
         let count = if this.begun.is_empty() {
             let room = into.initialize_unfilled();
             let count = ready!(this.carrier.poll_read(cx, room))?;
-            this.meter.borrow_mut().came(&room[..count], Instant::now());
+            if let Some(meter) = &this.meter {
+                meter.borrow_mut().came(&room[..count], Instant::now());
+            }
             into.advance(count);
             count
         } else {
             let count = this.begun.len().min(into.remaining());
             let begun: Vec<u8> = this.begun.drain(..count).collect();
-            this.meter.borrow_mut().came(&begun, Instant::now());
+            if let Some(meter) = &this.meter {
+                meter.borrow_mut().came(&begun, Instant::now());
+            }
             into.put_slice(&begun);
             count
         };
@@ -67,8 +77,8 @@ impl AsyncWrite for Io {
             [part] => self.carrier.poll_write(cx, part),
             _ => self.carrier.poll_write_vectored(cx, parts),
         })?;
-        let (mut left, now) = (written, Instant::now());
-        let mut meter = self.meter.borrow_mut();
+        let Some(meter) = &self.meter else { return Poll::Ready(Ok(written)) };
+        let (mut left, now, mut meter) = (written, Instant::now(), meter.borrow_mut());
         for part in parts {
             let count = left.min(part.len());
             meter.went(&part[..count], now);

@@ -92,6 +92,10 @@ fn line(out: &mut Vec<u8>, parts: &Parts, method: &str) -> Result<(), Refused> {
     let path = path(parts)?;
     words(out, &[method, " "]);
     let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+    // `http` takes an empty one for none.
+    if authority.is_some() && parts.uri.scheme().is_none_or(|scheme| scheme.as_str().is_empty()) {
+        return Err(Refused::Malformed("no scheme"));
+    }
     let mut named = parts.headers.get_all(HOST).iter();
     match (authority, named.next(), named.next()) {
         (Some(authority), None, _) => words(out, &[path, " HTTP/1.1\r\nhost: ", authority, "\r\n"]),
@@ -204,7 +208,7 @@ mod tests {
         let mut uri = http::uri::Parts::default();
         uri.path_and_query = (!path.is_empty()).then(|| path.parse().unwrap());
         if let Some(authority) = authority {
-            uri.authority = Some(Authority::from_maybe_shared(authority.to_owned()).unwrap());
+            uri.authority = Some(authority.parse::<Authority>().unwrap());
             uri.scheme = Some(Scheme::HTTP);
         }
         let mut builder = Request::builder().method(method).uri(http::Uri::from_parts(uri).unwrap());

@@ -5,18 +5,18 @@
 //! slow side holds the other one back, and nothing piles up here.
 
 use std::cell::{Cell, RefCell};
-use std::fmt::Write as _;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::HeaderMap;
 
-use super::request::{self, Body, Shape};
-use super::response::{self, Chunks, Piece};
+use super::frames::Outgoing;
+use super::request::{Body, Shape};
+use super::text::Incoming;
+use super::{failed, garbled, response};
 use crate::http::head::{Asked, Framing};
 use crate::route::Desk;
 use crate::stream::Stream;
@@ -30,26 +30,12 @@ pub(crate) struct H2Stream {
     /// What all streams of the client came over.
     carrier: Rc<Stream>,
     desk: Rc<Desk>,
-    up: RefCell<Up>,
+    up: RefCell<Incoming>,
     down: RefCell<Down>,
     /// Nobody reads any more.
     closed: Cell<bool>,
     /// Nobody may take the answer for whole.
     aborted: Cell<bool>,
-}
-
-/// The request.
-#[derive(Debug)]
-struct Up {
-    recv: RecvStream,
-    /// Bytes of HTTP/1.1 that aren't read yet, and how many of them are.
-    text: Vec<u8>,
-    read: usize,
-    /// Data behind the text.
-    data: Bytes,
-    body: Body,
-    /// All of it is in text and data, or was read.
-    over: bool,
 }
 
 /// The answer.
@@ -70,14 +56,15 @@ struct Down {
 enum State {
     /// The beginning of a head, if it came in pieces.
     Head(Vec<u8>),
-    Length(u64),
-    Chunked(Box<Chunks>),
-    /// All there is, to the end.
-    Raw,
-    /// It is over, and was said to be.
-    Over,
+    Body(Outgoing),
     /// It can't be said in HTTP/2, and the client knows.
     Unsaid,
+}
+
+impl State {
+    fn is_over(&self) -> bool {
+        matches!(self, State::Unsaid | State::Body(Outgoing::Over))
+    }
 }
 
 impl H2Stream {
@@ -90,12 +77,11 @@ impl H2Stream {
         text: Vec<u8>,
         shape: Shape,
     ) -> H2Stream {
-        let over = shape.body == Body::None;
         let socket = shape.body == Body::Raw;
         H2Stream {
             carrier,
             desk,
-            up: RefCell::new(Up { recv, text, read: 0, data: Bytes::new(), body: shape.body, over }),
+            up: RefCell::new(Incoming::new(recv, text, shape.body)),
             down: RefCell::new(Down {
                 respond,
                 send: None,
@@ -130,19 +116,21 @@ impl H2Stream {
         self.poll_ready(&mut self.up.borrow_mut(), cx)
     }
 
-    fn poll_ready(&self, up: &mut Up, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    fn poll_ready(&self, up: &mut Incoming, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         if self.closed.get() {
             return Poll::Ready(Ok(false));
         }
         loop {
-            if up.read < up.text.len() || !up.data.is_empty() {
+            if up.is_broken() {
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
+            if up.is_ready() {
                 return Poll::Ready(Ok(true));
             }
             let mut down = self.down.borrow_mut();
-            let answered = matches!(down.state, State::Over | State::Unsaid);
-            match (down.tunnel, up.over) {
+            match (down.tunnel, up.is_over()) {
                 // The client of a WebSocket that there won't be may say what it likes.
-                (false, _) if answered && (up.over || down.socket) => return Poll::Ready(Ok(false)),
+                (false, _) if down.state.is_over() && (up.is_over() || down.socket) => return Poll::Ready(Ok(false)),
                 // The end of a request is not the end of its client, who waits for the answer.
                 (false, true) => return down.poll_reset(cx).map(Err),
                 (true, true) => return Poll::Ready(Ok(false)),
@@ -180,11 +168,10 @@ impl H2Stream {
         let down = &mut *self.down.borrow_mut();
         // A tunnel has two ends.
         self.closed.set(!down.tunnel);
-        if let (State::Raw, Some(send)) = (&down.state, &mut down.send) {
-            down.state = State::Over;
-            send.send_data(Bytes::new(), true).map_err(failed)?;
+        match (&mut down.state, &mut down.send) {
+            (State::Body(body), Some(send)) => body.end(send),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// The answer ends here, and must not look whole.
@@ -205,77 +192,19 @@ impl H2Stream {
 
 impl Drop for H2Stream {
     fn drop(&mut self) {
-        let text = std::mem::take(&mut self.up.get_mut().text);
-        self.desk.give_head_back(text);
+        let up = self.up.get_mut();
+        self.desk.give_head_back(up.take_text());
         let down = self.down.get_mut();
-        match (&down.state, &mut down.send) {
-            (State::Over | State::Unsaid, _) => {}
+        match (&mut down.state, &mut down.send) {
+            (state, _) if state.is_over() => {}
             // The end of the connection would have been its end.
-            (State::Raw, Some(send)) if !self.aborted.get() => {
-                let _ = send.send_data(Bytes::new(), true);
+            (State::Body(body @ Outgoing::Raw), Some(send)) if !self.aborted.get() => {
+                let _ = body.end(send);
             }
+            _ if up.is_broken() => down.respond.send_reset(Reason::PROTOCOL_ERROR),
             _ if self.aborted.get() => down.respond.send_reset(Reason::INTERNAL_ERROR),
             _ => down.respond.send_reset(Reason::CANCEL),
         }
-    }
-}
-
-impl Up {
-    /// Moves into `buffer` what is there of the text, or of the data.
-    fn take(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let text = &self.text[self.read..];
-        if !text.is_empty() {
-            let count = text.len().min(buffer.len());
-            buffer[..count].copy_from_slice(&text[..count]);
-            self.read += count;
-            return Ok(count);
-        }
-        let count = self.data.len().min(buffer.len());
-        self.data.copy_to_slice(&mut buffer[..count]);
-        self.recv.flow_control().release_capacity(count).map_err(failed)?;
-        if self.data.is_empty() && self.body == Body::Chunked {
-            self.say("\r\n");
-        }
-        Ok(count)
-    }
-
-    fn say(&mut self, text: &str) {
-        self.text.clear();
-        self.read = 0;
-        self.text.extend_from_slice(text.as_bytes());
-    }
-
-    /// Has the next piece of the body, or its end.
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match ready!(self.recv.poll_data(cx)) {
-            Some(Ok(data)) => {
-                self.data = data;
-                if self.body == Body::Chunked && !self.data.is_empty() {
-                    let mut size = String::with_capacity(8);
-                    let _ = write!(size, "{:x}\r\n", self.data.len());
-                    self.say(&size);
-                }
-            }
-            Some(Err(error)) => return Poll::Ready(Err(failed(error))),
-            None => {
-                // With a length there is no place for trailers in HTTP/1.1 (RFC 9112 §7.1.2), nor in a tunnel.
-                let trailers = ready!(self.recv.poll_trailers(cx)).map_err(failed)?;
-                self.over = true;
-                if self.body == Body::Chunked {
-                    self.end(&trailers.unwrap_or_default())?;
-                }
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn end(&mut self, trailers: &HeaderMap) -> io::Result<()> {
-        self.say("0\r\n");
-        for (name, value) in trailers {
-            request::field(&mut self.text, name.as_str(), value).map_err(|_| io::ErrorKind::InvalidData)?;
-        }
-        self.text.extend_from_slice(b"\r\n");
-        Ok(())
     }
 }
 
@@ -291,59 +220,9 @@ impl Down {
                 let taken = self.head(&begun)?;
                 Poll::Ready(Ok(taken.saturating_sub(before)))
             }
-            State::Length(left) => {
-                let left = *left;
-                let most = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
-                let taken = ready!(self.poll_data(cx, &bytes[..most], left))?;
-                self.state = match left - taken as u64 {
-                    0 => State::Over,
-                    left => State::Length(left),
-                };
-                Poll::Ready(Ok(taken))
-            }
-            State::Raw => self.poll_data(cx, bytes, u64::MAX),
-            State::Chunked(chunks) => match chunks.next(bytes).map_err(garbled)? {
-                Piece::Framing(count) => Poll::Ready(Ok(count)),
-                Piece::Data(count) => {
-                    let taken = ready!(self.poll_data(cx, &bytes[..count], u64::MAX))?;
-                    if let State::Chunked(chunks) = &mut self.state {
-                        chunks.took(taken);
-                    }
-                    Poll::Ready(Ok(taken))
-                }
-                Piece::End(count, trailers) => {
-                    self.state = State::Over;
-                    let send = self.send.as_mut().expect("a body follows its head");
-                    let sent = match trailers {
-                        Some(trailers) => send.send_trailers(*trailers),
-                        None => send.send_data(Bytes::new(), true),
-                    };
-                    Poll::Ready(sent.map(|()| count).map_err(failed))
-                }
-            },
+            State::Body(body) => body.poll_take(self.send.as_mut().expect("a body follows its head"), cx, bytes),
             State::Unsaid => Poll::Ready(Ok(bytes.len())),
-            State::Over => Poll::Ready(Err(garbled(response::Garbled))),
         }
-    }
-
-    /// Sends what the client's window takes, and with the last of `left` bytes the end.
-    fn poll_data(&mut self, cx: &mut Context<'_>, bytes: &[u8], left: u64) -> Poll<io::Result<usize>> {
-        let send = self.send.as_mut().expect("a body follows its head");
-        send.reserve_capacity(bytes.len());
-        let room = match send.capacity() {
-            0 => loop {
-                match ready!(send.poll_capacity(cx)) {
-                    Some(Ok(0)) => {}
-                    Some(Ok(room)) => break room,
-                    Some(Err(error)) => return Poll::Ready(Err(failed(error))),
-                    None => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-                }
-            },
-            room => room,
-        };
-        let taken = room.min(bytes.len());
-        send.send_data(Bytes::copy_from_slice(&bytes[..taken]), taken as u64 == left).map_err(failed)?;
-        Poll::Ready(Ok(taken))
     }
 
     /// Sends the head that `bytes` begin with, or keeps its beginning: how many bytes were taken.
@@ -363,7 +242,7 @@ impl Down {
                 *response.status_mut() = http::StatusCode::OK;
                 response.headers_mut().remove("sec-websocket-accept");
                 self.send = Some(self.respond.send_response(response, false).map_err(failed)?);
-                (self.state, self.tunnel) = (State::Raw, true);
+                (self.state, self.tunnel) = (State::Body(Outgoing::Raw), true);
             }
             // RFC 9113 §8.6: there is no such thing.
             101 => return Err(garbled(response::Garbled)),
@@ -380,12 +259,7 @@ impl Down {
                 let over = head.framing == Framing::Empty;
                 let send = self.respond.send_response(response, over).map_err(failed)?;
                 self.send = Some(send);
-                self.state = match head.framing {
-                    Framing::Empty => State::Over,
-                    Framing::Length(length) => State::Length(length),
-                    Framing::Chunked => State::Chunked(Box::new(Chunks::new())),
-                    Framing::UntilClose => State::Raw,
-                };
+                self.state = State::Body(Outgoing::of(head.framing));
             }
         }
         Ok(head.length)
@@ -402,13 +276,4 @@ impl Down {
             Err(error) => failed(error),
         })
     }
-}
-
-fn garbled(_: response::Garbled) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "what was to be said is no answer")
-}
-
-fn failed(error: h2::Error) -> io::Error {
-    let kind = error.get_io().map_or(io::ErrorKind::ConnectionReset, io::Error::kind);
-    io::Error::new(kind, error)
 }

@@ -15,6 +15,7 @@ use socket2::SockRef;
 use tokio::io::{Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::http2::server_stream::ServerStream;
 use crate::http2::stream::H2Stream;
 use crate::tcp::stream as clear;
 use crate::tls::Facts;
@@ -27,6 +28,8 @@ pub(crate) enum Stream {
     Tls(Box<TlsStream>),
     /// One of many in a connection of HTTP/2, as if it were one of HTTP/1.1 itself.
     H2(Box<H2Stream>),
+    /// The same, of a connection to a server.
+    H2Server(Box<ServerStream>),
 }
 
 impl clear::Source for Stream {
@@ -35,6 +38,7 @@ impl clear::Source for Stream {
             Stream::Tcp(stream) => clear::poll_read(cx, stream, buffer),
             Stream::Tls(stream) => stream.poll_read(cx, buffer),
             Stream::H2(stream) => stream.poll_read(cx, buffer),
+            Stream::H2Server(stream) => stream.poll_read(cx, buffer),
         }
     }
 }
@@ -46,6 +50,7 @@ impl Stream {
             Stream::Tcp(stream) => clear::poll_write(cx, stream, bytes),
             Stream::Tls(stream) => stream.poll_write(cx, &[IoSlice::new(bytes)]),
             Stream::H2(stream) => stream.poll_write(cx, &[IoSlice::new(bytes)]),
+            Stream::H2Server(stream) => stream.poll_write(cx, &[IoSlice::new(bytes)]),
         }
     }
 
@@ -55,6 +60,7 @@ impl Stream {
             Stream::Tcp(stream) => clear::poll_write_vectored(cx, stream, parts),
             Stream::Tls(stream) => stream.poll_write(cx, parts),
             Stream::H2(stream) => stream.poll_write(cx, parts),
+            Stream::H2Server(stream) => stream.poll_write(cx, parts),
         }
     }
 
@@ -63,8 +69,8 @@ impl Stream {
         match self {
             Stream::Tcp(_) => Poll::Ready(Ok(())),
             Stream::Tls(stream) => stream.poll_flush(cx),
-            // What the client's window took is as good as said: h2 holds little of it back.
-            Stream::H2(_) => Poll::Ready(Ok(())),
+            // What the other side's window took is as good as said: h2 holds little of it back.
+            Stream::H2(_) | Stream::H2Server(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -74,6 +80,7 @@ impl Stream {
             Stream::Tcp(_) => {}
             Stream::Tls(stream) => ready!(stream.poll_close(cx))?,
             Stream::H2(stream) => return Poll::Ready(stream.shutdown()),
+            Stream::H2Server(stream) => return Poll::Ready(stream.shutdown()),
         }
         Poll::Ready(SockRef::from(self.socket()).shutdown(Shutdown::Write))
     }
@@ -84,6 +91,7 @@ impl Stream {
             Stream::Tcp(stream) => stream.poll_peek(cx, &mut ReadBuf::new(&mut [0])).map_ok(|count| count > 0),
             Stream::Tls(stream) => stream.poll_peek(cx),
             Stream::H2(stream) => stream.poll_peek(cx),
+            Stream::H2Server(stream) => stream.poll_peek(cx),
         }
     }
 
@@ -101,6 +109,7 @@ impl Stream {
             },
             Stream::Tls(stream) => stream.poll_peek(cx).is_pending(),
             Stream::H2(stream) => stream.poll_peek(cx).is_pending(),
+            Stream::H2Server(stream) => stream.poll_peek(cx).is_pending(),
         }
     }
 
@@ -108,8 +117,8 @@ impl Stream {
     /// but only the other side can say that it has ended (RFC 8446 §6.1).
     pub(crate) fn ended_soundly(&self) -> bool {
         match self {
-            // A stream of HTTP/2 has ended only when its client has said so.
-            Stream::Tcp(_) | Stream::H2(_) => true,
+            // A stream of HTTP/2 has ended only when the other side has said so.
+            Stream::Tcp(_) | Stream::H2(_) | Stream::H2Server(_) => true,
             Stream::Tls(stream) => stream.was_notified(),
         }
     }
@@ -121,6 +130,8 @@ impl Stream {
             Stream::Tls(stream) => stream.say_no_more(),
             // The others of its connection go on.
             Stream::H2(stream) => return stream.reset_on_close(),
+            // It is reset whenever it isn't over.
+            Stream::H2Server(_) => return,
         }
         reset_on_close(self.socket());
     }
@@ -139,6 +150,7 @@ impl Stream {
     pub(crate) async fn resets(&self) {
         match self {
             Stream::H2(stream) => drop(poll_fn(|cx| stream.poll_reset(cx)).await),
+            Stream::H2Server(stream) => drop(poll_fn(|cx| stream.poll_reset(cx)).await),
             // Should the wait itself fail, it is as good as that.
             _ => drop(self.socket().ready(Interest::ERROR).await),
         }
@@ -151,7 +163,7 @@ impl Stream {
     /// What is known of a client's TLS.
     pub(crate) fn facts(&self) -> Option<&Facts> {
         match self {
-            Stream::Tcp(_) => None,
+            Stream::Tcp(_) | Stream::H2Server(_) => None,
             Stream::Tls(stream) => stream.facts(),
             Stream::H2(stream) => stream.carrier().facts(),
         }
@@ -161,7 +173,7 @@ impl Stream {
     pub(crate) fn clear(&self) -> Option<&TcpStream> {
         match self {
             Stream::Tcp(stream) => Some(stream),
-            Stream::Tls(_) | Stream::H2(_) => None,
+            Stream::Tls(_) | Stream::H2(_) | Stream::H2Server(_) => None,
         }
     }
 
@@ -169,11 +181,25 @@ impl Stream {
         matches!(self, Stream::H2(_))
     }
 
-    fn socket(&self) -> &TcpStream {
+    /// Its connection goes on without it.
+    pub(crate) fn is_one_of_many(&self) -> bool {
+        matches!(self, Stream::H2(_) | Stream::H2Server(_))
+    }
+
+    /// The protocol that was agreed on with a server (RFC 7301); `None`: in the clear there is nothing to agree on.
+    pub(crate) fn agreed_on(&self, protocol: &[u8]) -> Option<bool> {
+        match self {
+            Stream::Tls(stream) => Some(stream.agreed_on(protocol)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn socket(&self) -> &TcpStream {
         match self {
             Stream::Tcp(stream) => stream,
             Stream::Tls(stream) => stream.socket(),
             Stream::H2(stream) => stream.carrier().socket(),
+            Stream::H2Server(stream) => stream.carrier().socket(),
         }
     }
 }

@@ -145,6 +145,11 @@ impl TlsStream {
         hello::peek(self.state.borrow().incoming.bytes())
     }
 
+    /// Whether this protocol was agreed on (RFC 7301).
+    pub(crate) fn agreed_on(&self, protocol: &[u8]) -> bool {
+        self.state.borrow().end.common().alpn_protocol() == Some(protocol)
+    }
+
     pub(crate) fn was_notified(&self) -> bool {
         self.state.borrow().reading == Reading::Notified
     }
@@ -310,9 +315,11 @@ impl State {
         }
         let stepped = self.next(desk, work);
         if stepped.is_err() {
-            // The alert that tells the other side why; after it, rustls is not to be asked again.
+            // What was to be said before, and the alert that tells the other side why. rustls is not to be asked again about
+            // what was wrong.
             self.failed = true;
-            let _ = self.next(desk, &mut Work::Read(&mut []));
+            self.incoming.clear(&desk.buffers);
+            while let Ok(Step::Again) = self.next(desk, &mut Work::Read(&mut [])) {}
         }
         stepped
     }

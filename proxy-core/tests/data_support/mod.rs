@@ -155,7 +155,10 @@ impl Drop for Plane {
 }
 
 pub(crate) fn start(plan: Plan, workers: u16, listeners: Vec<Listener>) -> Plane {
-    let limits = Limits { nofile: 65_536, sessions: 10_000 };
+    start_within(plan, workers, listeners, Limits { nofile: 65_536, sessions: 10_000 })
+}
+
+pub(crate) fn start_within(plan: Plan, workers: u16, listeners: Vec<Listener>, limits: Limits) -> Plane {
     let plane = DataPlane::start(
         plan,
         workers,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::{SendRequest, handshake};
+use h2::client::{self, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
 use proxy_core::plan::{Plan, Server};
@@ -42,7 +42,10 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) async fn to(address: SocketAddr) -> Client {
         let stream = TcpStream::connect(address).await.unwrap();
-        let (send, connection) = handshake(stream).await.unwrap();
+        // The window of the whole is not what is tested where one stream isn't read.
+        let mut builder = client::Builder::new();
+        builder.initial_connection_window_size(4 * 1024 * 1024);
+        let (send, connection) = builder.handshake(stream).await.unwrap();
         Client { send, end: tokio::spawn(connection) }
     }
 

@@ -118,7 +118,7 @@ reasons! {
         EmptyData "empty_data" "There are too many DATA frames with nothing in them."
         WindowUpdates "window_updates" "Windows open in too small steps."
         UnknownFrames "unknown_frames" "There are too many frames of unknown kinds."
-        Excess "excess" "Header sections are far too long, or DATA frames far too small."
+        Excess "excess" "Header sections are far too long, DATA frames far too small, or mistakes too many."
     }
 }
 
