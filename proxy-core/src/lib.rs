@@ -1,7 +1,7 @@
 //! The data plane of `lbnode`: a process without privileges that carries the clients' bytes.
 
 mod alarm;
-mod balance;
+pub mod balance;
 pub mod beat;
 mod calendar;
 mod check;

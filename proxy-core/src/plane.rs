@@ -283,11 +283,12 @@ fn backend_stats(backend: &plan::Backend, live: &BackendLive, http: bool) -> Bac
         redispatches: sum(&live.shards, |shard| &shard.redispatches),
         http: http.then(|| HttpCounters::sum(&live.shards, |shard| &shard.http)),
         bad_responses: Reasons::sum(&live.shards, BadResponse::ALL.map(BadResponse::why), |shard| &shard.bad_responses),
-        servers: servers.map(|(server, live)| server_stats(server, live, http)).collect(),
+        servers: servers.map(|(server, live)| server_stats(server, live, backend.slow_start, http)).collect(),
     }
 }
 
-fn server_stats(server: &plan::Server, live: &ServerLive, http: bool) -> ServerStats {
+fn server_stats(server: &plan::Server, live: &ServerLive, slow_start: Option<Duration>, http: bool) -> ServerStats {
+    let warmth = live.warmth(slow_start, Instant::now());
     let report = live.report.lock().unwrap_or_else(PoisonError::into_inner);
     let health = live.health();
     ServerStats {
@@ -295,6 +296,7 @@ fn server_stats(server: &plan::Server, live: &ServerLive, http: bool) -> ServerS
         state: if server.weight == 0 && health != ServerState::Down { ServerState::Drain } else { health },
         since_ms: milliseconds(report.since.elapsed()),
         weight: server.weight,
+        throttle: warmth.until.map(|_| warmth.percent()).filter(|_| health == ServerState::Up),
         sessions: live.sessions(),
         total: sum(&live.shards, |shard| &shard.total),
         bytes_in: sum(&live.shards, |shard| &shard.bytes_in),

@@ -20,7 +20,7 @@ use crate::http::pool::Pool;
 use crate::http::rules::Rules;
 use crate::limits::Gate;
 use crate::log::Logger;
-use crate::plan::{self, Balance, Mode};
+use crate::plan::{self, Mode};
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
 use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState, WorkerShard};
 use crate::tcp::buffers::Buffers;
@@ -259,9 +259,21 @@ impl Route {
 /// A backend's balancer, and what it was made for.
 #[derive(Debug)]
 struct KeptBalancer {
-    kind: Balance,
-    weights: Vec<u16>,
+    backend: plan::Backend,
+    servers: Vec<Arc<ServerLive>>,
     balancer: Rc<RefCell<Balancer>>,
+}
+
+impl KeptBalancer {
+    /// Whether it is right for these as well.
+    fn fits(&self, backend: &plan::Backend, live: &BackendLive) -> bool {
+        let Self { backend: own, servers, .. } = self;
+        let same = own.balance == backend.balance
+            && own.servers == backend.servers
+            && own.all_backups == backend.all_backups
+            && own.slow_start == backend.slow_start;
+        same && servers.iter().zip(&live.servers).all(|(one, other)| Arc::ptr_eq(one, other))
+    }
 }
 
 #[derive(Debug)]
@@ -317,13 +329,14 @@ impl Routes {
         let mut closed = std::mem::take(&mut self.entrances);
         let mut backends = Vec::new();
         for (index, (backend, live)) in scheme.plan.backends.iter().zip(&scheme.backends).enumerate() {
-            let weights: Vec<u16> = backend.servers.iter().map(|server| server.weight).collect();
-            let balancer = match balancers.remove(&backend.name) {
-                Some(old) if old.kind == backend.balance && old.weights == weights => old.balancer,
-                _ => Rc::new(RefCell::new(Balancer::new(backend.balance, &weights, self.desk.worker))),
-            };
-            let entry = KeptBalancer { kind: backend.balance, weights, balancer: Rc::clone(&balancer) };
-            self.balancers.insert(backend.name.clone(), entry);
+            let kept = balancers.remove(&backend.name).filter(|old| old.fits(backend, live)).unwrap_or_else(|| {
+                let plan::Backend { balance, servers, all_backups, .. } = backend;
+                let balancer = Balancer::new(balance, servers, *all_backups, self.desk.worker);
+                let balancer = Rc::new(RefCell::new(balancer));
+                KeptBalancer { backend: backend.clone(), servers: live.servers.clone(), balancer }
+            });
+            let balancer = Rc::clone(&kept.balancer);
+            self.balancers.insert(backend.name.clone(), kept);
             let mut own = Vec::new();
             for (number, server) in live.servers.iter().enumerate() {
                 let (key, tls) = (Arc::as_ptr(server), scheme.tls.server(index, number));

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+use crate::balance::{Wanted, hash};
 use crate::http::connection::Connection;
 use crate::http::rules::{Subject, Verdict};
 use crate::http2;
@@ -167,7 +168,9 @@ async fn tcp(client: Stream, peer: SocketAddr, route: Rc<Route>, _room: Room) {
     story.backend = Some(backend);
     story.queued = u32::try_from(route.backend_live(backend).queue.len()).unwrap_or(u32::MAX);
     let reached = async {
-        let mut chosen = route.choose(backend, client.stream().leaves()).await?;
+        let hash = hash::of_client(&route.backend(backend).balance, peer.ip());
+        let wanted = Wanted { hash, last: None };
+        let mut chosen = route.choose(backend, wanted, client.stream().leaves()).await?;
         story.server = Some(chosen.server);
         story.timers.queue = Some(began.elapsed());
         let stream = route.open(backend, &mut chosen, &mut story.attempts).await?;

@@ -160,6 +160,8 @@ pub struct ServerStats {
     pub since_ms: u64,
     /// As in the plan.
     pub weight: u16,
+    /// Percent of it, and of its limit, that it has by now; `None`: all, because it isn't growing.
+    pub throttle: Option<u8>,
     /// Sessions now, with those still connecting.
     pub sessions: u32,
     /// Sessions ever that were connected.

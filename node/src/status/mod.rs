@@ -374,6 +374,9 @@ pub struct Server {
     pub http: Option<HttpStats>,
     /// 0 to 256.
     pub weight: u16,
+    /// Percent of it that it has by now; absent: all. It came up a moment ago and starts slowly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throttle: Option<u8>,
     /// Used only while no other one is up.
     pub backup: bool,
     /// Its last check; absent: not checked, or not yet.

@@ -179,6 +179,7 @@ fn full() -> Status {
                 response_errors: 2,
                 http: Some(http()),
                 weight: 1,
+                throttle: Some(25),
                 backup: false,
                 check: Some(Check { status: "passed".into(), code: Some(200), latency_ms: 1.5, since: moment(9) }),
             }],

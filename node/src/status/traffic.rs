@@ -97,6 +97,7 @@ pub(crate) fn backends(cluster: &ClusterConfig) -> Vec<Backend> {
         response_errors: 0,
         http: None,
         weight: server.weight,
+        throttle: None,
         backup: server.backup,
         check: None,
     };
@@ -174,6 +175,7 @@ fn backend(counted: &stats::BackendStats, status: &Status, now: SystemTime) -> B
             response_errors: server.response_errors,
             http: server.http,
             weight: server.weight,
+            throttle: server.throttle,
             check: server.last_check.as_ref().map(|check| Check {
                 status: if check.ok { "passed".into() } else { check.what.clone() },
                 code: check.code,

@@ -14,6 +14,7 @@ use super::decide::Step;
 use super::forward::Private;
 use super::forwarded::Ends;
 use super::head::BadRequest;
+use super::last::LastServers;
 use super::pool::ServerConnection;
 use super::story::Story;
 use crate::alarm::Alarm;
@@ -48,6 +49,8 @@ pub(crate) struct Connection {
     pub(super) answered: u64,
     /// Server connections that belong to this client alone.
     pub(super) private: Vec<Private>,
+    /// The servers that it was with, if that matters; its other streams have the same.
+    pub(crate) last: Option<Rc<LastServers>>,
     /// Of the current request; `None`: it isn't logged.
     pub(super) story: Option<Box<Story>>,
     guest: Option<Guest>,
@@ -107,6 +110,7 @@ impl Connection {
             began,
             answered,
             private: Vec::new(),
+            last: None,
             story: None,
             guest: None,
             room: None,

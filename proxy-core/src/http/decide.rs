@@ -17,6 +17,7 @@ use super::rewrite::{Connection as Said, RequestHead};
 use super::rules::{Outcome, Picked, Subject, Verdict};
 use super::story::Story;
 use super::trip::Trip;
+use crate::balance::hash;
 use crate::http2::meter;
 use crate::log::{Ended, Phase, Termination};
 use crate::route::Route;
@@ -128,6 +129,7 @@ impl Connection {
         drop(head);
         Trip {
             backend,
+            hash: hash::of_request(&route.backend(backend).balance, self.ends.client.ip(), &out),
             asked: Method::by(request.method),
             version: request.version,
             persistent: request.hop.persistent,

@@ -39,10 +39,13 @@ impl Connection {
         });
         let (mut chosen, mut own) = match self.own_connection(route, backend) {
             Some(own) => own,
-            None => match Box::pin(route.choose(backend, self.leaves_queue(route.backend(backend)))).await {
-                Ok(chosen) => (chosen, None),
-                Err(why) => return Box::pin(self.unreached(route, &trip, why)).await,
-            },
+            None => {
+                let left = self.leaves_queue(route.backend(backend));
+                match Box::pin(route.choose(backend, self.wants(route, &trip), left)).await {
+                    Ok(chosen) => (chosen, None),
+                    Err(why) => return Box::pin(self.unreached(route, &trip, why)).await,
+                }
+            }
         };
         self.tell(|story| {
             story.placed();
@@ -102,6 +105,7 @@ impl Connection {
                     }));
                 }
                 Ok(End::Answered { server_is_free, client_goes_on }) => {
+                    self.remember(route, &trip, chosen.server);
                     if server_is_free {
                         self.keep(route, &trip, chosen, server);
                     } else if !down.window.is_empty() {

@@ -24,6 +24,7 @@ use crate::alarm::Alarm;
 use crate::http::connection::{self as engine, LAST_CALL, linger};
 use crate::http::forwarded::Ends;
 use crate::http::head::BadHttp2;
+use crate::http::last::LastServers;
 use crate::limits::Pass;
 use crate::route::{Desk, Entrance, Guest};
 use crate::session::Room;
@@ -87,6 +88,7 @@ pub(crate) async fn serve(arrived: Arrived) {
                 desk: Rc::clone(&route.desk),
                 entrance,
                 shared,
+                last: Rc::default(),
                 waiting: None,
                 released: now,
                 unneeded: 0,
@@ -225,6 +227,7 @@ struct Front {
     desk: Rc<Desk>,
     entrance: Rc<Entrance>,
     shared: Rc<Shared>,
+    last: Rc<LastServers>,
     /// A stream for which there was no room.
     waiting: Option<Begun>,
     /// When room was last given back, and how much of it has been spare ever since.
@@ -320,6 +323,7 @@ impl Front {
         let stream = H2Stream::new(Rc::clone(&self.carrier), Rc::clone(&self.desk), body, respond, text, shape);
         let client = Stream::H2(Box::new(stream));
         let mut served = engine::Connection::of_stream(client, self.ends, Rc::clone(&self.entrance), self.begun);
+        served.last = Some(Rc::clone(&self.last));
         self.begun += 1;
         worker::start_part(
             &self.desk,

@@ -196,9 +196,10 @@ impl<'v> Binds<'v> {
             let read = table.required("to", |value| self.read_address(frontend, value));
             let tls = table.optional("tls", |value| self.profiles.bind(value, mode, http2));
             table.finish();
-            return read.map(|(name, address)| (name, Bind { address, tls }));
+            return read.map(|(name, address)| (name, Bind { address, tls, accept_proxy: false }));
         }
-        self.read_address(frontend, value).map(|(name, address)| (name, Bind { address, tls: None }))
+        self.read_address(frontend, value)
+            .map(|(name, address)| (name, Bind { address, tls: None, accept_proxy: false }))
     }
 
     fn read_address(&mut self, frontend: &str, value: Value<'_>) -> Option<(String, SocketAddr)> {
