@@ -22,6 +22,10 @@ impl Outbox {
         self.end - self.start
     }
 
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.buffer.as_deref().map_or(&[], |buffer| &buffer[self.start..self.end])
+    }
+
     /// Room for so many bytes behind what is there; [`Outbox::filled`] says how many came.
     pub(crate) fn room(&mut self, count: usize, buffers: &Buffers) -> &mut [u8] {
         let length = self.len();
