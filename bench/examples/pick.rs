@@ -96,8 +96,6 @@ fn server(index: usize) -> Server {
         tls_name: None,
         weight,
         backup: false,
-        stick: true,
-        cookie: None,
         max_connections: Some(1_000_000),
     }
 }

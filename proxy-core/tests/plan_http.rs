@@ -25,7 +25,7 @@ fn valid() -> Plan {
     };
     let frontend = |name: &str, port, mode| Frontend {
         name: name.into(),
-        binds: vec![Bind { address: SocketAddr::from(([192, 0, 2, 9], port)), tls: None, accept_proxy: false }],
+        binds: vec![Bind { address: SocketAddr::from(([192, 0, 2, 9], port)), tls: None }],
         mode,
         rules: Vec::new(),
         backend: Some(0),
@@ -47,12 +47,9 @@ fn valid() -> Plan {
         queue_timeout: SECOND,
         tunnel_timeout: None,
         abort_on_close: false,
-        persist: None,
         prefer_last_server: false,
         slow_start: None,
         all_backups: false,
-        cut_on_down: false,
-        send_proxy: None,
         http2: false,
         request_edits: Vec::new(),
         response_edits: Vec::new(),

@@ -31,7 +31,7 @@ struct Group {
 
 fn named(name: String, weight: u16) -> Server {
     let address = SocketAddr::from(([192, 0, 2, 1], 80));
-    Server { name, address, tls_name: None, weight, backup: false, stick: true, cookie: None, max_connections: None }
+    Server { name, address, tls_name: None, weight, backup: false, max_connections: None }
 }
 
 impl Group {

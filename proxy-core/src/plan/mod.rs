@@ -7,7 +7,6 @@ mod balance;
 mod check;
 mod http;
 mod log;
-mod persist;
 mod rule;
 mod text;
 mod tls;
@@ -24,7 +23,6 @@ pub use balance::{Balance, HashOf, Hashing};
 pub use check::{Check, Probe};
 pub use http::{ClientCertField, ClientSupplied, Forwarded, Http};
 pub use log::{Log, LogFormat, LogSink, Target};
-pub use persist::{Cookie, CookieMode, Persist, SameSite, StickCounter, StickKey, StickTable};
 pub use rule::{Action, Condition, HeaderEdit, List, Pattern, Redirect, Reply, Rule, Sources, Text, regex};
 pub use text::{BadText, MAX_BODY, Side, check_method, check_name, check_path, check_protocol};
 pub use tls::{Authority, Certificate, ClientAuth, Secret, ServerTls, Tls, TlsVersion, Verify};
@@ -48,8 +46,6 @@ pub struct Plan {
     pub certificates: Vec<Certificate>,
     /// Who is trusted to sign; referred to by index.
     pub authorities: Vec<Authority>,
-    /// Referred to by index.
-    pub stick_tables: Vec<StickTable>,
 }
 
 /// A set of listening addresses, and what is done with who arrives there.
@@ -82,8 +78,6 @@ pub struct Bind {
     pub address: SocketAddr,
     /// Index into [`Plan::tls`]; `None`: in the clear.
     pub tls: Option<usize>,
-    /// Each connection begins with who its client is (the PROXY protocol, version 1 or 2), before anything else.
-    pub accept_proxy: bool,
 }
 
 /// What a frontend speaks.
@@ -108,16 +102,10 @@ pub struct Backend {
     pub all_backups: bool,
     /// `None`: the servers are spoken to in the clear.
     pub tls: Option<ServerTls>,
-    /// How a client stays with its server; `None`: it needn't.
-    pub persist: Option<Persist>,
     /// HTTP: a client that asks again on its connection goes to the server that it was with, if that has a place.
     pub prefer_last_server: bool,
     /// How long a server that was down takes to get its whole weight, and limit.
     pub slow_start: Option<Duration>,
-    /// The sessions of a server that goes down are cut.
-    pub cut_on_down: bool,
-    /// Who the client is comes before anything else on a connection to a server, in this version of the PROXY protocol.
-    pub send_proxy: Option<ProxyVersion>,
     /// `None`: every server counts as up.
     pub check: Option<Check>,
     /// Further attempts after a connect that failed.
@@ -142,15 +130,6 @@ pub struct Backend {
     pub response_edits: Vec<HeaderEdit>,
 }
 
-/// A version of the PROXY protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ProxyVersion {
-    /// A line of text.
-    V1,
-    /// Binary, with what is known of the client's TLS.
-    V2,
-}
-
 /// One server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Server {
@@ -164,10 +143,6 @@ pub struct Server {
     pub weight: u16,
     /// Used only while no other server is up.
     pub backup: bool,
-    /// Clients may be made to stay with it.
-    pub stick: bool,
-    /// Its name in persistence cookies; `None`: its name.
-    pub cookie: Option<String>,
     /// Sessions at once over all workers; more wait in the queue.
     pub max_connections: Option<u32>,
 }
@@ -323,8 +298,6 @@ mod tests {
             name: name.into(),
             address: SocketAddr::from(([192, 0, 2, 1], 80)),
             tls_name: None,
-            stick: true,
-            cookie: None,
             weight: 1,
             backup: false,
             max_connections: None,
@@ -350,19 +323,16 @@ mod tests {
             queue_timeout: second,
             tunnel_timeout: None,
             abort_on_close: false,
-            persist: None,
             prefer_last_server: false,
             slow_start: None,
             all_backups: false,
-            cut_on_down: false,
-            send_proxy: None,
             http2: false,
             request_edits: Vec::new(),
             response_edits: Vec::new(),
         };
         let frontend = |name: &str, port| Frontend {
             name: name.into(),
-            binds: vec![Bind { address: SocketAddr::from(([192, 0, 2, 9], port)), tls: None, accept_proxy: false }],
+            binds: vec![Bind { address: SocketAddr::from(([192, 0, 2, 9], port)), tls: None }],
             mode: Mode::Tcp,
             rules: Vec::new(),
             backend: Some(1),

@@ -78,23 +78,14 @@ pub(crate) fn nobody() -> SocketAddr {
 }
 
 pub(crate) fn at(name: &str, address: SocketAddr) -> Server {
-    Server {
-        name: name.into(),
-        address,
-        tls_name: None,
-        stick: true,
-        cookie: None,
-        weight: 1,
-        backup: false,
-        max_connections: None,
-    }
+    Server { name: name.into(), address, tls_name: None, weight: 1, backup: false, max_connections: None }
 }
 
 /// One frontend, one backend, patient timeouts.
 pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
     let frontend = Frontend {
         name: "front".into(),
-        binds: vec![Bind { address: bind, tls: None, accept_proxy: false }],
+        binds: vec![Bind { address: bind, tls: None }],
         mode: Mode::Tcp,
         rules: Vec::new(),
         backend: Some(0),
@@ -116,12 +107,9 @@ pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
         queue_timeout: PATIENCE,
         tunnel_timeout: None,
         abort_on_close: false,
-        persist: None,
         prefer_last_server: false,
         slow_start: None,
         all_backups: false,
-        cut_on_down: false,
-        send_proxy: None,
         http2: false,
         request_edits: Vec::new(),
         response_edits: Vec::new(),

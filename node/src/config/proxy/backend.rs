@@ -71,12 +71,9 @@ pub(super) fn read(
         queue_timeout: or(timeouts.queue, 60),
         tunnel_timeout: timeouts.tunnel,
         abort_on_close: abort_on_close.unwrap_or(false),
-        persist: None,
         prefer_last_server: choice.prefer_last_server,
         slow_start: choice.slow_start,
         all_backups: choice.all_backups,
-        cut_on_down: false,
-        send_proxy: None,
         http2,
         request_edits: edits.request,
         response_edits: edits.response,
@@ -111,8 +108,6 @@ fn read_server<'a>(
         tls_name,
         weight: weight.unwrap_or(1),
         backup: backup.unwrap_or(false),
-        stick: true,
-        cookie: None,
         max_connections,
     })
 }

@@ -125,8 +125,6 @@ fn server(name: &str, tls_name: Option<&str>) -> Server {
         tls_name: tls_name.map(Into::into),
         weight: 1,
         backup: false,
-        stick: true,
-        cookie: None,
         max_connections: None,
     }
 }
@@ -146,12 +144,9 @@ fn backend(tls: ServerTls, servers: Vec<Server>) -> Backend {
         server_timeout: second,
         queue_timeout: second,
         abort_on_close: false,
-        persist: None,
         prefer_last_server: false,
         slow_start: None,
         all_backups: false,
-        cut_on_down: false,
-        send_proxy: None,
         tunnel_timeout: None,
         request_edits: Vec::new(),
         response_edits: Vec::new(),
