@@ -147,12 +147,18 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn wait_for(port: u16) {
-    let until = Instant::now() + Duration::from_secs(20);
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(Instant::now() < until, "nobody listens at {port}");
+/// Waits for a state of another process.
+#[allow(clippy::disallowed_methods, reason = "the pause between two looks at a state")]
+fn wait_until(what: &str, mut state: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !state() {
+        assert!(Instant::now() < until, "waited in vain for: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+fn wait_for(port: u16) {
+    wait_until("somebody to listen", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
 }
 
 #[test]
@@ -225,11 +231,7 @@ fn list_and_status_tell_what_runs_and_a_renewed_file_is_taken_at_the_next_signal
     pki.join("bundle.pem", &["leaf.pem", "leaf.key", "lower.pem", "upper.pem"]);
     let hangup = Command::new("kill").args(["-HUP", &serve.0.id().to_string()]).status().unwrap();
     assert!(hangup.success());
-    let until = Instant::now() + Duration::from_secs(20);
-    while list()["sha256"] == first["sha256"] {
-        assert!(Instant::now() < until, "the renewed certificate is not taken");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_until("the renewed certificate", || list()["sha256"] != first["sha256"]);
     let (_, page, _) = run(&pki, &["--control", "sock", "status"]);
     assert!(page.contains("! certificate c: the certificate of CN=www.example.test expires in "), "{page}");
     assert_eq!(run(&pki, &["--control", "sock", "cert", "check"]).0, 1);
