@@ -51,7 +51,13 @@ async fn converse(address: SocketAddr, probe: &Probe, tls: Option<&Outbound>) ->
     reset_on_close(&stream);
     let Some(tls) = tls else { return talk(stream, address, probe).await };
     let stream = TlsConnector::from(Arc::clone(&tls.config)).connect(tls.name.clone(), stream).await;
-    talk(stream.map_err(|error| io::Error::other(format!("tls: {error}")))?, address, probe).await
+    talk(stream.map_err(|error| io::Error::other(format!("tls: {}", told(&error))))?, address, probe).await
+}
+
+/// What rustls said, through the error that tokio made of it.
+fn told(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    inner.map_or_else(|| error.to_string(), crate::tls::words)
 }
 
 async fn talk(
