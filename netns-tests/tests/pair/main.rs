@@ -21,5 +21,6 @@ mod scenario;
 mod split;
 mod sync;
 mod tickle;
+mod tls;
 mod vip;
 mod wire;
