@@ -17,6 +17,8 @@ use proxy_core::plan::{Balance, HashOf, Hashing, Server};
 const FOR: Duration = Duration::from_millis(300);
 /// Picks between two looks at the clock.
 const ROUND: u64 = 1024;
+/// Picks before: the slots of consistent hashing are filled as they are asked for.
+const WARM_UP: u64 = 400 * ROUND;
 
 /// As much apart as servers are in the proxy.
 #[repr(align(128))]
@@ -58,8 +60,11 @@ fn measure(way: &Balance, count: usize) -> (f64, f64) {
     let mut balancer = Balancer::new(way, &servers, false, 0);
     let standing = |_, _| Standing { usable: true, warmth: Warmth::WHOLE };
     let mut taken = VecDeque::new();
-    let (mut client, began) = (0_u64, Instant::now());
-    while began.elapsed() < FOR {
+    let (mut client, mut began) = (0_u64, Instant::now());
+    while client <= WARM_UP || began.elapsed() < FOR {
+        if client == WARM_UP {
+            began = Instant::now();
+        }
         for _ in 0..ROUND {
             client += 1;
             balancer.follow(0, Instant::now, standing);
@@ -77,7 +82,7 @@ fn measure(way: &Balance, count: usize) -> (f64, f64) {
             }
         }
     }
-    let pick = began.elapsed().as_nanos() as f64 / client as f64;
+    let pick = began.elapsed().as_nanos() as f64 / (client - WARM_UP) as f64;
     let (mut changes, began) = (0_u64, Instant::now());
     while began.elapsed() < FOR / 3 {
         changes += 1;

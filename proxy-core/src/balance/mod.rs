@@ -246,6 +246,8 @@ impl Balancer {
                 let allowed = |member: &Member| room(member).is_some_and(|now| bound.allows(member, now));
                 slots.pick_first(members, hash, allowed).or_else(|| least_conn::pick(members, 0, room))
             }
+            // Somebody's second server is nobody's turn: else, of two servers, each client would first go to the dead one.
+            _ if except.is_some() => least_conn::pick(members, turn.next_of(members), room),
             _ => turn.pick(members, is_open),
         };
         chosen.map_or(Pick::Full, |index| Pick::Server(members[index].server))

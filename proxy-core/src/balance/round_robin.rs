@@ -64,10 +64,15 @@ impl RoundRobin {
         self.weights = members.iter().map(|member| member.weight / common).collect();
         self.total = self.weights.iter().map(|weight| u64::from(*weight)).sum();
         // In the order of the servers, from the first one on.
-        let before = members.partition_point(|member| member.server < self.first);
+        let before = self.next_of(members);
         let ranks = (0..members.len()).map(|member| (member + members.len() - before) % members.len());
         self.ranks = ranks.map(|rank| u32::try_from(rank).expect("a plan has fewer servers")).collect();
         self.begin();
+    }
+
+    /// The member after who was last.
+    pub(super) fn next_of(&self, members: &[Member]) -> usize {
+        members.partition_point(|member| member.server < self.first)
     }
 
     fn begin(&mut self) {

@@ -361,6 +361,16 @@ fn a_hashed_client_waits_for_its_server_unless_there_is_a_bound() {
 }
 
 #[test]
+fn a_redispatch_is_nobodys_turn() {
+    let mut group = Group::new(&Balance::RoundRobin, &[1, 1]);
+    for _ in 0..5 {
+        assert_eq!(group.pick_again(Wanted::default(), None), Pick::Server(0));
+        assert_eq!(group.pick_again(Wanted::default(), Some(0)), Pick::Server(1));
+        assert_eq!(group.pick_again(Wanted::default(), None), Pick::Server(1));
+    }
+}
+
+#[test]
 fn who_has_nothing_to_hash_is_served_in_turn() {
     for kind in [MAP, CONSISTENT, BOUNDED] {
         let mut group = Group::new(&kind, &[1, 1, 1]);

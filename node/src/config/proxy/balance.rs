@@ -127,11 +127,10 @@ fn read_slow_start(
     balance: &Balance,
     servers: Option<&[Server]>,
 ) -> Option<Duration> {
+    let limited = servers.is_none_or(|servers| servers.iter().any(|server| server.max_connections.is_some()));
     if !section.has("check") {
         value.report("`slow_start` does nothing without `check`: no server ever goes down and comes up");
-    }
-    let limited = servers.is_none_or(|servers| servers.iter().any(|server| server.max_connections.is_some()));
-    if !balance.follows_weights() && !limited {
+    } else if !balance.follows_weights() && !limited {
         value.report("`slow_start` does nothing: this `balance` has fixed shares, and no server has `max_connections`");
     }
     value.duration(TIMEOUT)
