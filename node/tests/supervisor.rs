@@ -62,6 +62,7 @@ impl Bench {
         let server = Server {
             name: "echo".into(),
             address: self.server,
+            host: None,
             tls_name: None,
             stick: true,
             cookie: None,
@@ -88,6 +89,7 @@ impl Bench {
                 servers: vec![server],
                 tls: None,
                 check: None,
+                agent_check: None,
                 retries: 3,
                 redispatch: false,
                 connect_timeout: 5 * SECOND,

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::balance::Candidate;
+use crate::check::agent::Said;
+use crate::check::observed::Observed;
 use crate::http::forwarded::Forwarding;
 use crate::http::lists::Lists;
 use crate::http::rules::Rules;
@@ -57,6 +59,10 @@ pub(crate) struct BackendLive {
 pub(crate) struct ServerLive {
     sessions: AtomicU32,
     health: AtomicU8,
+    /// What clients meet with.
+    pub(crate) observed: Observed,
+    /// What it says of itself.
+    pub(crate) agent: Said,
     pub(crate) report: Mutex<Report>,
     pub(crate) shards: Box<[ServerShard]>,
 }
@@ -66,6 +72,8 @@ pub(crate) struct ServerLive {
 pub(crate) struct Report {
     pub(crate) since: Instant,
     pub(crate) last_check: Option<LastCheck>,
+    /// What its agent said last, or why it said nothing.
+    pub(crate) agent: Option<String>,
 }
 
 /// How the last check went.
@@ -143,17 +151,21 @@ impl BackendLive {
             let old = kept.and_then(|(plan, live)| {
                 let same = |old: &plan::Server| old.name == server.name && old.address == server.address;
                 let index = plan.servers.iter().position(same)?;
-                Some((Arc::clone(&live.servers[index]), plan.check.is_some()))
+                Some((Arc::clone(&live.servers[index]), first_health(plan, &plan.servers[index])))
             });
-            match old {
-                Some((live, was_checked)) => {
-                    if was_checked != backend.check.is_some() {
-                        live.set_health(first_health(backend));
+            let first = first_health(backend, server);
+            let live = match old {
+                Some((live, before)) => {
+                    // It was not checked and is now, or the other way round; or its name has an address at last.
+                    if before != first {
+                        live.set_health(first);
                     }
                     live
                 }
-                None => Arc::new(ServerLive::new(first_health(backend), workers)),
-            }
+                None => Arc::new(ServerLive::new(first, workers)),
+            };
+            live.suit(backend, server);
+            live
         });
         BackendLive {
             servers: servers.collect(),
@@ -163,8 +175,12 @@ impl BackendLive {
     }
 }
 
-fn first_health(backend: &plan::Backend) -> ServerState {
-    if backend.check.is_some() { ServerState::Checking } else { ServerState::Up }
+fn first_health(backend: &plan::Backend, server: &plan::Server) -> ServerState {
+    match (server.unresolved(), &backend.check) {
+        (Some(_), _) => ServerState::Down,
+        (None, Some(_)) => ServerState::Checking,
+        (None, None) => ServerState::Up,
+    }
 }
 
 impl ServerLive {
@@ -172,14 +188,29 @@ impl ServerLive {
         let server = ServerLive {
             sessions: AtomicU32::new(0),
             health: AtomicU8::new(0),
-            report: Mutex::new(Report { since: Instant::now(), last_check: None }),
+            observed: Observed::default(),
+            agent: Said::default(),
+            report: Mutex::new(Report { since: Instant::now(), last_check: None, agent: None }),
             shards: shards(workers),
         };
         server.set_health(health);
         server
     }
 
-    /// Checking, up or down; whether it may be used is [`ServerLive::candidate`]'s matter.
+    /// Makes what is known of it fit a plan.
+    fn suit(&self, backend: &plan::Backend, server: &plan::Server) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        if backend.agent_check.is_none() {
+            self.agent.forget();
+            report.agent = None;
+        }
+        if let Some(why) = server.unresolved() {
+            let (latency, ended) = (std::time::Duration::ZERO, Instant::now());
+            report.last_check = Some(LastCheck { ok: false, code: None, what: why.to_owned(), latency, ended });
+        }
+    }
+
+    /// Checking, up or down, by its checks alone; whether it may be used: [`ServerLive::is_usable`].
     pub(crate) fn health(&self) -> ServerState {
         match self.health.load(SeqCst) {
             0 => ServerState::Checking,
@@ -191,12 +222,37 @@ impl ServerLive {
     pub(crate) fn set_health(&self, health: ServerState) {
         let code = match health {
             ServerState::Checking => 0,
-            // Drain is a weight, not a health.
-            ServerState::Up | ServerState::Drain => 1,
+            // Drain is a weight, maintenance somebody's will: neither is a health.
+            ServerState::Up | ServerState::Drain | ServerState::Maintenance => 1,
             ServerState::Down => 2,
         };
         if self.health.swap(code, SeqCst) != code {
             self.report.lock().unwrap_or_else(PoisonError::into_inner).since = Instant::now();
+        }
+    }
+
+    /// Neither its checks nor its agent say otherwise.
+    pub(crate) fn is_usable(&self) -> bool {
+        let agent = self.agent.standing();
+        self.health() != ServerState::Down && !agent.down && !agent.maintenance
+    }
+
+    /// The weight in effect under `config`.
+    pub(crate) fn weight(&self, config: &plan::Server) -> u16 {
+        self.agent.standing().weight(config.weight)
+    }
+
+    /// What it is good for under `config`.
+    pub(crate) fn state(&self, config: &plan::Server) -> ServerState {
+        let (health, agent) = (self.health(), self.agent.standing());
+        if agent.maintenance {
+            ServerState::Maintenance
+        } else if health == ServerState::Down || agent.down {
+            ServerState::Down
+        } else if self.weight(config) == 0 {
+            ServerState::Drain
+        } else {
+            health
         }
     }
 
@@ -209,9 +265,9 @@ impl ServerLive {
     pub(crate) fn candidate(&self, config: &plan::Server) -> Candidate {
         let sessions = self.sessions();
         Candidate {
-            weight: config.weight,
+            weight: self.weight(config),
             backup: config.backup,
-            usable: self.health() != ServerState::Down,
+            usable: self.is_usable(),
             full: config.max_connections.is_some_and(|max| sessions >= max),
             sessions,
         }

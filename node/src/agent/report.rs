@@ -57,7 +57,7 @@ impl Agent {
                 since: ago(self.applied_at),
             },
             frontends: traffic::frontends(&self.cluster),
-            backends: traffic::backends(&self.cluster),
+            backends: traffic::backends(&self.cluster, self.lists.names()),
             workers: Vec::new(),
             realtime: Some(Realtime {
                 scheduling: granted(snapshot.realtime.as_ref().map(|realtime| &realtime.scheduling)),

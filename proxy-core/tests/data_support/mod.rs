@@ -81,6 +81,7 @@ pub(crate) fn at(name: &str, address: SocketAddr) -> Server {
     Server {
         name: name.into(),
         address,
+        host: None,
         tls_name: None,
         stick: true,
         cookie: None,
@@ -109,6 +110,7 @@ pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
         servers,
         tls: None,
         check: None,
+        agent_check: None,
         retries: 0,
         redispatch: false,
         connect_timeout: Duration::from_millis(100),
