@@ -9,6 +9,7 @@ use std::io::{self, PipeReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -17,14 +18,16 @@ use nix::unistd::Pid;
 use proxy_core::plan::{Plan, Probe, Program};
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
 use crate::pidfd;
 use crate::supervisor::identity;
 
-/// Programs and results that may wait. The core asks for far fewer at once.
+/// Programs and results that may wait; a program that finds no room is not run.
 const QUEUE: usize = 64;
+/// Programs that run at once: as many as the core asks for. It is not trusted to ask for no more.
+const AT_ONCE: usize = 16;
 /// So much of what a program prints is kept; the rest is read and forgotten.
 const OUTPUT: usize = 1024;
 /// What the helper says that could not start a program.
@@ -80,9 +83,13 @@ impl Programs {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("programs".into()).spawn(move || {
             runtime.block_on(async move {
-                while let Some(run) = inbox.recv().await {
+                let room = Arc::new(Semaphore::new(AT_ONCE));
+                while let Ok(place) = Arc::clone(&room).acquire_owned().await
+                    && let Some(run) = inbox.recv().await
+                {
                     let (helper, outbox) = (helper.clone(), outbox.clone());
                     tokio::spawn(async move {
+                        let _place = place;
                         let (ok, what) = match execute(&helper, &run).await {
                             Ok(what) => (true, what),
                             Err(what) => (false, what),
@@ -162,104 +169,6 @@ async fn execute(helper: &PathBuf, run: &Run) -> Result<String, String> {
             Err(with(signal.map_or("killed".into(), |signal| format!("killed by {signal}")), &words))
         }
     }
-}
-
-fn start(helper: PathBuf) -> io::Result<Programs> {
-        let (runs, mut inbox) = mpsc::channel::<Run>(QUEUE);
-        let (outbox, ended) = mpsc::channel(QUEUE);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new().name("programs".into()).spawn(move || {
-            runtime.block_on(async move {
-                while let Some(run) = inbox.recv().await {
-                    let (helper, outbox) = (helper.clone(), outbox.clone());
-                    tokio::spawn(async move {
-                        let (ok, what) = match execute(&helper, &run).await {
-                            Ok(what) => (true, what),
-                            Err(what) => (false, what),
-                        };
-                        // Without a supervisor there is nobody to hear of it.
-                        let _ = outbox.send(Ended { ticket: run.ticket, ok, what }).await;
-                    });
-                }
-            });
-        })?;
-        Ok(Programs { runs, ended })
-    }
-
-    /// Whether there was room for it.
-    pub(crate) fn run(&self, run: Run) -> bool {
-        self.runs.try_send(run).is_ok()
-    }
-
-    /// The next one that ended.
-    pub(crate) async fn ended(&mut self) -> Option<Ended> {
-        self.ended.recv().await
-    }
-}
-
-/// A program and whatever it started; gone when this is dropped.
-struct Group(Option<Child>);
-
-impl Group {
-    /// Kills who is left, and says how the leader ended.
-    fn end(&mut self) -> Option<io::Result<ExitStatus>> {
-        let mut leader = self.0.take()?;
-        // Not reaped yet, so its number is still its own; and it was made to lead a group of that number.
-        let group = Pid::from_raw(i32::try_from(leader.id()).expect("the kernel's numbers fit"));
-        match killpg(group, Signal::SIGKILL) {
-            Ok(()) | Err(Errno::ESRCH) => {}
-            Err(error) => tracing::error!(%group, %error, "the program of a check cannot be killed"),
-        }
-        Some(leader.wait())
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-/// Runs a program to its end. `Err`: the check failed, and why.
-async fn execute(helper: &PathBuf, run: &Run) -> Result<String, String> {
-    let (mut group, output) = start(helper, run).map_err(|why| format!("{} cannot be run: {why}", run.program.path))?;
-    let pid = group.0.as_ref().expect("it was just started").id();
-    let pidfd = pidfd::open(pid).map_err(|error| error.to_string())?;
-    // SAFETY: an OwnedFd stays open, and the same, for as long as it lives.
-    let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, tokio::io::Interest::READABLE) };
-    let pidfd = pidfd.map_err(|error| io::Error::from(error).to_string())?;
-    let mut said = Vec::new();
-    let ended = async {
-        tokio::select! {
-            _ = pidfd.readable() => {}
-            // It may close its output long before it ends.
-            () = listen(&output, &mut said) => drop(pidfd.readable().await),
-        }
-    };
-    if timeout(run.timeout, ended).await.is_err() {
-        return Err(format!("the program did not end within {:?}", run.timeout));
-    }
-    // What it said last; whoever it left behind may still hold the pipe.
-    hear(&output, &mut said);
-    let status = group.end().expect("it ends once").map_err(|error| error.to_string())?;
-    let words = first_line(&said);
-    match (status.code(), status.signal()) {
-        (Some(0), _) if words.is_empty() => Ok("exit status 0".into()),
-        (Some(0), _) => Ok(words),
-        (Some(code), _) => Err(with(format!("exit status {code}"), &words)),
-        (None, signal) => {
-            let signal = signal.and_then(|signal| Signal::try_from(signal).ok());
-            Err(with(signal.map_or("killed".into(), |signal| format!("killed by {signal}")), &words))
-        }
-    }
-}
-
-fn killed_with_its_children(group: &mut Group) -> Result<ExitStatus, String> {
-    // The leader is gone and not reaped: this reaches whom it left behind, and nobody else.
-    if let Ok(pid) = i32::try_from(group.0.id()) {
-        let (Ok(()) | Err(_)) = killpg(Pid::from_raw(pid), Signal::SIGKILL);
-    }
-    group.0.wait().map_err(|error| error.to_string())
 }
 
 fn start(helper: &PathBuf, run: &Run) -> Result<(Group, pipe::Receiver), String> {

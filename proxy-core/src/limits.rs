@@ -30,8 +30,8 @@ impl Limits {
     /// workers, with room for what an apply may add: a reload holds old and new at once, so they count twice).
     pub fn derive(nofile: u64, workers: u16, listeners: usize) -> Limits {
         let listeners = u64::try_from(listeners).unwrap_or(u64::MAX);
-        let reserve =
-            (FOR_PROCESS + checks(nofile) + PER_WORKER * u64::from(workers)).saturating_add(listeners.saturating_mul(2));
+        let reserve = (FOR_PROCESS + checks(nofile) + PER_WORKER * u64::from(workers))
+            .saturating_add(listeners.saturating_mul(2));
         let sessions = nofile.saturating_sub(reserve) / PER_SESSION;
         // One below the top, which means "no limit" to a gate.
         Limits { nofile, sessions: u32::try_from(sessions).unwrap_or(u32::MAX).clamp(1, u32::MAX - 1) }

@@ -23,8 +23,8 @@ use crate::log::Logs;
 use crate::plan::{self, Action, List, Mode, Plan, PlanError};
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
 use crate::stats::{
-    BackendStats, CheckReport, FrontendStats, HttpCounters, Reasons, ServerStats, Stats, TlsStats,
-    WorkerShard, WorkerStats, shards, sum,
+    BackendStats, CheckReport, FrontendStats, HttpCounters, Reasons, ServerStats, Stats, TlsStats, WorkerShard,
+    WorkerStats, shards, sum,
 };
 use crate::tls::fault::Fault;
 use crate::worker::{self, Mailbox, Seed};

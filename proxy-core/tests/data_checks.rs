@@ -264,7 +264,10 @@ fn a_server_whose_name_has_no_address_is_down_and_says_why() {
     for check in [None, Some(Check { interval: SOON, ..Check::default() })] {
         wanted.backends[0].check = check;
         plane.apply(wanted.clone(), Vec::new(), &[], LogDescriptors::new()).unwrap();
-        assert_eq!((first(&plane).state, first(&plane).last_check.map(|check| check.what)), (ServerState::Down, problem.clone()));
+        assert_eq!(
+            (first(&plane).state, first(&plane).last_check.map(|check| check.what)),
+            (ServerState::Down, problem.clone())
+        );
         assert!((0..3).all(|_| echoes(&mut client(bind))));
     }
     // It has one now.

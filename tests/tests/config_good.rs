@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use node::config::{LogFormat, OnIsolation, load_cluster, load_node, parse_cluster, parse_node, routers};
-use proxy_core::plan::{
-    AgentCheck, Balance, Check, Content, Host, HttpProbe, Observe, OnError, Probe, Program,
-};
+use proxy_core::plan::{AgentCheck, Balance, Check, Content, Host, HttpProbe, Observe, OnError, Probe, Program};
 use vrrp::config::{Checksum, Transport, UnicastPeer};
 
 fn example(name: &str) -> PathBuf {

@@ -21,7 +21,8 @@ impl Resolver {
     /// In words.
     pub(super) fn new(nameservers: &[SocketAddr]) -> Result<Resolver, String> {
         let mut builder = if nameservers.is_empty() {
-            TokioResolver::builder_tokio().map_err(|error| format!("the system's resolv.conf can't be used: {error}"))?
+            TokioResolver::builder_tokio()
+                .map_err(|error| format!("the system's resolv.conf can't be used: {error}"))?
         } else {
             let servers = nameservers.iter().map(|address| {
                 let mut server = NameServerConfig::udp_and_tcp(address.ip());

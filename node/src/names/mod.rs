@@ -70,7 +70,8 @@ impl Names {
 
     /// Forgets what the plan has no use for.
     pub fn keep(&self, plan: &Plan) {
-        self.answers().keep(|name| servers(plan).any(|server| server.host.as_ref().is_some_and(|host| host.name == name)));
+        self.answers()
+            .keep(|name| servers(plan).any(|server| server.host.as_ref().is_some_and(|host| host.name == name)));
     }
 
     /// Where a server is, and what is wrong with that.

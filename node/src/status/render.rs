@@ -232,7 +232,8 @@ fn frontend_rows(status: &Status) -> Vec<(bool, Vec<String>)> {
 
 /// The first servers that clients are not sent to, or whose address may be old, and why.
 fn troubled_rows(status: &Status) -> Vec<(bool, Vec<String>)> {
-    let servers = status.backends.iter().flat_map(|backend| backend.servers.iter().map(move |server| (backend, server)));
+    let servers =
+        status.backends.iter().flat_map(|backend| backend.servers.iter().map(move |server| (backend, server)));
     let row = |(backend, server): (&Backend, &Server)| {
         let check = server.check.as_ref();
         let problem = server.resolved.problem.clone();

@@ -191,10 +191,8 @@ impl Job {
     async fn keep_checking(&self, check: &Check, means: &Means) {
         let mut health = Health::new(self.live.health(), check.rise, check.fall);
         let mut pace = Pace::new(&self.backend, &self.server);
-        let address = SocketAddr::new(
-            check.address.unwrap_or(self.address.ip()),
-            check.port.unwrap_or(self.address.port()),
-        );
+        let address =
+            SocketAddr::new(check.address.unwrap_or(self.address.ip()), check.port.unwrap_or(self.address.port()));
         let question = match &check.probe {
             Probe::Tcp => Some(Question::Connect),
             Probe::Http(http) => Some(Question::Http(Http::new(http, self.name.as_deref(), address))),
@@ -209,9 +207,7 @@ impl Job {
             let started = Instant::now();
             // Apart: who sleeps has no room for a handshake.
             let answer = match &question {
-                Some(question) => {
-                    Some(Box::pin(probe::ask(address, question, self.tls.as_ref(), check.timeout)).await)
-                }
+                Some(question) => Some(Box::pin(probe::ask(address, question, self.tls.as_ref(), check.timeout)).await),
                 None => program::ask(&means.agent, &self.backend, &self.server, check.timeout).await,
             };
             drop(turn);

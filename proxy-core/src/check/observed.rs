@@ -91,7 +91,11 @@ mod tests {
         let mut trips = Vec::new();
         for (number, experience) in experiences.chars().enumerate() {
             now += apart;
-            if experience == '+' { observed.good() } else { observed.bad(&RULES, now) }
+            if experience == '+' {
+                observed.good()
+            } else {
+                observed.bad(&RULES, now)
+            }
             let mut noticed = std::pin::pin!(observed.too_many());
             let cx = &mut std::task::Context::from_waker(std::task::Waker::noop());
             if noticed.as_mut().poll(cx).is_ready() {

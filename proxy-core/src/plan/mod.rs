@@ -21,9 +21,7 @@ use serde::{Deserialize, Serialize};
 use text::check_edits;
 
 pub use balance::{Balance, HashOf, Hashing};
-pub use check::{
-    AgentCheck, Check, Content, HttpProbe, Observe, OnError, Probe, Program, check_probe_header,
-};
+pub use check::{AgentCheck, Check, Content, HttpProbe, Observe, OnError, Probe, Program, check_probe_header};
 pub use http::{ClientCertField, ClientSupplied, Forwarded, Http};
 pub use log::{Log, LogFormat, LogSink, Target};
 pub use persist::{Cookie, CookieMode, Persist, SameSite, StickCounter, StickKey, StickTable};

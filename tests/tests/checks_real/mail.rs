@@ -14,9 +14,8 @@ fn site(place: &Place, good: SocketAddr, bad: SocketAddr, check: &str) -> String
     let check = format!("check = {{ {check}, interval = \"100ms\", timeout = \"10s\" }}");
     site.mode = "tcp";
     site.backend = check.clone();
-    site.more = format!(
-        "[backend.other]\nmode = \"tcp\"\nservers = [{{ name = \"other\", address = \"{bad}\" }}]\n{check}\n"
-    );
+    site.more =
+        format!("[backend.other]\nmode = \"tcp\"\nservers = [{{ name = \"other\", address = \"{bad}\" }}]\n{check}\n");
     site.toml()
 }
 

@@ -23,7 +23,8 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// What `lbnode status` says of a server of the backend.
 fn server(serve: &Serve, name: &str) -> Value {
-    let output = Command::new(binary()).arg("--control").arg(&serve.control).args(["status", "--json"]).output().unwrap();
+    let output =
+        Command::new(binary()).arg("--control").arg(&serve.control).args(["status", "--json"]).output().unwrap();
     let status: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
     let backends = status["backends"].as_array().into_iter().flatten();
     let servers = backends.flat_map(|backend| backend["servers"].as_array().into_iter().flatten());

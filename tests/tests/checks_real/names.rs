@@ -38,11 +38,9 @@ fn ask(mut stream: &TcpStream) -> std::io::Result<String> {
 }
 
 fn reaches(front: SocketAddr, who: &str) {
-    wait_until(&format!("{who} to answer"), SOON, || {
-        match TcpStream::connect(front).and_then(|stream| ask(&stream)) {
-            Ok(found) if found == who => Ok(()),
-            found => Err(format!("{found:?}")),
-        }
+    wait_until(&format!("{who} to answer"), SOON, || match TcpStream::connect(front).and_then(|stream| ask(&stream)) {
+        Ok(found) if found == who => Ok(()),
+        found => Err(format!("{found:?}")),
     })
     .unwrap();
 }
