@@ -5,9 +5,10 @@
 mod data_support;
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use data_support::http::{Peer, get, serving, stage};
@@ -124,6 +125,21 @@ fn connects_that_fail_count_in_tcp_and_the_next_check_comes_soon() {
     assert!(is(&plane, ServerState::Up));
 }
 
+/// An echoing server on another address, where no agent is asked, and how many came.
+fn elsewhere() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.2:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&count);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            seen.fetch_add(1, SeqCst);
+            thread::spawn(move || echo(stream));
+        }
+    });
+    (address, count)
+}
+
 /// An agent that says the line in the cell, after it has heard what it is to be sent.
 fn agent(greeting: &'static str) -> (SocketAddr, Arc<Mutex<String>>) {
     let line = Arc::new(Mutex::new("up 100%\n".to_owned()));
@@ -141,7 +157,7 @@ fn agent(greeting: &'static str) -> (SocketAddr, Arc<Mutex<String>>) {
 #[test]
 fn a_server_says_itself_what_it_can_take() {
     let (echoing, _) = server(echo);
-    let (spare, spared) = server(echo);
+    let (spare, spared) = elsewhere();
     let (agent, line) = agent("hello\n");
     let (address, sockets) = listeners(1);
     let mut wanted = plan(address, vec![at("only", echoing), at("spare", spare)]);

@@ -235,7 +235,10 @@ impl Job {
                 let what = format!("clients met with {} errors in a row", observe.errors);
                 self.publish(check, change, Answer::failed(what), Duration::ZERO);
             }
-            let soon = check.fast_interval.unwrap_or(check.interval);
+            let soon = match self.live.health() {
+                ServerState::Down => health.pause(check),
+                _ => check.fast_interval.unwrap_or(check.interval),
+            };
             due = due.min(tokio::time::Instant::now() + soon);
         }
     }
