@@ -233,7 +233,7 @@ fn a_flapping_server_changes_its_state_only_after_so_many_in_a_row() {
     // Two bad answers, then a good one, for ever.
     let (address, _) = server(move |mut stream| {
         let _ = stream.read(&mut [0; 1024]);
-        let status = if count.fetch_add(1, SeqCst) % 3 == 0 { 200 } else { 500 };
+        let status = if count.fetch_add(1, SeqCst).is_multiple_of(3) { 200 } else { 500 };
         let _ = write!(stream, "HTTP/1.1 {status} Such\r\n\r\n");
     });
     let (bind, sockets) = listeners(1);

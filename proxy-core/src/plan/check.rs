@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::rule::HeaderEdit;
-use super::text::Side;
-use super::{Plan, ServerTls, regex};
+use super::text::{Side, check_expression};
+use super::{Plan, ServerTls};
 
 /// How a backend's servers are checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,7 +78,7 @@ pub struct HttpProbe {
 pub enum Content {
     /// These bytes.
     Text(String),
-    /// A match of this expression ([`regex()`]).
+    /// A match of this expression ([`super::regex()`]).
     Regex(String),
 }
 
@@ -223,7 +223,7 @@ impl HttpProbe {
         match body {
             Some(_) if method == "HEAD" => Err("an answer to HEAD has no body".into()),
             Some(Content::Text(text)) if text.is_empty() => Err("every body has an empty text".into()),
-            Some(Content::Regex(pattern)) => regex(pattern, false).map(drop).map_err(|error| error.to_string()),
+            Some(Content::Regex(pattern)) => check_expression(pattern).map_err(|error| error.to_string()),
             _ => Ok(()),
         }
     }

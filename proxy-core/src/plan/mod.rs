@@ -26,7 +26,7 @@ pub use http::{ClientCertField, ClientSupplied, Forwarded, Http};
 pub use log::{Log, LogFormat, LogSink, Target};
 pub use persist::{Cookie, CookieMode, Persist, SameSite, StickCounter, StickKey, StickTable};
 pub use rule::{Action, Condition, HeaderEdit, List, Pattern, Redirect, Reply, Rule, Sources, Text, regex};
-pub use text::{BadText, MAX_BODY, Side, check_method, check_name, check_path, check_protocol};
+pub use text::{BadText, MAX_BODY, Side, check_expression, check_method, check_name, check_path, check_protocol};
 pub use tls::{Authority, Certificate, ClientAuth, Secret, ServerTls, Tls, TlsVersion, Verify};
 
 /// Everything a worker needs to know.

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use proxy_core::plan::{
-    AgentCheck, Check, Content, HttpProbe, Observe, OnError, Probe, Program, ServerTls, check_probe_header, regex,
+    AgentCheck, Check, Content, HttpProbe, Observe, OnError, Probe, Program, ServerTls, check_expression,
+    check_probe_header,
 };
 
 use super::super::reader::{Section, Value};
@@ -148,7 +149,7 @@ fn read_http(table: &Section<'_>) -> Option<Probe> {
             value.report("either `body` or `body_regex`");
         }
         let pattern = value.clone().string()?;
-        value.checked(pattern, |pattern| regex(pattern, false).map(drop)).map(Content::Regex)
+        value.checked(pattern, |pattern| check_expression(pattern)).map(Content::Regex)
     });
     let default = HttpProbe::default();
     Some(Probe::Http(HttpProbe {
