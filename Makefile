@@ -28,8 +28,9 @@ test:            ## everything that has to hold before a commit lands (CI runs t
 
 test-all: test   ## make test, and what takes longer: soak, many seeds, the other stack
 	@.ci/setup compare
+	@.ci/setup browser
 	LBNODE_LONG=1 $(CARGO) test --locked -p netns-tests --test pair -- --nocapture long_
-	LBNODE_LONG=1 $(CARGO) test --locked -p tests --test http_real -- --nocapture long_
+	LBNODE_LONG=1 $(CARGO) test --locked -p tests --test http_real --test tls_real -- --nocapture long_
 	@$(MAKE) --no-print-directory sim
 
 sim:             ## the election and the hand-off under 20,000 seeds of loss, cuts, stalls and crashes
@@ -72,12 +73,12 @@ lab-tests:       ## real pairs in network namespaces
 	$(CARGO) build --locked -p node
 	$(CARGO) test --locked -p netns-tests
 
-bench: build     ## what a request costs beside haproxy and nginx: the table of docs/performance.md (15 minutes)
+bench: build     ## what a request costs beside haproxy and nginx: the table of docs/performance.md (half an hour)
 	@.ci/setup bench
 	$(CARGO) build --release --locked -p bench
 	$(BENCH)
 
-bench-quick: build  ## the same in two minutes: shows that it works, and roughly where things stand
+bench-quick: build  ## the same in under four minutes: shows that it works, and roughly where things stand
 	@.ci/setup bench
 	$(CARGO) build --release --locked -p bench
 	$(BENCH) --quick

@@ -146,17 +146,23 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Found<T>, StoreError> {
 }
 
 fn replace(path: &Path, kept: &impl Serialize) -> Result<(), StoreError> {
-    let fresh = path.with_extension("json.new");
+    replace_file(path, &serde_json::to_vec_pretty(kept).expect("what is kept is plain data"))
+}
+
+/// Replaces a file as a whole, so that the new one survives a power cut from the moment this returns.
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    let fresh = PathBuf::from(fresh);
     let io = |what, path: &Path| {
         let path = path.to_path_buf();
         move |source| StoreError::Io { what, path, source }
     };
-    let bytes = serde_json::to_vec_pretty(kept).expect("what is kept is plain data");
     // It has private keys. What a crash left may have any mode; a new file has this one from its first byte.
     let _ = fs::remove_file(&fresh);
     let created = File::options().write(true).create_new(true).mode(0o600).open(&fresh);
     let mut file = created.map_err(io("create", &fresh))?;
-    file.write_all(&bytes).map_err(io("write", &fresh))?;
+    file.write_all(bytes).map_err(io("write", &fresh))?;
     file.sync_all().map_err(io("sync", &fresh))?;
     fs::rename(&fresh, path).map_err(io("replace", path))?;
     let dir = path.parent().expect("the path was joined to a directory");
@@ -165,6 +171,8 @@ fn replace(path: &Path, kept: &impl Serialize) -> Result<(), StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn store(name: &str) -> (PathBuf, Store) {
@@ -184,6 +192,8 @@ mod tests {
             store.write(&revision).expect("writable");
             assert_eq!(store.read().expect("readable"), Found::Kept(revision));
         }
+        let mode = fs::metadata(&store.path).expect("written").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "it may have private keys");
         fs::remove_dir_all(dir).expect("ours");
     }
 

@@ -1,13 +1,14 @@
 //! The data plane of `lbnode`: a process without privileges that carries the clients' bytes.
 
 mod alarm;
-mod balance;
+pub mod balance;
 pub mod beat;
 mod calendar;
 mod check;
 pub mod control;
 mod first;
 pub mod http;
+mod http2;
 pub mod limits;
 pub mod listener;
 mod log;

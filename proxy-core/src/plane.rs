@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use crate::beat::{BeatBoard, MAX_WORKERS};
 use crate::check::Checks;
 use crate::check::program::{RunProgram, WAITING};
-use crate::http::head::{BadRequest, BadResponse};
+use crate::http::head::{BadHttp2, BadRequest, BadResponse};
 use crate::limits::{Gate, Limits};
 use crate::listener::{Listener, ListenerKey};
 pub use crate::log::Descriptors as LogDescriptors;
@@ -23,8 +23,8 @@ use crate::log::Logs;
 use crate::plan::{self, Action, List, Mode, Plan, PlanError};
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
 use crate::stats::{
-    BackendStats, CheckReport, FrontendStats, HttpCounters, Reasons, ServerStats, Stats, TlsStats, WorkerShard,
-    WorkerStats, shards, sum,
+    BackendStats, CheckReport, FrontendStats, HttpCounters, Reasons, ServerState, ServerStats, Stats, TlsStats,
+    WorkerShard, WorkerStats, shards, sum,
 };
 use crate::tls::fault::Fault;
 use crate::worker::{self, Mailbox, Seed};
@@ -273,6 +273,7 @@ fn frontend_stats(frontend: &plan::Frontend, live: &FrontendLive) -> FrontendSta
         client_aborts: sum(&live.shards, |shard| &shard.client_aborts),
         http: matches!(frontend.mode, Mode::Http(_)).then(http),
         bad_requests: Reasons::sum(&live.shards, BadRequest::ALL.map(BadRequest::why), |shard| &shard.bad_requests),
+        bad_http2: Reasons::sum(&live.shards, BadHttp2::ALL.map(BadHttp2::why), |shard| &shard.bad_http2),
         tls: frontend.binds.iter().any(|bind| bind.tls.is_some()).then(|| TlsStats {
             full: sum(&live.shards, |shard| &shard.tls.full),
             resumed: sum(&live.shards, |shard| &shard.tls.resumed),
@@ -294,17 +295,19 @@ fn backend_stats(backend: &plan::Backend, live: &BackendLive, http: bool) -> Bac
         redispatches: sum(&live.shards, |shard| &shard.redispatches),
         http: http.then(|| HttpCounters::sum(&live.shards, |shard| &shard.http)),
         bad_responses: Reasons::sum(&live.shards, BadResponse::ALL.map(BadResponse::why), |shard| &shard.bad_responses),
-        servers: servers.map(|(server, live)| server_stats(server, live, http)).collect(),
+        servers: servers.map(|(server, live)| server_stats(server, live, backend.slow_start, http)).collect(),
     }
 }
 
-fn server_stats(server: &plan::Server, live: &ServerLive, http: bool) -> ServerStats {
+fn server_stats(server: &plan::Server, live: &ServerLive, slow_start: Option<Duration>, http: bool) -> ServerStats {
+    let warmth = live.warmth(slow_start, Instant::now());
     let report = live.report.lock().unwrap_or_else(PoisonError::into_inner);
     ServerStats {
         name: server.name.clone(),
         state: live.state(server),
         since_ms: milliseconds(report.since.elapsed()),
         weight: live.weight(server),
+        throttle: warmth.until.map(|_| warmth.percent()).filter(|_| live.state(server) == ServerState::Up),
         sessions: live.sessions(),
         total: sum(&live.shards, |shard| &shard.total),
         bytes_in: sum(&live.shards, |shard| &shard.bytes_in),

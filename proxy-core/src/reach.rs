@@ -1,16 +1,19 @@
 //! How a client gets a server: choose one, wait for a place, take a pooled connection or open one, retry, redispatch.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use crate::balance::Pick;
+use crate::balance::{Pick, Wanted};
 use crate::log::{Ended, Load, Phase, Termination};
+use crate::queue::{Lane, Queue};
 use crate::route::Route;
 use crate::server::{Place, ServerLive};
 use crate::stream::Stream;
@@ -22,6 +25,10 @@ const TURN_AROUND: Duration = Duration::from_secs(1);
 /// How long a connect may hold its turn. One that takes longer costs nothing meanwhile: a server that takes no
 /// connections holds up nobody else's.
 const TURN: Duration = Duration::from_millis(50);
+
+/// Of a slow start, and how short one may be.
+const STEPS: u32 = 16;
+const SHORTEST_STEP: Duration = Duration::from_millis(10);
 
 /// Why there is no server for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,55 +73,118 @@ impl Unreached {
 
 impl Route {
     /// A server of `backend` with a place, after a wait in the queue if need be; `left` ends when the client is gone.
-    pub(crate) async fn choose(&self, backend: usize, left: impl Future<Output = ()>) -> Result<Chosen, Unreached> {
-        let queue = &self.backend_live(backend).queue;
-        // Nobody overtakes those who wait.
-        if queue.len() == 0 {
-            match self.take(backend, None) {
-                Ok(chosen) => return Ok(chosen),
-                Err(Pick::Nobody) => return Err(Unreached::NoServer),
-                Err(_) => {}
-            }
-        }
-        let ticket = queue.join().ok_or(Unreached::QueueFull)?;
-        let turn = ticket.turn(|| match self.take(backend, None) {
-            Ok(chosen) => Some(Ok(chosen)),
-            // The last server went down: whoever waits is answered at once.
-            Err(Pick::Nobody) => Some(Err(Unreached::NoServer)),
-            Err(_) => None,
-        });
+    pub(crate) async fn choose(
+        &self,
+        backend: usize,
+        wanted: Wanted,
+        left: impl Future<Output = ()>,
+    ) -> Result<Chosen, Unreached> {
+        let lane = match self.take_in_turn(backend, wanted) {
+            Ok(chosen) => return Ok(chosen),
+            Err(None) => return Err(Unreached::NoServer),
+            Err(Some(lane)) => lane,
+        };
         tokio::select! {
             biased;
-            chosen = turn => chosen,
+            chosen = self.wait(backend, wanted, lane) => chosen,
             () = left => Err(Unreached::Left),
             () = sleep(self.backend(backend).queue_timeout) => Err(Unreached::QueueTimeout),
         }
     }
 
-    /// A server with a place, at once.
-    pub(crate) fn take(&self, backend: usize, except: Option<usize>) -> Result<Chosen, Pick> {
-        let (plan, live) = (self.backend(backend), self.backend_live(backend));
-        let look = |index: usize| live.servers[index].candidate(&plan.servers[index]);
-        // Another worker may take the last place between the look and the take: then look again.
-        for _ in 0..=plan.servers.len() {
-            match self.backends[backend].balancer.borrow_mut().pick(plan.servers.len(), except, look) {
+    /// A server with a place, at once and without overtaking anybody; an error says where to wait, or that it is in vain.
+    fn take_in_turn(&self, backend: usize, wanted: Wanted) -> Result<Chosen, Option<Lane>> {
+        let live = self.backend_live(backend);
+        if live.queue.len() > 0 {
+            match self.look(backend, wanted, None).0 {
+                Pick::Nobody => return Err(None),
                 Pick::Server(server) => {
-                    let max = plan.servers[server].max_connections;
-                    if let Some(place) = live.servers[server].take(max, &live.queue) {
+                    let lane = live.servers[server].lane();
+                    if let Some(taken) = [lane, Lane::ANY].into_iter().find(|lane| !live.queue.is_free(*lane)) {
+                        return Err(Some(taken));
+                    }
+                }
+                full => return Err(Some(self.lane(backend, full))),
+            }
+        }
+        self.take(backend, wanted, None).map_err(|pick| (pick != Pick::Nobody).then(|| self.lane(backend, pick)))
+    }
+
+    /// Waits in the queue for a server with a place.
+    async fn wait(&self, backend: usize, wanted: Wanted, mut lane: Lane) -> Result<Chosen, Unreached> {
+        let queue = &self.backend_live(backend).queue;
+        let waiting = async {
+            loop {
+                let ticket = queue.join(lane).ok_or(Unreached::QueueFull)?;
+                let turn = ticket.turn(|| match self.take(backend, wanted, None) {
+                    Ok(chosen) => Some(Ok(chosen)),
+                    // The last server went down: whoever waits is answered at once.
+                    Err(Pick::Nobody) => Some(Err(None)),
+                    // The server that it waited for went down: now it is another one's.
+                    Err(full) => {
+                        Some(self.lane(backend, full)).filter(|other| *other != lane).map(|other| Err(Some(other)))
+                    }
+                });
+                match turn.await {
+                    Ok(chosen) => return Ok(chosen),
+                    Err(None) => return Err(Unreached::NoServer),
+                    Err(Some(other)) => lane = other,
+                }
+            }
+        };
+        match self.backend(backend).slow_start {
+            None => waiting.await,
+            Some(slow_start) => tokio::select! {
+                chosen = waiting => chosen,
+                never = grow(queue, slow_start) => match never {},
+            },
+        }
+    }
+
+    /// Where to wait after such an answer.
+    fn lane(&self, backend: usize, pick: Pick) -> Lane {
+        match pick {
+            Pick::Busy(server) => self.backend_live(backend).servers[server].lane(),
+            _ => Lane::ANY,
+        }
+    }
+
+    /// A server with a place, at once.
+    pub(crate) fn take(&self, backend: usize, wanted: Wanted, except: Option<usize>) -> Result<Chosen, Pick> {
+        let live = self.backend_live(backend);
+        // Another worker may take the last place between the look and the take: then look again.
+        for _ in 0..=live.servers.len() {
+            match self.look(backend, wanted, except) {
+                (Pick::Server(server), limit) => {
+                    if let Some(place) = live.servers[server].take(limit, &live.queue) {
                         return Ok(Chosen { server, place });
                     }
                 }
-                none => return Err(none),
+                (none, _) => return Err(none),
             }
         }
         Err(Pick::Full)
+    }
+
+    /// What the balancer says, and the limit of the server that it chose.
+    fn look(&self, backend: usize, wanted: Wanted, except: Option<usize>) -> (Pick, u32) {
+        let (slow_start, live) = (self.backend(backend).slow_start, self.backend_live(backend));
+        let mut balancer = self.backends[backend].balancer.borrow_mut();
+        let changes = live.changes.load(SeqCst);
+        balancer.follow(changes, Instant::now, |server, now| live.servers[server].standing(slow_start, now));
+        let pick = balancer.pick(wanted, except, |server| live.servers[server].sessions());
+        let limit = match pick {
+            Pick::Server(server) => balancer.limit(server),
+            _ => 0,
+        };
+        (pick, limit)
     }
 
     /// A place at a server of the backend that the client is with already, whatever its limit.
     pub(crate) fn stay(&self, backend: usize, server: &Arc<ServerLive>) -> Option<Chosen> {
         let live = self.backend_live(backend);
         let index = live.servers.iter().position(|one| Arc::ptr_eq(one, server))?;
-        Some(Chosen { server: index, place: server.take(None, &live.queue)? })
+        Some(Chosen { server: index, place: server.take(u32::MAX, &live.queue)? })
     }
 
     /// A new connection to the server that was chosen, or, after failures, to another one: `chosen` says to which.
@@ -157,7 +227,7 @@ impl Route {
         attempts.redispatched = false;
         if plan.redispatch
             && (last || down)
-            && let Ok(other) = self.take(backend, Some(chosen.server))
+            && let Ok(other) = self.take(backend, Wanted::default(), Some(chosen.server))
         {
             self.backend_counters(backend).redispatches.add(1);
             attempts.redispatched = true;
@@ -197,22 +267,39 @@ impl Route {
     async fn connect(&self, backend: usize, server: usize) -> io::Result<Stream> {
         let plan = self.backend(backend);
         let connect = async {
-            let turn = self.desk.connects.acquire().await.expect("the semaphore is never closed");
-            let mut connecting = pin!(TcpStream::connect(plan.servers[server].address));
-            let stream = match timeout(TURN, &mut connecting).await {
-                Ok(connected) => connected?,
-                Err(_) => {
-                    drop(turn);
-                    connecting.await?
-                }
-            };
-            stream.set_nodelay(true)?;
-            let Some(tls) = self.scheme.tls.server(backend, server) else { return Ok(Stream::Tcp(stream)) };
+            if !plan.http2 {
+                return self.dial(backend, server).await;
+            }
             // Apart, so that nobody who needs none has room for it.
-            let handshake = handshake::connect(stream, Arc::clone(&tls.config), tls.name.clone(), &self.desk);
-            Ok(Stream::Tls(Box::new(Box::pin(handshake).await?)))
+            let lines = &self.backends[backend].pools[server].lines;
+            let stream = Box::pin(lines.stream(&self.desk, self.dial(backend, server))).await?;
+            Ok(Stream::H2Server(Box::new(stream)))
         };
         // The wait for a turn counts, and so does a handshake: the limit is what the client waits.
         timeout(plan.connect_timeout, connect).await?
+    }
+
+    async fn dial(&self, backend: usize, server: usize) -> io::Result<Stream> {
+        let turn = self.desk.connects.acquire().await.expect("the semaphore is never closed");
+        let mut connecting = pin!(TcpStream::connect(self.backend(backend).servers[server].address));
+        let stream = match timeout(TURN, &mut connecting).await {
+            Ok(connected) => connected?,
+            Err(_) => {
+                drop(turn);
+                connecting.await?
+            }
+        };
+        stream.set_nodelay(true)?;
+        let Some(tls) = self.scheme.tls.server(backend, server) else { return Ok(Stream::Tcp(stream)) };
+        let handshake = handshake::connect(stream, Arc::clone(&tls.config), tls.name.clone(), &self.desk);
+        Ok(Stream::Tls(Box::new(Box::pin(handshake).await?)))
+    }
+}
+
+/// Lets those who wait look again at each step of a server that grows: its limit does, too.
+async fn grow(queue: &Queue, slow_start: Duration) -> Infallible {
+    loop {
+        sleep((slow_start / STEPS).max(SHORTEST_STEP)).await;
+        queue.wake();
     }
 }

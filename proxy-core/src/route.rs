@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,17 +13,19 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::balance::Balancer;
+use crate::beat::Slot;
 use crate::http::date::Date;
 use crate::http::forwarded::Forwarding;
 use crate::http::pool::Pool;
 use crate::http::rules::Rules;
 use crate::limits::Gate;
 use crate::log::Logger;
-use crate::plan::{self, Balance, Mode};
+use crate::plan::{self, Mode};
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
-use crate::stats::{BackendShard, FrontendShard, ServerShard};
+use crate::stats::{BackendShard, FrontendShard, ServerShard, WorkerShard};
 use crate::tcp::buffers::Buffers;
 use crate::tcp::pipe::Pipes;
+use crate::tls::Outbound;
 use crate::tls::admission::Handshakes;
 
 /// Server connections that one worker begins at once; more wait their turn, so that a herd that comes back after a
@@ -37,6 +40,9 @@ const HEADS_KEPT: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Desk {
     pub(crate) worker: usize,
+    pub(crate) slot: Slot,
+    /// Counters of all workers.
+    pub(crate) shards: Arc<[WorkerShard]>,
     pub(crate) logger: Logger,
     /// Counts the clients of the process.
     pub(crate) process: Arc<Gate>,
@@ -48,8 +54,10 @@ pub(crate) struct Desk {
     pub(crate) handshakes: Handshakes,
     /// Clients that it serves now.
     pub(crate) clients: Cell<usize>,
+    /// Streams of HTTP/2 among them, each of which may have a connection to a server.
+    pub(crate) streams: Cell<usize>,
     /// HTTP connections to servers, in use or idle. Idle ones are kept only while there are fewer of them than of
-    /// clients, so that a session stays within its two descriptors.
+    /// clients and streams, so that each stays within the descriptors that it has room for.
     pub(crate) server_connections: Cell<usize>,
     /// Of the pools of idle server connections, so far.
     pub(crate) sweeps: Cell<u32>,
@@ -60,9 +68,11 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
-    pub(crate) fn new(worker: u16, logger: Logger, process: Arc<Gate>) -> Desk {
+    pub(crate) fn new(worker: u16, slot: Slot, shards: Arc<[WorkerShard]>, logger: Logger, process: Arc<Gate>) -> Desk {
         Desk {
             worker: usize::from(worker),
+            slot,
+            shards,
             logger,
             process,
             buffers: Buffers::default(),
@@ -72,11 +82,17 @@ impl Desk {
             connects: Semaphore::new(CONNECTS_AT_ONCE),
             handshakes: Handshakes::default(),
             clients: Cell::new(0),
+            streams: Cell::new(0),
             server_connections: Cell::new(0),
             sweeps: Cell::new(0),
             closing_since: Cell::new(None),
             guests: RefCell::default(),
         }
+    }
+
+    /// The worker's own counters.
+    pub(crate) fn counters(&self) -> &WorkerShard {
+        &self.shards[self.worker]
     }
 
     /// Whether it drains: nobody is served another request.
@@ -86,7 +102,7 @@ impl Desk {
 
     /// Whether a server connection may be kept idle that is there now.
     pub(crate) fn has_room_for_idle(&self) -> bool {
-        self.server_connections.get() <= self.clients.get()
+        self.server_connections.get() <= self.clients.get() + self.streams.get()
     }
 
     /// Now, for a `Date` field.
@@ -164,6 +180,7 @@ pub(crate) struct BackendRoute {
 /// The way in at one address: sessions keep it, and so find the route of the latest scheme at their next request.
 #[derive(Debug)]
 pub(crate) struct Entrance {
+    pub(crate) desk: Rc<Desk>,
     route: RefCell<Rc<Route>>,
     /// Index of the latest scheme's profile; `None`: clients come in the clear.
     pub(crate) tls: Cell<Option<usize>>,
@@ -174,7 +191,7 @@ pub(crate) struct Entrance {
 impl Entrance {
     /// Whether nobody inside is served another request.
     pub(crate) fn is_closing(&self) -> bool {
-        self.closed.get() || self.route.borrow().desk.is_closing()
+        self.closed.get() || self.desk.is_closing()
     }
 
     pub(crate) fn route(&self) -> Rc<Route> {
@@ -242,9 +259,30 @@ impl Route {
 /// A backend's balancer, and what it was made for.
 #[derive(Debug)]
 struct KeptBalancer {
-    kind: Balance,
-    weights: Vec<u16>,
+    backend: plan::Backend,
+    servers: Vec<Arc<ServerLive>>,
     balancer: Rc<RefCell<Balancer>>,
+}
+
+impl KeptBalancer {
+    /// Whether it is right for these as well.
+    fn fits(&self, backend: &plan::Backend, live: &BackendLive) -> bool {
+        let Self { backend: own, servers, .. } = self;
+        let same = own.balance == backend.balance
+            && own.servers == backend.servers
+            && own.all_backups == backend.all_backups
+            && own.slow_start == backend.slow_start;
+        same && servers.iter().zip(&live.servers).all(|(one, other)| Arc::ptr_eq(one, other))
+    }
+}
+
+#[derive(Debug)]
+struct KeptPool {
+    #[expect(dead_code, reason = "while it is kept, its address can't become another one's")]
+    server: Arc<ServerLive>,
+    /// How it is spoken to: connections that others vouched for, or nobody, are none of this.
+    tls: Option<Outbound>,
+    pool: Rc<Pool>,
 }
 
 /// All routes of one worker, by the address that clients come to; what an apply keeps goes on from scheme to scheme.
@@ -253,8 +291,7 @@ pub(crate) struct Routes {
     desk: Rc<Desk>,
     entrances: HashMap<SocketAddr, Rc<Entrance>>,
     balancers: HashMap<String, KeptBalancer>,
-    /// With its server, whose address so can't become another one's.
-    pools: HashMap<*const ServerLive, (Arc<ServerLive>, Rc<Pool>)>,
+    pools: HashMap<*const ServerLive, KeptPool>,
 }
 
 impl Routes {
@@ -270,19 +307,19 @@ impl Routes {
     pub(crate) fn sweep(&self) {
         let sweeps = self.desk.sweeps.get().wrapping_add(1);
         self.desk.sweeps.set(sweeps);
-        self.pools.values().for_each(|(_, pool)| pool.sweep(sweeps));
+        self.pools.values().for_each(|kept| kept.pool.sweep(sweeps));
     }
 
     /// Idle connections to servers.
     pub(crate) fn idle(&self) -> usize {
-        self.pools.values().map(|(_, pool)| pool.len()).sum()
+        self.pools.values().map(|kept| kept.pool.len()).sum()
     }
 
     /// The worker drains: who is inside is served what was asked for, and no more.
     pub(crate) fn close(&self) {
         self.desk.closing_since.set(Some(Instant::now()));
         self.desk.guests.borrow().wakers.iter().flatten().for_each(Waker::wake_by_ref);
-        self.pools.values().for_each(|(_, pool)| pool.close());
+        self.pools.values().for_each(|kept| kept.pool.close());
     }
 
     /// Takes up a scheme. Balancers whose servers are unchanged keep their turn, servers that stay their connections.
@@ -291,25 +328,34 @@ impl Routes {
         let mut pools = std::mem::take(&mut self.pools);
         let mut closed = std::mem::take(&mut self.entrances);
         let mut backends = Vec::new();
-        for (backend, live) in scheme.plan.backends.iter().zip(&scheme.backends) {
-            let weights: Vec<u16> = backend.servers.iter().map(|server| server.weight).collect();
-            let balancer = match balancers.remove(&backend.name) {
-                Some(old) if old.kind == backend.balance && old.weights == weights => old.balancer,
-                _ => Rc::new(RefCell::new(Balancer::new(&backend.balance, &weights, self.desk.worker))),
-            };
-            let entry = KeptBalancer { kind: backend.balance.clone(), weights, balancer: Rc::clone(&balancer) };
-            self.balancers.insert(backend.name.clone(), entry);
+        for (index, (backend, live)) in scheme.plan.backends.iter().zip(&scheme.backends).enumerate() {
+            let kept = balancers.remove(&backend.name).filter(|old| old.fits(backend, live)).unwrap_or_else(|| {
+                let plan::Backend { balance, servers, all_backups, .. } = backend;
+                let balancer = Balancer::new(balance, servers, *all_backups, self.desk.worker);
+                let balancer = Rc::new(RefCell::new(balancer));
+                KeptBalancer { backend: backend.clone(), servers: live.servers.clone(), balancer }
+            });
+            let balancer = Rc::clone(&kept.balancer);
+            self.balancers.insert(backend.name.clone(), kept);
             let mut own = Vec::new();
-            for server in &live.servers {
-                let key = Arc::as_ptr(server);
-                let pool = pools.remove(&key).map(|(_, pool)| pool).unwrap_or_default();
-                self.pools.insert(key, (Arc::clone(server), Rc::clone(&pool)));
+            for (number, server) in live.servers.iter().enumerate() {
+                let (key, tls) = (Arc::as_ptr(server), scheme.tls.server(index, number));
+                let same = |old: &KeptPool| match (&old.tls, tls) {
+                    (Some(old), Some(new)) => Arc::ptr_eq(&old.config, &new.config) && old.name == new.name,
+                    (old, new) => old.is_none() && new.is_none(),
+                };
+                let pool = match pools.entry(key) {
+                    Entry::Occupied(old) if same(old.get()) => old.remove().pool,
+                    _ => Rc::default(),
+                };
+                let kept = KeptPool { server: Arc::clone(server), tls: tls.cloned(), pool: Rc::clone(&pool) };
+                self.pools.insert(key, kept);
                 own.push(pool);
             }
             backends.push(BackendRoute { balancer, pools: own });
         }
-        // A session may still hold a pool whose server is gone: it keeps nothing from now on.
-        pools.values().for_each(|(_, pool)| pool.close());
+        // A session may still hold a pool whose server is gone, or another one by now: it keeps nothing from now on.
+        pools.values().for_each(|kept| kept.pool.close());
         let backends: Rc<[BackendRoute]> = backends.into();
         for (index, frontend) in scheme.plan.frontends.iter().enumerate() {
             let (scheme, backends, desk) = (Arc::clone(scheme), Rc::clone(&backends), Rc::clone(&self.desk));
@@ -321,6 +367,7 @@ impl Routes {
                 let entrance = if kept { closed.remove(&bind.address) } else { None };
                 let entrance = entrance.unwrap_or_else(|| {
                     Rc::new(Entrance {
+                        desk: Rc::clone(&self.desk),
                         route: RefCell::new(Rc::clone(&route)),
                         tls: Cell::new(None),
                         closed: Cell::new(false),

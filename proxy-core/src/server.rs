@@ -3,12 +3,12 @@
 //! Live state outlives plans: an apply makes a new [`Scheme`] around the state of whatever kept its identity, so
 //! counts, health and queues go on. It is shared by all workers and by the checks, through atomics.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::balance::Candidate;
-use crate::check::agent::Said;
+use crate::balance::{Standing, Warmth, share};
+use crate::check::agent::{self, Said};
 use crate::check::observed::Observed;
 use crate::http::forwarded::Forwarding;
 use crate::http::lists::Lists;
@@ -18,7 +18,7 @@ use crate::log::Sinks;
 use crate::log_pipe::chain;
 use crate::per_source::PerSource;
 use crate::plan::{self, LogSink, Mode, Plan, PlanError};
-use crate::queue::Queue;
+use crate::queue::{Lane, Queue};
 use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState, shards};
 use crate::tls::Configs;
 
@@ -52,6 +52,8 @@ pub(crate) struct BackendLive {
     pub(crate) queue: Arc<Queue>,
     pub(crate) shards: Arc<[BackendShard]>,
     pub(crate) servers: Vec<Arc<ServerLive>>,
+    /// Counts what balancers have to look at their servers for.
+    pub(crate) changes: Arc<AtomicU64>,
 }
 
 /// A server, known by its backend's name, its own name and its address.
@@ -63,14 +65,18 @@ pub(crate) struct ServerLive {
     pub(crate) observed: Observed,
     /// What it says of itself.
     pub(crate) agent: Said,
+    /// Its backend's.
+    changes: Arc<AtomicU64>,
     pub(crate) report: Mutex<Report>,
     pub(crate) shards: Box<[ServerShard]>,
 }
 
-/// What is only read for stats.
+/// What is seldom read: for stats, and when a server comes or goes.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) since: Instant,
+    /// When it came up, if it had been down.
+    back: Option<Instant>,
     pub(crate) last_check: Option<LastCheck>,
     /// What its agent said last, or why it said nothing.
     pub(crate) agent: Option<String>,
@@ -147,6 +153,7 @@ impl Scheme {
 
 impl BackendLive {
     fn build(backend: &plan::Backend, kept: Option<(&plan::Backend, &Arc<BackendLive>)>, workers: u16) -> BackendLive {
+        let changes = kept.map_or_else(Arc::default, |(_, live)| Arc::clone(&live.changes));
         let servers = backend.servers.iter().map(|server| {
             let old = kept.and_then(|(plan, live)| {
                 let same = |old: &plan::Server| old.name == server.name && old.address == server.address;
@@ -162,13 +169,14 @@ impl BackendLive {
                     }
                     live
                 }
-                None => Arc::new(ServerLive::new(first, workers)),
+                None => Arc::new(ServerLive::new(first, workers, &changes)),
             };
             live.suit(backend, server);
             live
         });
         BackendLive {
             servers: servers.collect(),
+            changes,
             queue: kept.map_or_else(Arc::default, |(_, live)| Arc::clone(&live.queue)),
             shards: kept.map_or_else(|| shards(workers).into(), |(_, live)| Arc::clone(&live.shards)),
         }
@@ -184,13 +192,14 @@ fn first_health(backend: &plan::Backend, server: &plan::Server) -> ServerState {
 }
 
 impl ServerLive {
-    fn new(health: ServerState, workers: u16) -> ServerLive {
+    fn new(health: ServerState, workers: u16, changes: &Arc<AtomicU64>) -> ServerLive {
         let server = ServerLive {
             sessions: AtomicU32::new(0),
             health: AtomicU8::new(0),
+            changes: Arc::clone(changes),
             observed: Observed::default(),
             agent: Said::default(),
-            report: Mutex::new(Report { since: Instant::now(), last_check: None, agent: None }),
+            report: Mutex::new(Report { since: Instant::now(), back: None, last_check: None, agent: None }),
             shards: shards(workers),
         };
         server.set_health(health);
@@ -199,9 +208,11 @@ impl ServerLive {
 
     /// Makes what is known of it fit a plan.
     fn suit(&self, backend: &plan::Backend, server: &plan::Server) {
+        if backend.agent_check.is_none() && self.agent.forget() {
+            self.changes.fetch_add(1, SeqCst);
+        }
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         if backend.agent_check.is_none() {
-            self.agent.forget();
             report.agent = None;
         }
         if let Some(why) = server.unresolved() {
@@ -226,9 +237,28 @@ impl ServerLive {
             ServerState::Up | ServerState::Drain | ServerState::Maintenance => 1,
             ServerState::Down => 2,
         };
+        let before = self.health();
         if self.health.swap(code, SeqCst) != code {
-            self.report.lock().unwrap_or_else(PoisonError::into_inner).since = Instant::now();
+            let now = Instant::now();
+            let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+            report.since = now;
+            report.back = (before == ServerState::Down && code == 1).then_some(now);
+            drop(report);
+            self.changes.fetch_add(1, SeqCst);
         }
+    }
+
+    /// Takes where its agent says that it stands, if it does, and in which words; whether that is news.
+    pub(crate) fn heard(&self, standing: Option<agent::Standing>, words: &str) -> bool {
+        let news = standing.is_some_and(|standing| self.agent.set(standing));
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.agent = Some(words.to_owned());
+        if news {
+            report.since = Instant::now();
+            drop(report);
+            self.changes.fetch_add(1, SeqCst);
+        }
+        news
     }
 
     /// Neither its checks nor its agent say otherwise.
@@ -239,7 +269,7 @@ impl ServerLive {
 
     /// The weight in effect under `config`.
     pub(crate) fn weight(&self, config: &plan::Server) -> u16 {
-        self.agent.standing().weight(config.weight)
+        share(config.weight, self.agent.standing().percent())
     }
 
     /// What it is good for under `config`.
@@ -261,21 +291,26 @@ impl ServerLive {
         self.sessions.load(SeqCst)
     }
 
-    /// As the balancer sees it under `config`.
-    pub(crate) fn candidate(&self, config: &plan::Server) -> Candidate {
-        let sessions = self.sessions();
-        Candidate {
-            weight: self.weight(config),
-            backup: config.backup,
-            usable: self.is_usable(),
-            full: config.max_connections.is_some_and(|max| sessions >= max),
-            sessions,
-        }
+    /// As balancers see it.
+    pub(crate) fn standing(&self, slow_start: Option<Duration>, now: Instant) -> Standing {
+        let percent = self.agent.standing().percent();
+        Standing { usable: self.is_usable(), percent, warmth: self.warmth(slow_start, now) }
     }
 
-    /// A place, unless the last one went to somebody else a moment ago.
-    pub(crate) fn take(self: &Arc<ServerLive>, max: Option<u32>, queue: &Arc<Queue>) -> Option<Place> {
-        let max = max.unwrap_or(u32::MAX);
+    /// How much it has grown since it came up.
+    pub(crate) fn warmth(&self, slow_start: Option<Duration>, now: Instant) -> Warmth {
+        let back = || self.report.lock().unwrap_or_else(PoisonError::into_inner).back;
+        let growing = slow_start.and_then(|slow_start| Some((back()?, slow_start)));
+        growing.map_or(Warmth::WHOLE, |(since, slow_start)| Warmth::at(since, slow_start, now))
+    }
+
+    /// Where clients wait for this server alone.
+    pub(crate) fn lane(self: &Arc<ServerLive>) -> Lane {
+        Lane::of(Arc::as_ptr(self).addr())
+    }
+
+    /// A place, unless the last one of `max` went to somebody else a moment ago.
+    pub(crate) fn take(self: &Arc<ServerLive>, max: u32, queue: &Arc<Queue>) -> Option<Place> {
         self.sessions.fetch_update(SeqCst, SeqCst, |now| (now < max).then_some(now + 1)).ok()?;
         Some(Place { server: Arc::clone(self), queue: Arc::clone(queue) })
     }
@@ -284,6 +319,6 @@ impl ServerLive {
 impl Drop for Place {
     fn drop(&mut self) {
         self.server.sessions.fetch_sub(1, SeqCst);
-        self.queue.wake();
+        self.queue.wake_for(self.server.lane());
     }
 }

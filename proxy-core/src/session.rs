@@ -13,8 +13,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+use crate::balance::{Wanted, hash};
 use crate::http::connection::Connection;
 use crate::http::rules::{Subject, Verdict};
+use crate::http2;
 use crate::limits::Pass;
 use crate::log::{Ended, Phase, TcpRecord, TcpTimers, Termination, Way};
 use crate::per_source::FromSource;
@@ -83,7 +85,12 @@ fn speak(client: Stream, peer: SocketAddr, entrance: Rc<Entrance>, room: Room) -
         Mode::Tcp => Box::pin(tcp(client, peer, route, room)),
         Mode::Http(_) => {
             let mut connection = Connection::new(client, peer, entrance, room);
-            Box::pin(async move { connection.serve().await })
+            let agreed = connection.speaks_http2();
+            Box::pin(async move {
+                if agreed || connection.serve().await {
+                    Box::pin(http2::connection::serve(connection.into_http2())).await;
+                }
+            })
         }
     }
 }
@@ -161,7 +168,9 @@ async fn tcp(client: Stream, peer: SocketAddr, route: Rc<Route>, _room: Room) {
     story.backend = Some(backend);
     story.queued = u32::try_from(route.backend_live(backend).queue.len()).unwrap_or(u32::MAX);
     let reached = async {
-        let mut chosen = route.choose(backend, client.stream().leaves()).await?;
+        let hash = hash::of_client(&route.backend(backend).balance, peer.ip());
+        let wanted = Wanted { hash, last: None };
+        let mut chosen = route.choose(backend, wanted, client.stream().leaves()).await?;
         story.server = Some(chosen.server);
         story.timers.queue = Some(began.elapsed());
         let stream = route.open(backend, &mut chosen, &mut story.attempts).await?;

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use proxy_core::plan::{
-    Action, Backend, Balance, Bind, Condition, Frontend, HeaderEdit, Http, List, Log, LogFormat, LogSink, MAX_BODY,
-    Mode, Pattern, Plan, Redirect, Reply, Rule, Sources, Text,
+    Action, Backend, Balance, Bind, ClientCertField, Condition, Frontend, HeaderEdit, Http, List, Log, LogFormat,
+    LogSink, MAX_BODY, Mode, Pattern, Plan, Redirect, Reply, Rule, Sources, Text,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ fn valid() -> Plan {
     };
     let frontend = |name: &str, port, mode| Frontend {
         name: name.into(),
-        binds: vec![Bind { address: SocketAddr::from(([192, 0, 2, 9], port)), tls: None, accept_proxy: false }],
+        binds: vec![Bind { address: SocketAddr::from(([192, 0, 2, 9], port)), tls: None }],
         mode,
         rules: Vec::new(),
         backend: Some(0),
@@ -48,11 +48,9 @@ fn valid() -> Plan {
         queue_timeout: SECOND,
         tunnel_timeout: None,
         abort_on_close: false,
-        persist: None,
         prefer_last_server: false,
         slow_start: None,
-        cut_on_down: false,
-        send_proxy: None,
+        all_backups: false,
         http2: false,
         request_edits: Vec::new(),
         response_edits: Vec::new(),
@@ -166,6 +164,18 @@ fn what_cannot_be_run_is_refused_with_its_place() {
     for (change, message) in refused {
         assert_eq!(problem(change), message);
     }
+    let told = |names: &[&str]| {
+        problem(|plan| {
+            let headers = names.iter().map(|name| (ClientCertField::Subject, (*name).to_owned()));
+            http(plan).client_cert_headers = headers.collect();
+        })
+    };
+    assert_eq!(told(&["X-A", "X-B"]), "");
+    for (names, taken) in [(&["X-A", "x_a"][..], "x_a"), (&["host"], "host")] {
+        assert_eq!(told(names), format!("frontend `web`: client_cert_headers: `{taken}` is taken"));
+    }
+    assert!(told(&["a b"]).starts_with("frontend `web`: `a b` is no header name"));
+    assert_eq!(told(&["Upgrade"]), edit("Upgrade"));
     let own = ["Connection", "content-length", "Keep-Alive", "Proxy-Connection", "TE", "Trailer", "Transfer-Encoding"];
     for name in own.into_iter().chain(["Upgrade", "Expect"]) {
         for change in [HeaderEdit::Remove(name.into()), HeaderEdit::Set(name.into(), "1".into())] {
@@ -200,6 +210,9 @@ fn conditions_ask_what_there_is() {
     let host = || Condition::Host(text(&[Pattern::Is("a".into())]));
     let good = [
         Condition::Tls(true),
+        Condition::Sni(text(&[Pattern::Present])),
+        Condition::Alpn(vec!["h2".into()]),
+        Condition::ClientCert(text(&[Pattern::Prefix("CN=".into())])),
         Condition::Source(vec![Sources::List(0)]),
         Condition::Header("A".into(), text(&[Pattern::Present])),
         Condition::ServersUp { backend: 0, at_least: 1 },
@@ -213,6 +226,10 @@ fn conditions_ask_what_there_is() {
         (Condition::Any(Vec::new()), "it holds for nobody: a list in it is empty"),
         (Condition::Path(text(&[])), "it holds for nobody: a list in it is empty"),
         (Condition::Method(Vec::new()), "it holds for nobody: a list in it is empty"),
+        (Condition::Sni(text(&[])), "it holds for nobody: a list in it is empty"),
+        (Condition::ClientCert(text(&[])), "it holds for nobody: a list in it is empty"),
+        (Condition::Alpn(Vec::new()), "it holds for nobody: a list in it is empty"),
+        (Condition::Alpn(vec![String::new()]), "`` is no protocol's name: it has 1 to 255 bytes"),
         (Condition::Port(Vec::new()), "it holds for nobody: a list in it is empty"),
         (Condition::Source(Vec::new()), "it holds for nobody: a list in it is empty"),
         (Condition::Source(vec![Sources::List(1)]), "there is no list number 1"),
@@ -328,7 +345,15 @@ fn tcp_has_no_request_to_look_at_or_answer() {
         assert_eq!(rule(1, Some(condition.clone()), reject.clone()), message);
         assert_eq!(rule(1, Some(Condition::All(vec![condition])), reject.clone()), message);
     }
-    for condition in [Condition::Source(vec![Sources::List(0)]), Condition::Port(vec![25])] {
+    let asks_connection = [
+        Condition::Source(vec![Sources::List(0)]),
+        Condition::Port(vec![25]),
+        Condition::Tls(true),
+        Condition::Sni(text(&[Pattern::Present])),
+        Condition::Alpn(vec!["h2".into()]),
+        Condition::ClientCert(text(&[Pattern::Present])),
+    ];
+    for condition in asks_connection {
         assert_eq!(rule(1, Some(Condition::Not(Box::new(condition))), Action::UseBackend(0)), "");
     }
     let needs_request = [

@@ -10,7 +10,7 @@ mod stage;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use proxy_core::http::head::{BadRequest, BadResponse};
+use proxy_core::http::head::{BadHttp2, BadRequest, BadResponse};
 
 const FILES: [(&str, &str); 8] = [
     ("request-line", include_str!("smuggling/request-line.txt")),
@@ -88,6 +88,8 @@ fn the_page_explains_every_reason_with_its_status_and_no_other() {
     let answers: BTreeSet<_> = BadResponse::ALL.map(BadResponse::why).into();
     assert_eq!(requests, both.clone().into_iter().chain(explained("Requests only")).collect());
     assert_eq!(answers, both.into_keys().chain(explained("Answers only").into_keys()).collect());
+    let http2: BTreeSet<_> = BadHttp2::ALL.map(BadHttp2::why).into();
+    assert_eq!(http2, explained("HTTP/2").into_keys().collect());
 }
 
 #[test]

@@ -5,5 +5,6 @@ mod data_support;
 mod tls {
     pub(crate) mod ends;
     mod handshakes;
+    mod rules;
     mod streams;
 }

@@ -1,12 +1,19 @@
-"""Sends WebSocket messages of many sizes, expects each back, and closes. Usage: websocket_client.py URL COUNT"""
+"""Sends WebSocket messages of many sizes, expects each back, and closes. Usage: websocket_client.py URL COUNT [ADDRESS CA]
+
+For wss: the address where the URL's host is, and who vouches for it.
+"""
 import asyncio
+import ssl
 import sys
 
 from websockets.asyncio.client import connect
 
 
 async def main():
-    async with connect(sys.argv[1], max_size=None) as connection:
+    more = {}
+    if len(sys.argv) > 3:
+        more = {"host": sys.argv[3], "ssl": ssl.create_default_context(cafile=sys.argv[4])}
+    async with connect(sys.argv[1], max_size=None, **more) as connection:
         for number in range(int(sys.argv[2])):
             size = (number * 7919) % 100_000
             message = ("%d " % number).ljust(size, "x") if number % 2 else bytes([number % 256]) * size

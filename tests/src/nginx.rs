@@ -1,6 +1,7 @@
 //! nginx: as a server behind a proxy, and as a proxy beside ours.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 
 use crate::part::{Part, PartError, path_with_sbin, write};
@@ -53,22 +54,49 @@ impl Nginx {
     }
 
     /// A server of files below `place`'s folder `files`, which answers `/echo` with the request's body,
-    /// takes `PUT` below `/files/`, and `/status/204` and `/status/304`.
+    /// takes `PUT` below `/files/`; `/head` is answered with the request's head, `/status/N` with the status.
     pub fn server(place: &Place, name: &str, address: SocketAddr) -> Result<Nginx, PartError> {
+        Nginx::site(place, name, address, "")
+    }
+
+    /// The same over TLS. `more` are further lines of the server; `/tls` says what was negotiated.
+    pub fn tls_server(
+        place: &Place,
+        name: &str,
+        address: SocketAddr,
+        certificate: &Path,
+        more: &str,
+    ) -> Result<Nginx, PartError> {
+        let certificate = certificate.display();
+        // Its own default has no 1.3.
+        let versions = if more.contains("ssl_protocols") { "" } else { "ssl_protocols TLSv1.2 TLSv1.3;" };
+        let tls = format!(
+            "{versions} ssl_certificate {certificate}; ssl_certificate_key {certificate}; ssl_session_cache shared:it:1m;
+            location = /tls {{ return 200 \"reused=$ssl_session_reused version=$ssl_protocol \
+            name=$ssl_server_name client=$ssl_client_s_dn connection=$connection\\n\"; }}
+            {more}"
+        );
+        Nginx::site(place, name, address, &tls)
+    }
+
+    fn site(place: &Place, name: &str, address: SocketAddr, tls: &str) -> Result<Nginx, PartError> {
         let files = place.path("files");
         std::fs::create_dir_all(&files).map_err(|source| PartError::File { path: files.clone(), source })?;
         let http = format!(
             "server {{
-              listen {address} backlog=4096; client_max_body_size 0; client_body_buffer_size 64k;
+              listen {address} backlog=4096 {ssl}; client_max_body_size 0; client_body_buffer_size 64k;
+              {tls}
               add_header X-Server {name} always;
               location /files/ {{ alias {files}/; dav_methods PUT DELETE; create_full_put_path on; }}
               location = /who {{ return 200 \"{name}\\n\"; }}
               location = /echo {{ echo_read_request_body; echo_request_body; }}
+              location = /head {{ echo -n $echo_client_request_headers; }}
               location = /status/204 {{ return 204; }}
               location = /status/304 {{ return 304; }}
               location = /slow {{ echo_sleep 3; echo waited; }}
               location = /chunked {{ echo one; echo_flush; echo_sleep 0.1; echo two; echo_flush; echo three; }}
             }}",
+            ssl = if tls.is_empty() { "" } else { "ssl" },
             files = files.display()
         );
         Nginx::start(place, name, address, &http, "")

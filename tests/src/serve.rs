@@ -45,10 +45,29 @@ impl Serve {
 
     /// Has it take up another cluster file; an error when it refuses.
     pub fn apply(&mut self, cluster: &str) -> Result<(), PartError> {
+        let before = self.reread(cluster)?;
+        self.part.wait_said("applied: revision ", before, READY).map(drop)
+    }
+
+    /// Has it look at another cluster file that it must refuse; what it says of it.
+    pub fn refuse(&mut self, cluster: &str) -> Result<String, PartError> {
+        let before = self.reread(cluster)?;
+        self.part.wait_said("not applied: ", before, READY)?;
+        let said = std::fs::read(self.part.log()).unwrap_or_default();
+        Ok(String::from_utf8_lossy(said.get(before..).unwrap_or_default()).into_owned())
+    }
+
+    /// How much it had said before it was told of the file.
+    fn reread(&mut self, cluster: &str) -> Result<usize, PartError> {
         write(self.file.clone(), cluster)?;
         let before = self.part.said();
         self.part.process().signal(Signal::SIGHUP);
-        self.part.wait_said("applied: ", before, READY).map(drop)
+        Ok(before)
+    }
+
+    /// What `lbnode COMMAND…` answers about it.
+    pub fn command(&self, arguments: &[&str]) -> std::io::Result<std::process::Output> {
+        Command::new(binary()).arg("--control").arg(&self.control).args(arguments).output()
     }
 }
 

@@ -68,13 +68,15 @@ fn check_of_a_missing_file_names_it_and_the_reason() {
 #[test]
 fn without_an_agent_each_remote_command_says_so_with_69() {
     let file = example("cluster.toml");
-    let commands: [&[&str]; 8] = [
+    let commands: [&[&str]; 10] = [
         &["status"],
         &["config", "show"],
         &["config", "apply", &file],
         &["maintenance", "on"],
         &["failover", "--vip", "mail"],
         &["events", "-f"],
+        &["cert", "list"],
+        &["cert", "check"],
         &["list", "show"],
         &["list", "add", "admins", "10.0.0.0/8"],
     ];

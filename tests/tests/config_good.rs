@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use node::config::{LogFormat, OnIsolation, load_cluster, load_node, parse_cluster, parse_node, routers};
-use proxy_core::plan::{AgentCheck, Balance, Check, Content, Host, HttpProbe, Observe, OnError, Probe, Program};
+use proxy_core::plan::{
+    AgentCheck, Backend, Balance, Check, Content, HashOf, Hashing, Host, HttpProbe, Observe, OnError, Probe, Program,
+};
 use vrrp::config::{Checksum, Transport, UnicastPeer};
 
 fn example(name: &str) -> PathBuf {
@@ -225,4 +227,54 @@ fn a_pair_says_what_it_does_when_it_is_cut_and_how_long_clients_may_stay() {
     assert_eq!(with("never"), None);
     assert_eq!(with("1s"), Some(Duration::from_secs(1)));
     assert_eq!(with("30d"), Some(Duration::from_secs(30 * 86_400)));
+}
+
+/// A backend with these lines and three servers, of which the last is a backup.
+fn balanced(lines: &str) -> Backend {
+    let server = |number: u32, more: &str| {
+        format!("{{ name = \"s{number}\", address = \"192.0.2.{number}:80\", max_connections = 100{more} }}")
+    };
+    let servers = [server(1, ""), server(2, ", weight = 256"), server(3, ", backup = true")].join(", ");
+    let text = format!(
+        "[pair]\nname = \"x\"\n[frontend.web]\nmode = \"http\"\nbind = \"*:80\"\ndefault_backend = \"app\"\n\
+         [backend.app]\nmode = \"http\"\ncheck = {{ tcp = {{}} }}\nservers = [{servers}]\n{lines}\n"
+    );
+    let mut cluster = parse_cluster("c", &text).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(cluster.plan.validate(), Ok(()), "what was read can be run");
+    cluster.plan.backends.remove(0)
+}
+
+#[test]
+fn every_way_to_balance_can_be_written() {
+    let map = |of| Balance::Hash(of, Hashing::Map);
+    let cases = [
+        ("round-robin", Balance::RoundRobin),
+        ("static-round-robin", Balance::StaticRoundRobin),
+        ("least-conn", Balance::LeastConn),
+        ("first", Balance::First),
+        ("random", Balance::Random),
+        ("source", map(HashOf::Source)),
+        ("uri", map(HashOf::Uri)),
+        ("header:X-User", map(HashOf::Header("X-User".into()))),
+        ("cookie:sid", map(HashOf::Cookie("sid".into()))),
+    ];
+    for (word, balance) in cases {
+        assert_eq!(balanced(&format!("balance = \"{word}\"")).balance, balance);
+    }
+    let consistent = |bound| Balance::Hash(HashOf::Source, Hashing::Consistent { bound });
+    let source = "balance = \"source\"\nhash = ";
+    assert_eq!(balanced(&format!("{source}\"map\"")).balance, map(HashOf::Source));
+    assert_eq!(balanced(&format!("{source}\"consistent\"")).balance, consistent(None));
+    assert_eq!(balanced(&format!("{source}\"consistent\"\nhash_bound = 125")).balance, consistent(Some(125)));
+}
+
+#[test]
+fn what_goes_with_a_balance_can_be_written() {
+    let backend = balanced("all_backups = true\nslow_start = \"30s\"\nprefer_last_server = true\nbalance = \"source\"");
+    assert_eq!((backend.all_backups, backend.prefer_last_server), (true, true));
+    assert_eq!(backend.slow_start, Some(Duration::from_secs(30)));
+    // Only the limit grows with these.
+    assert!(balanced("balance = \"first\"\nslow_start = \"30s\"").slow_start.is_some());
+    let backend = balanced("");
+    assert_eq!((backend.all_backups, backend.prefer_last_server, backend.slow_start), (false, false, None));
 }

@@ -422,22 +422,21 @@ impl Agent {
             Request::ConfigShow => Response::Config {
                 revision: self.revision.number,
                 digest: self.revision.digest(),
-                text: self.revision.text.clone(),
+                text: crate::config::without_passwords(&self.revision.text),
             },
             Request::ConfigApply { .. } if self.applying => {
                 Response::TryAgain { message: "another revision is being applied".into() }
             }
-            Request::ConfigApply { file, text, dry_run } => match self.candidate(&file, &text) {
-                Err(refusal) => refusal,
-                Ok(candidate) if dry_run || !candidate.changed => candidate.as_response(dry_run),
-                Ok(candidate) => {
-                    tracing::info!(uid, file, revision = candidate.revision.number, "applying a revision");
+            Request::ConfigApply { file, text, dry_run } => {
+                if !dry_run {
+                    tracing::info!(uid, file, "a revision is to be applied");
                     self.applying = true;
-                    let (before, running) = (self.cluster.clone(), self.running());
-                    self.work.spawn(work::apply(candidate, before, running, self.store.clone(), reply));
-                    return;
                 }
-            },
+                let running = (self.revision.number, self.revision.digest());
+                let wanted = work::Wanted { file, text, running, dry_run };
+                self.work.spawn(work::check(wanted, self.node.clone(), reply));
+                return;
+            }
             Request::Maintenance { on } => return self.maintenance(on, uid, reply),
             Request::Failover { vip, to, force } => {
                 tracing::info!(uid, vip, to, force, "failover");
@@ -516,12 +515,29 @@ impl Agent {
                 self.checked = bridge::is_checked(&stats);
                 self.traffic.update(&stats);
             }
+            Ok(Done::Checked { checked, dry_run, reply }) => {
+                let response = match checked {
+                    Err(refusal) => refusal,
+                    Ok(candidate) if dry_run || !candidate.changed => candidate.as_response(dry_run),
+                    Ok(candidate) => {
+                        tracing::info!(revision = candidate.revision.number, "applying a revision");
+                        let (before, running) = (self.cluster.clone(), self.running());
+                        self.work.spawn(work::apply(*candidate, before, running, self.store.clone(), reply));
+                        return;
+                    }
+                };
+                self.applying &= dry_run;
+                let _ = reply.send(response);
+            }
             Ok(Done::Applied { candidate, reply }) => {
                 self.applying = false;
                 tracing::info!(revision = candidate.revision.number, "the revision runs");
                 let text = format!("revision {} runs", candidate.revision.number);
                 self.events.record(Draft { kind: Kind::Config, text, ..Draft::default() });
                 let response = candidate.as_response(false);
+                for warning in candidate.cluster.warnings(std::time::SystemTime::now()) {
+                    tracing::warn!("{warning}");
+                }
                 let work::Candidate { revision, cluster, routers, .. } = *candidate;
                 self.revision = revision;
                 self.cluster = cluster;

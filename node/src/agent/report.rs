@@ -10,7 +10,7 @@ use vrrp::io::snapshot::{RouterSnapshot, Snapshot};
 use crate::bridge;
 use crate::config;
 use crate::failover::Fitness;
-use crate::status::{Config, Log, Moment, Node, Pair, ProxyState, Realtime, Role, Status, Vip, traffic};
+use crate::status::{Config, Log, Moment, Node, Pair, ProxyState, Realtime, Role, Status, Vip, certificates, traffic};
 
 use super::Agent;
 
@@ -58,6 +58,7 @@ impl Agent {
             },
             frontends: traffic::frontends(&self.cluster),
             backends: traffic::backends(&self.cluster, self.lists.names()),
+            certificates: certificates::of(&self.cluster, now),
             workers: Vec::new(),
             realtime: Some(Realtime {
                 scheduling: granted(snapshot.realtime.as_ref().map(|realtime| &realtime.scheduling)),

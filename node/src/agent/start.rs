@@ -133,7 +133,8 @@ pub(super) fn prepare(path: &Path) -> Result<Prepared, StartError> {
         }
         None => {
             let text = config::read_text(&node.bootstrap)?;
-            let mut cluster = config::parse_cluster(&node.bootstrap.display().to_string(), &text)?;
+            let mut cluster =
+                config::parse_cluster_with(&node.bootstrap.display().to_string(), &text, &node.certificates())?;
             (Revision { number: 1, text, files: std::mem::take(&mut cluster.files) }, cluster)
         }
     };
@@ -162,6 +163,9 @@ impl Prepared {
         let _log = crate::log::start(self.node.log)?;
         for remark in &self.remarks {
             tracing::error!("{remark}");
+        }
+        for warning in self.cluster.warnings(std::time::SystemTime::now()) {
+            tracing::warn!("{warning}");
         }
         let passed = listeners::from_service_manager().unwrap_or_else(|error| {
             tracing::warn!(%error, "what systemd passed cannot be read");

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use proxy_core::stats::Stats;
 use sync::Channel;
@@ -22,14 +23,14 @@ use crate::store::{Revision, Store};
 use crate::supervisor::Supervisor;
 use crate::tickle::{Sent, TickleError};
 
-use super::Agent;
-
 /// How a task ended.
 pub(super) enum Done {
     /// It has answered its caller, or there was nothing to say.
     Answered,
     /// The proxy core's counters.
     Statistics(Box<Stats>),
+    /// A cluster file was read, or is refused.
+    Checked { checked: Result<Box<Candidate>, Response>, dry_run: bool, reply: oneshot::Sender<Response> },
     /// The proxy core runs the candidate, and the disk has it.
     Applied { candidate: Box<Candidate>, reply: oneshot::Sender<Response> },
     /// Nothing changed.
@@ -56,25 +57,44 @@ pub(super) struct Candidate {
 impl Candidate {
     pub(super) fn as_response(&self, dry_run: bool) -> Response {
         let digest = self.revision.digest();
-        Response::Applied { revision: self.revision.number, digest, changed: self.changed, dry_run }
+        let warnings = self.cluster.warnings(SystemTime::now());
+        Response::Applied { revision: self.revision.number, digest, changed: self.changed, dry_run, warnings }
     }
 }
 
-impl Agent {
-    /// Checks a cluster file against this node.
-    pub(super) fn candidate(&self, file: &str, text: &str) -> Result<Candidate, Response> {
-        let mut cluster = config::parse_cluster(file, text).map_err(|error| match error {
-            ConfigError::Invalid(errors) => Response::Invalid { errors },
-            error => Response::Failed { message: chain(&error) },
-        })?;
-        let routers = config::routers(&self.node, &cluster).map_err(|errors| Response::Invalid { errors })?;
-        let (number, files) = (self.revision.number, std::mem::take(&mut cluster.files));
-        let mut revision = Revision { number, text: text.to_owned(), files };
-        let changed = revision.digest() != self.revision.digest();
-        revision.number += u64::from(changed);
-        cluster.plan.revision = revision.number;
-        Ok(Candidate { revision, cluster, routers, changed })
-    }
+/// A cluster file that somebody wants to run.
+pub(super) struct Wanted {
+    /// Its name, for messages.
+    pub(super) file: String,
+    pub(super) text: String,
+    /// Number and digest of what runs.
+    pub(super) running: (u64, String),
+    /// Nothing is to be done.
+    pub(super) dry_run: bool,
+}
+
+/// Checks a cluster file against this node. Files are read, and to decrypt a PFX may take seconds.
+pub(super) async fn check(wanted: Wanted, node: NodeConfig, reply: oneshot::Sender<Response>) -> Done {
+    let dry_run = wanted.dry_run;
+    let checked = tokio::task::spawn_blocking(move || candidate(wanted, &node)).await;
+    let checked = checked.unwrap_or_else(|error| Err(Response::Failed { message: error.to_string() }));
+    Done::Checked { checked: checked.map(Box::new), dry_run, reply }
+}
+
+fn candidate(wanted: Wanted, node: &NodeConfig) -> Result<Candidate, Response> {
+    let Wanted { file, text, running: (number, digest), .. } = wanted;
+    let mut cluster = config::parse_cluster_with(&file, &text, &node.certificates()).map_err(|error| match error {
+        ConfigError::Invalid(errors) => Response::Invalid { errors },
+        error => Response::Failed { message: chain(&error) },
+    })?;
+    let routers = config::routers(node, &cluster).map_err(|errors| Response::Invalid { errors })?;
+    let files = std::mem::take(&mut cluster.files);
+    let mut revision = Revision { number, text, files };
+    // With its files: a certificate that was renewed makes another revision of the same text.
+    let changed = revision.digest() != digest;
+    revision.number += u64::from(changed);
+    cluster.plan.revision = revision.number;
+    Ok(Candidate { revision, cluster, routers, changed })
 }
 
 /// What the proxy core runs, and how to change it.

@@ -13,6 +13,7 @@ mod ocsp;
 mod pem;
 mod pfx;
 mod roots;
+pub mod shown;
 mod warning;
 
 use proxy_core::plan::Secret;
@@ -24,6 +25,7 @@ pub use error::CertificateError;
 pub use facts::{Facts, KeyKind};
 pub use roots::Roots;
 pub use warning::Warning;
+pub(crate) use warning::time;
 
 /// A file: as messages call it, and what it says.
 #[derive(Clone, Copy)]
@@ -76,6 +78,8 @@ pub struct Bundle {
     pub chain: Vec<Vec<u8>>,
     /// DER.
     pub key: Secret,
+    /// What PEM calls such a key.
+    pub key_label: &'static str,
     /// What may be stapled at the time of reading; empty: nothing.
     pub ocsp: Vec<u8>,
     /// What is in it.
@@ -162,6 +166,11 @@ pub fn assemble(parts: &Parts<'_>, now: i64) -> Result<Bundle, CertificateError>
     Ok(Bundle {
         chain: chain.map(|index| pool[index].der.clone()).collect(),
         key: Secret(key.secret_der().to_vec()),
+        key_label: match key {
+            PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
+            PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
+            _ => "PRIVATE KEY",
+        },
         ocsp,
         known: Known {
             intermediates: ordered.intermediates.iter().map(|index| pool[*index].subject.clone()).collect(),
@@ -219,7 +228,7 @@ pub fn authority(file: File<'_>) -> Result<Trusted, CertificateError> {
         }
         // One of a distribution's hundred and forty that has expired is nobody's business.
         if single {
-            trusted.warnings.push(Warning::validity(&facts));
+            trusted.warnings.push(Warning::of(&facts));
         }
         trusted.names.push(facts.subject_name);
         trusted.certificates.push(facts.der);

@@ -67,7 +67,7 @@ fn answers(bytes: &[u8]) -> Result<Vec<(Vec<u8>, Answer)>, &'static str> {
     read.filter(|read| !read.is_empty()).ok_or(NOT_ONE)
 }
 
-/// SingleResponse ::= { certID, certStatus, thisUpdate, [0] nextUpdate OPTIONAL, … }
+/// `SingleResponse ::= { certID, certStatus, thisUpdate, [0] nextUpdate OPTIONAL, … }`
 fn answer(single: &DerObject<'_>) -> Option<(Vec<u8>, Answer)> {
     let parts = single.as_sequence().ok()?;
     let serial = parts.first()?.as_sequence().ok()?.get(3)?.as_slice().ok()?.to_vec();

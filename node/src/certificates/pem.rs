@@ -72,10 +72,10 @@ fn words(error: &pem::Error) -> String {
         pem::Error::MissingSectionEnd { end_marker } => {
             let marker: String =
                 String::from_utf8_lossy(end_marker).chars().filter(|c| !c.is_control()).take(60).collect();
-            format!("the line {marker} is missing")
+            format!("the line -----END {marker}----- is missing")
         }
         pem::Error::IllegalSectionStart { .. } => "a line with -----BEGIN does not end as it should".into(),
-        pem::Error::Base64Decode(problem) => format!("what follows a -----BEGIN is not base64 ({problem})"),
+        pem::Error::Base64Decode(_) => "what follows a -----BEGIN is not base64".into(),
         other => other.to_string(),
     }
 }

@@ -48,7 +48,8 @@ impl Warning {
         }
     }
 
-    pub(super) fn validity(facts: &Facts) -> Warning {
+    /// About the times of one certificate.
+    pub fn of(facts: &Facts) -> Warning {
         let what = format!("the certificate of {}", facts.called());
         Warning(Kind::Validity { what, not_before: facts.not_before, not_after: facts.not_after })
     }
@@ -83,7 +84,7 @@ impl Warning {
 /// What there is to say of a chain; the certificates up to `given` were named for this one, others only complete it.
 pub(super) fn of_chain(leaf: usize, pool: &[Facts], ordered: &Ordered, given: usize) -> Vec<Warning> {
     let used = || std::iter::once(leaf).chain(ordered.intermediates.iter().copied());
-    let mut warnings: Vec<Warning> = used().map(|index| Warning::validity(&pool[index])).collect();
+    let mut warnings: Vec<Warning> = used().map(|index| Warning::of(&pool[index])).collect();
     let always = |text: String| Warning(Kind::Always(text));
     let own = &pool[leaf];
     if own.names.is_empty() {
@@ -102,9 +103,9 @@ pub(super) fn of_chain(leaf: usize, pool: &[Facts], ordered: &Ordered, given: us
             last.issuer
         )));
     }
-    let unused = (0..given).filter(|index| {
-        !used().any(|used| used == *index) && ordered.root != Some(*index) && pool[*index].public_key != own.public_key
-    });
+    let sent = |index: &usize| used().any(|used| pool[used].der == pool[*index].der);
+    let same_key = |index: &usize| pool[*index].public_key == own.public_key;
+    let unused = (0..given).filter(|index| !sent(index) && ordered.root != Some(*index) && !same_key(index));
     // One in the wrong file is a hint; a whole bundle of roots is none.
     let unused: Vec<usize> = unused.filter(|index| !pool[*index].self_issued()).collect();
     warnings.extend(unused.iter().take(3).map(|index| {

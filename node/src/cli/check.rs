@@ -1,10 +1,11 @@
 //! `lbnode check`: every mistake of every file, without an agent.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use super::{Exit, Json, complain, paint, print, print_json};
+use super::{Exit, Json, complain, paint, print, print_json, warn};
 use crate::config::{self, ClusterConfig, ConfigError, Diagnostic, Kind, NodeConfig};
 
 /// What was found in one file.
@@ -22,14 +23,26 @@ enum Content {
 /// Checks the files, or those of this machine, and whether node and cluster files fit together.
 pub(super) fn check(files: Vec<PathBuf>, json: Json) -> Exit {
     let mut checked: Vec<Checked> = match files.is_empty() {
-        true => vec![check_one(Path::new("/etc/lbnode/node.toml"))],
-        false => files.iter().map(|path| check_one(path)).collect(),
+        true => vec![check_one(Path::new("/etc/lbnode/node.toml"), None)],
+        // Node files first: one says where this machine keeps what a cluster file refers to.
+        false => {
+            let mut checked: Vec<Checked> = Vec::new();
+            let is_node =
+                |path: &PathBuf| config::read_text(path).is_ok_and(|text| Kind::of(&text) == Some(Kind::Node));
+            let (nodes, others): (Vec<&PathBuf>, Vec<&PathBuf>) = files.iter().partition(|path| is_node(path));
+            for path in nodes.into_iter().chain(others) {
+                let imported = imported(&checked);
+                checked.push(check_one(path, imported.as_deref()));
+            }
+            checked.sort_by_key(|one| files.iter().position(|path| *path == one.path));
+            checked
+        }
     };
     if files.is_empty()
         && let Ok(Content::Node(node)) = &checked[0].content
     {
-        let bootstrap = node.bootstrap.clone();
-        checked.push(check_one(&bootstrap));
+        let (bootstrap, imported) = (node.bootstrap.clone(), node.certificates());
+        checked.push(check_one(&bootstrap, Some(&imported)));
     }
     let crossed = cross_check(&checked);
     let failed = !crossed.is_empty() || checked.iter().any(|file| file.content.is_err());
@@ -44,7 +57,18 @@ pub(super) fn check(files: Vec<PathBuf>, json: Json) -> Exit {
     if failed { Exit::BadConfig } else { Exit::Fine }
 }
 
-fn check_one(path: &Path) -> Checked {
+/// Where the first good node file keeps what was imported.
+fn imported(checked: &[Checked]) -> Option<PathBuf> {
+    checked.iter().find_map(|one| match &one.content {
+        Ok(Content::Node(node)) => Some(node.certificates()),
+        _ => None,
+    })
+}
+
+/// `imported`: where certificates were imported, unless it is where they always are.
+fn check_one(path: &Path, imported: Option<&Path>) -> Checked {
+    let default = Path::new(NodeConfig::STATE_DIR).join("certificates");
+    let imported = imported.unwrap_or(&default);
     let read = || {
         let text = config::read_text(path)?;
         let name = path.display().to_string();
@@ -54,7 +78,10 @@ fn check_one(path: &Path) -> Checked {
             Some(Kind::Node) => {
                 Ok((Some(Kind::Node), config::parse_node(&name, &text, base).map(|node| Content::Node(Box::new(node)))))
             }
-            kind => Ok((kind, config::parse_cluster(&name, &text).map(|cluster| Content::Cluster(Box::new(cluster))))),
+            kind => Ok((
+                kind,
+                config::parse_cluster_with(&name, &text, imported).map(|cluster| Content::Cluster(Box::new(cluster))),
+            )),
         }
     };
     let (kind, content) = read().unwrap_or_else(|error: ConfigError| (None, Err(error)));
@@ -94,6 +121,7 @@ fn tell(file: &Checked) {
                 cluster.plan.frontends.len(),
                 cluster.plan.backends.len()
             ));
+            cluster.warnings(SystemTime::now()).iter().for_each(warn);
         }
         Err(error) => {
             complain(error);
@@ -114,7 +142,11 @@ fn as_json(checked: &[Checked], crossed: &[Diagnostic], failed: bool) -> Value {
                 Err(ConfigError::Invalid(found)) => json!(found),
                 Err(error @ ConfigError::Read { source, .. }) => json!([{ "message": format!("{error}: {source}") }]),
             };
-            json!({ "file": file.path, "kind": file.kind.map(Kind::describe), "errors": errors })
+            let warnings = match &file.content {
+                Ok(Content::Cluster(cluster)) => cluster.warnings(SystemTime::now()),
+                _ => Vec::new(),
+            };
+            json!({ "file": file.path, "kind": file.kind.map(Kind::describe), "errors": errors, "warnings": warnings })
         })
         .collect();
     json!({ "ok": !failed, "files": files, "together": crossed })

@@ -3,6 +3,7 @@
 //! Man pages and completions come from the same definitions. Results go to stdout, everything else to stderr.
 //! Exit codes are [`Exit`].
 
+mod cert;
 mod check;
 mod events;
 mod failover;
@@ -114,6 +115,17 @@ Examples:
         #[command(flatten)]
         json: Json,
     },
+    /// Certificates: what files have, what runs, and what is kept here
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  lbnode cert check exchange.pfx --password-file pass
+  lbnode cert check cluster.toml --servers and whether servers show the same certificates
+  lbnode cert list                         what runs, and for how long
+  lbnode cert import exchange exchange.pfx --password-file pass"
+    )]
+    Cert(cert::CertCommand),
     /// The running configuration
     #[command(subcommand, after_help = "Example:\n  lbnode config apply cluster.toml --dry-run")]
     Config(ConfigCommand),
@@ -239,6 +251,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Run { config } => crate::agent::run(&config),
         Command::Status(json) => remote::status(&socket, json).into(),
         Command::Check { files, json } => check::check(files, json).into(),
+        Command::Cert(command) => cert::cert(command, &socket).into(),
         Command::Config(ConfigCommand::Apply { file, dry_run, json }) => {
             remote::apply(&socket, &file, dry_run, json).into()
         }
@@ -267,6 +280,11 @@ fn complain(error: &dyn std::error::Error) {
         cause = error.source();
     }
     complain_text(text);
+}
+
+/// Says on stderr what is no mistake and will hurt.
+fn warn(text: impl Display) {
+    eprintln!("{} {text}", paint::stderr(paint::YELLOW, "warning:"));
 }
 
 fn complain_text(text: impl Display) {

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 
 pub(super) const RED: &str = "31";
 pub(super) const GREEN: &str = "32";
+pub(super) const YELLOW: &str = "33";
 
 /// `text` in a colour if stderr shows colours.
 pub(super) fn stderr(colour: &str, text: &str) -> String {

@@ -85,7 +85,9 @@ fn known_routers(node: &NodeConfig) -> Vec<RouterConfig> {
     let stored = node.state_dir.is_dir().then(|| Store::open(&node.state_dir).and_then(|store| store.read()));
     let cluster = match stored {
         Some(Ok(Found::Kept(revision))) => config::parse_kept("the applied revision", &revision.text, &revision.files),
-        _ => config::load_cluster(&node.bootstrap),
+        _ => config::read_text(&node.bootstrap).and_then(|text| {
+            config::parse_cluster_with(&node.bootstrap.display().to_string(), &text, &node.certificates())
+        }),
     };
     cluster.ok().and_then(|cluster| config::routers(node, &cluster).ok()).unwrap_or_default()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Exit, Json, complain, complain_text, paint, print, print_json};
+use super::{Exit, Json, complain, complain_text, paint, print, print_json, warn};
 use crate::config::{self, ConfigError};
 use crate::control::{CallError, Request, Response, call};
 use crate::status::{Verdict, render};
@@ -70,7 +70,7 @@ pub(super) fn apply(socket: &Path, file: &Path, dry_run: bool, json: Json) -> Ex
     };
     let request = Request::ConfigApply { file: file.display().to_string(), text, dry_run };
     ask(socket, &request, CHANGE, |response| {
-        let Response::Applied { revision, digest, changed, dry_run } = response else { return Err(response) };
+        let Response::Applied { revision, digest, changed, dry_run, warnings } = response else { return Err(response) };
         let short = digest.get(..12).unwrap_or(&digest);
         let words = match (changed, dry_run) {
             (false, _) => format!("revision {revision} ({short}) is this file already; nothing to do"),
@@ -80,9 +80,11 @@ pub(super) fn apply(socket: &Path, file: &Path, dry_run: bool, json: Json) -> Ex
         if json.json {
             let scope = "this node only";
             print_json(&json!({
-                "revision": revision, "digest": digest, "changed": changed, "dry_run": dry_run, "scope": scope
+                "revision": revision, "digest": digest, "changed": changed, "dry_run": dry_run, "scope": scope,
+                "warnings": warnings
             }));
         } else {
+            warnings.iter().for_each(warn);
             print(paint::stdout(paint::GREEN, &words));
         }
         Ok(Exit::Fine)

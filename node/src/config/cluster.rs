@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use proxy_core::plan::Plan;
 use vrrp::types::{Interval, Vrid};
 
-use super::diagnostic::{Diagnostic, Findings, Place};
+use super::diagnostic::{Findings, Place};
 use super::files::{Contents, Files};
 use super::node::ipv4;
 use super::proxy;
@@ -66,17 +66,20 @@ pub struct Remark {
 }
 
 impl ClusterConfig {
-    /// What is no mistake and will hurt, or hurts at that time, in seconds since 1970.
-    pub fn warnings(&self, now: i64) -> Vec<Diagnostic> {
+    /// What is no mistake and will hurt, or hurts at that time; each with its place. Without the line itself: it may have
+    /// a password in it.
+    pub fn warnings(&self, now: SystemTime) -> Vec<String> {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed());
         let of_certificates = self.certificates.iter().flat_map(|entry| {
-            let said = entry.known.warnings.iter().filter_map(move |warning| warning.said(now));
-            said.map(move |text| entry.place.diagnostic(format!("certificate `{}`: {text}", entry.name)))
+            let known = entry.known.warnings.iter();
+            known.map(move |warning| (&entry.place, format!("certificate `{}`", entry.name), warning))
         });
-        let others = self.remarks.iter().filter_map(|remark| {
-            let text = remark.warning.said(now)?;
-            Some(remark.place.diagnostic(format!("{}: {text}", remark.what)))
+        let others = self.remarks.iter().map(|remark| (&remark.place, remark.what.clone(), &remark.warning));
+        let said = of_certificates.chain(others).filter_map(|(place, what, warning)| {
+            let diagnostic = place.diagnostic(format!("{what}: {}", warning.said(now)?));
+            Some(format!("{}: {}", diagnostic.place(), diagnostic.message))
         });
-        of_certificates.chain(others).collect()
+        said.collect()
     }
 }
 

@@ -190,7 +190,7 @@ fn kept_as(kept: &Contents, key: &str) -> io::Result<Content> {
 }
 
 /// The content of a regular file; at most so many bytes.
-fn from_disk(path: &Path, most: u64) -> io::Result<Content> {
+pub(crate) fn from_disk(path: &Path, most: u64) -> io::Result<Content> {
     // Looked at before it is opened: to open a pipe would be to wait for whoever writes into it.
     let found = std::fs::metadata(path)?;
     if !found.is_file() {

@@ -15,6 +15,7 @@ mod routers;
 mod sync;
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
@@ -27,6 +28,7 @@ use reader::Section;
 pub use cluster::{CertificateEntry, ClusterConfig, OnIsolation, Remark, Vip};
 pub(crate) use diagnostic::suggestion;
 pub use diagnostic::{Diagnostic, Place};
+pub(crate) use files::from_disk;
 pub use files::{Content, Contents};
 pub use node::{ControlConfig, LogConfig, LogFormat, LogLevel, NodeConfig, ProxyConfig, VipOverride, VrrpConfig};
 pub(crate) use proxy::network;
@@ -133,6 +135,23 @@ pub fn digest(text: impl AsRef<[u8]>) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The text without the passwords of PFX files in it: for whoever may read a configuration but not a key.
+pub fn without_passwords(text: &str) -> String {
+    let (document, _) = DeTable::parse_recoverable(text);
+    let tables = document.get_ref().get("certificate").and_then(|value| value.get_ref().as_table());
+    let passwords = tables.into_iter().flat_map(|tables| tables.values());
+    let mut spans: Vec<Range<usize>> = passwords
+        .filter_map(|table| Some(table.get_ref().as_table()?.get("password")?.span()))
+        .filter(|span| text.is_char_boundary(span.start) && text.is_char_boundary(span.end))
+        .collect();
+    spans.sort_by_key(|span| std::cmp::Reverse(span.start));
+    let mut text = text.to_owned();
+    for span in spans {
+        text.replace_range(span, "\"(not shown)\"");
+    }
+    text
+}
+
 fn parse<T>(
     file: &str,
     text: &str,
@@ -178,6 +197,14 @@ mod tests {
         assert_eq!(Kind::of("[pair]\n[vip.x]\n"), Some(Kind::Cluster));
         assert_eq!(Kind::of("[frontend.x]\nbind = [\n"), Some(Kind::Cluster));
         assert_eq!(Kind::of("x = 1"), None);
+    }
+
+    #[test]
+    fn passwords_are_not_shown_and_the_rest_is_as_it_was() {
+        let text = "# a\n[certificate]\na = { pfx = \"/a\", password = \"gäheim\" }\n[certificate.b]\npassword = '''\nx'''\n# z\n";
+        let shown = "# a\n[certificate]\na = { pfx = \"/a\", password = \"(not shown)\" }\n[certificate.b]\npassword = \"(not shown)\"\n# z\n";
+        assert_eq!(without_passwords(text), shown);
+        assert_eq!(without_passwords("password = 1\n[x"), "password = 1\n[x");
     }
 
     #[test]

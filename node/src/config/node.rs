@@ -117,6 +117,16 @@ pub enum LogFormat {
     Json,
 }
 
+impl NodeConfig {
+    /// Where a node keeps its state unless its file says otherwise.
+    pub const STATE_DIR: &str = "/var/lib/lbnode";
+
+    /// Where certificates are that were imported.
+    pub fn certificates(&self) -> PathBuf {
+        self.state_dir.join("certificates")
+    }
+}
+
 impl Default for LogConfig {
     fn default() -> Self {
         LogConfig { level: LogLevel::Info, format: LogFormat::Text }
@@ -155,7 +165,7 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Option<NodeConfig> {
     root.finish();
     Some(NodeConfig {
         name: name?,
-        state_dir: state_dir.unwrap_or_else(|| "/var/lib/lbnode".into()),
+        state_dir: state_dir.unwrap_or_else(|| NodeConfig::STATE_DIR.into()),
         runtime_dir: runtime_dir.unwrap_or_else(|| "/run/lbnode".into()),
         bootstrap: bootstrap?,
         vrrp: vrrp?,

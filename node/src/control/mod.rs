@@ -143,6 +143,9 @@ pub enum Response {
         changed: bool,
         /// Nothing was done because that was asked for.
         dry_run: bool,
+        /// What is no mistake and will hurt, each with its place; absent: nothing.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        warnings: Vec<String>,
     },
     /// To [`Request::ConfigApply`]: the file is wrong, and nothing was changed.
     Invalid {

@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 use super::{Done, Serve};
 use crate::config;
 use crate::control::{Call, Request, Response};
-use crate::status::{Config, Log, Moment, Node, Pair, ProxyState, Role, Status, traffic};
+use crate::status::{Config, Log, Moment, Node, Pair, ProxyState, Role, Status, certificates, traffic};
 
 impl Serve {
     pub(super) fn call(&mut self, Call { request, reply, .. }: Call) {
@@ -39,7 +39,7 @@ impl Serve {
             Request::ConfigShow => Response::Config {
                 revision: self.revision.number,
                 digest: self.revision.digest(),
-                text: self.revision.text.clone(),
+                text: config::without_passwords(&self.revision.text),
             },
             Request::ConfigApply { .. } => {
                 let file = self.file.display();
@@ -88,6 +88,7 @@ impl Serve {
             },
             frontends: traffic::frontends(&self.cluster),
             backends: traffic::backends(&self.cluster, self.lists.names()),
+            certificates: certificates::of(&self.cluster, now),
             workers: Vec::new(),
             realtime: None,
             limits: traffic::limits(&core),

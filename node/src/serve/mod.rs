@@ -10,7 +10,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
 use nix::unistd::{getegid, geteuid};
@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::causes::chain;
-use crate::config::{self, ClusterConfig, ConfigError, LogConfig};
+use crate::config::{self, ClusterConfig, ConfigError, LogConfig, NodeConfig};
 use crate::control::{BindError, Call, QUEUE, Server};
 use crate::listeners::{BindErrors, Listeners};
 use crate::lists::{Lists, Overlay};
@@ -45,6 +45,9 @@ pub struct Options {
     /// Who the proxy core runs as, if this is root
     #[arg(long, default_value = "nobody")]
     pub user: String,
+    /// Where `lbnode cert import` keeps certificates, in `certificates`; only read
+    #[arg(long, value_name = "DIR", default_value = NodeConfig::STATE_DIR)]
+    pub state_dir: PathBuf,
 }
 
 /// Why nothing is served, or not any more.
@@ -106,7 +109,9 @@ pub fn run(options: Options, control: Option<PathBuf>) -> ExitCode {
 }
 
 fn serve(options: Options, control: Option<&Path>) -> Result<(), ServeError> {
-    let (cluster, text) = read(&options.file, 1)?;
+    let imported = options.state_dir.join("certificates");
+    let (cluster, text) = read(&options.file, &imported, 1)?;
+    cluster.warnings(SystemTime::now()).iter().for_each(|warning| say(format_args!("warning: {warning}")));
     let identity = identity(&options.user)?;
     let log = LogConfig::default();
     let settings = Settings::new(identity, options.threads, log.level, None);
@@ -130,6 +135,7 @@ fn serve(options: Options, control: Option<&Path>) -> Result<(), ServeError> {
         let serve = Serve {
             core: supervisor.status(),
             file: options.file,
+            imported,
             revision: Revision { number: 1, text, files: cluster.files.clone() },
             cluster,
             applied_at: Instant::now(),
@@ -150,6 +156,7 @@ fn serve(options: Options, control: Option<&Path>) -> Result<(), ServeError> {
 /// Everything that lives while the file is served.
 struct Serve {
     file: PathBuf,
+    imported: PathBuf,
     cluster: ClusterConfig,
     revision: Revision,
     applied_at: Instant,
@@ -249,11 +256,12 @@ impl Serve {
 
     fn reload(&mut self) {
         self.reloading = true;
-        let (file, number) = (self.file.clone(), self.revision.number + 1);
+        let (file, imported, number) = (self.file.clone(), self.imported.clone(), self.revision.number + 1);
         let (supervisor, listeners, lists) = (self.supervisor.clone(), self.listeners.clone(), self.lists.clone());
         self.work.spawn(async move {
             let applied = async {
-                let (cluster, text) = read(&file, number)?;
+                let read = tokio::task::spawn_blocking(move || read(&file, &imported, number)).await;
+                let (cluster, text) = read.expect("reading a configuration does not panic")?;
                 listeners.refuse_shared(&binds(&cluster))?;
                 lists.apply(&supervisor, cluster.plan.clone()).await?;
                 let files = cluster.files.clone();
@@ -269,6 +277,7 @@ impl Serve {
                 self.reloading = false;
                 match *applied {
                     Ok((cluster, revision)) => {
+                        cluster.warnings(SystemTime::now()).iter().for_each(|one| say(format_args!("warning: {one}")));
                         say(format_args!("applied: revision {}", revision.number));
                         (self.cluster, self.revision, self.applied_at) = (cluster, revision, Instant::now());
                     }
@@ -321,9 +330,9 @@ impl Serve {
 }
 
 /// The checked file, to run as the revision of this number, and its text.
-fn read(file: &Path, number: u64) -> Result<(ClusterConfig, String), ConfigError> {
+fn read(file: &Path, imported: &Path, number: u64) -> Result<(ClusterConfig, String), ConfigError> {
     let text = config::read_text(file)?;
-    let mut cluster = config::parse_cluster(&file.display().to_string(), &text)?;
+    let mut cluster = config::parse_cluster_with(&file.display().to_string(), &text, imported)?;
     cluster.plan.revision = number;
     Ok((cluster, text))
 }

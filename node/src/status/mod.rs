@@ -3,6 +3,7 @@
 //! The agent fills a [`Status`], the control socket carries it, `render` prints it for people. A field whose
 //! source does not exist in this version, or is not known, is absent; nothing is filled in to look complete.
 
+pub(crate) mod certificates;
 mod render;
 mod time;
 pub(crate) mod traffic;
@@ -14,7 +15,9 @@ pub use proxy_core::stats::{HttpStats, LogSinkStats, Responses, TlsStats, Worker
 use serde::{Deserialize, Serialize};
 use vrrp::event::{Fault, State};
 
+pub use certificates::Certificate;
 pub use render::render;
+pub(crate) use render::table;
 pub use time::Moment;
 pub(crate) use time::rfc3339;
 
@@ -43,6 +46,9 @@ pub struct Status {
     pub frontends: Vec<Frontend>,
     /// Where they are sent.
     pub backends: Vec<Backend>,
+    /// What is shown to clients, and to servers that ask; absent: nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<Certificate>,
     /// The proxy core's threads, by number; absent while it does not answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub workers: Vec<WorkerStats>,
@@ -307,6 +313,8 @@ pub struct Frontend {
     pub http: Option<HttpStats>,
     /// Requests that were refused unread, by the reasons of docs/http-refusals.md.
     pub bad_requests: BTreeMap<String, u64>,
+    /// What was wrong with HTTP/2 itself, by the reasons of docs/http-refusals.md.
+    pub bad_http2: BTreeMap<String, u64>,
     /// Handshakes; absent: none of its binds speaks TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsStats>,
@@ -369,6 +377,9 @@ pub struct Server {
     pub http: Option<HttpStats>,
     /// 0 to 256; in effect, which is what its agent makes of the configured one.
     pub weight: u16,
+    /// Percent of it that it has by now; absent: all. It came up a moment ago and starts slowly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throttle: Option<u8>,
     /// Used only while no other one is up.
     pub backup: bool,
     /// Its last check; absent: not checked, or not yet.

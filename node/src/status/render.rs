@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::{
-    Backend, Frontend, HandOff, HttpStats, Node, Proxy, ProxyState, Responses, Role, Server, ServerState, Status, Sync,
-    SyncPath, SyncState, TlsStats, Vip,
+    Backend, Certificate, Frontend, HandOff, HttpStats, Node, Proxy, ProxyState, Responses, Role, Server, ServerState,
+    Status, Sync, SyncPath, SyncState, TlsStats, Vip,
 };
 
 /// Servers in trouble that the page has room for; `--json` has all of them.
@@ -49,6 +49,7 @@ pub fn render(status: &Status) -> String {
     for sink in status.log.sinks.iter().filter(|sink| sink.dropped > 0) {
         page += &format!("  ! {} log lines were dropped: {} did not take them\n", sink.dropped, sink.target);
     }
+    page += &certificate_remarks(&status.certificates);
     page += &table(
         &["NODE", "ROLE", "FIT", "PRIORITY", "PROXY", "REVISION", "SINCE"],
         status.nodes.iter().map(|node| (node.this, node_row(node))).collect(),
@@ -75,6 +76,20 @@ pub fn render(status: &Status) -> String {
         page += &format!("\n  {} connections: {}\n", grouped(limits.connections), limits.derived);
     }
     page
+}
+
+/// What will hurt of certificates; they may be a thousand.
+fn certificate_remarks(certificates: &[Certificate]) -> String {
+    const MOST: usize = 5;
+    let said: Vec<String> = certificates
+        .iter()
+        .flat_map(|one| one.warnings.iter().map(|warning| format!("  ! certificate {}: {warning}\n", one.name)))
+        .collect();
+    let mut text = said[..said.len().min(MOST)].concat();
+    if said.len() > MOST {
+        text += &format!("  ! {} more about certificates: lbnode cert list\n", said.len() - MOST);
+    }
+    text
 }
 
 fn headline(status: &Status) -> String {
@@ -300,7 +315,7 @@ fn most_frequent(reasons: &BTreeMap<String, u64>) -> String {
 }
 
 /// Columns as wide as their widest cell; a marked row begins with an arrow. Nothing at all without rows.
-fn table(titles: &[&str], rows: Vec<(bool, Vec<String>)>) -> String {
+pub(crate) fn table(titles: &[&str], rows: Vec<(bool, Vec<String>)>) -> String {
     if rows.is_empty() {
         return String::new();
     }

@@ -155,6 +155,7 @@ fn full() -> Status {
             denied: 4,
             client_aborts: 5,
             http: Some(http()),
+            bad_http2: [("pings", 4)].map(|(why, count)| (why.to_owned(), count)).into(),
             bad_requests: [("bare_lf", 2), ("host", 9), ("nul", 1), ("obs_fold", 1_500), ("target", 3)]
                 .map(|(why, count)| (why.into(), count))
                 .into(),
@@ -179,11 +180,24 @@ fn full() -> Status {
                 response_errors: 2,
                 http: Some(http()),
                 weight: 1,
+                throttle: Some(25),
                 backup: false,
                 check: Some(Check { status: "passed".into(), code: Some(200), latency_ms: 1.5, since: moment(9) }),
                 agent: None,
             }],
             ..Backend::default()
+        }],
+        certificates: vec![Certificate {
+            name: "exchange".into(),
+            subject: "CN=mail.example.com".into(),
+            issuer: "CN=Corp CA".into(),
+            names: vec!["mail.example.com".into(), "autodiscover.example.com".into()],
+            key: "RSA 2048 bits".into(),
+            sha256: "00".repeat(32),
+            not_after: "2026-11-30T00:00:00.000Z".into(),
+            days_left: 9,
+            used_by: vec!["mail:443 (tls exchange)".into()],
+            warnings: vec!["the certificate of CN=mail.example.com expires in 9 days".into()],
         }],
         workers: vec![WorkerStats { idle_server_connections: 3, ..WorkerStats::default() }],
         realtime: Some(Realtime { scheduling: "yes".into(), memory_lock: "RLIMIT_MEMLOCK is 8 MiB".into() }),

@@ -53,6 +53,7 @@ impl Traffic {
                 frontend.client_aborts = counted.client_aborts;
                 frontend.http = counted.http;
                 frontend.bad_requests.clone_from(&counted.bad_requests);
+                frontend.bad_http2.clone_from(&counted.bad_http2);
                 frontend.tls.clone_from(&counted.tls);
             }
         }
@@ -114,6 +115,7 @@ fn configured(server: &plan::Server, address: SocketAddr, resolved: Resolved) ->
         response_errors: 0,
         http: None,
         weight: server.weight,
+        throttle: None,
         backup: server.backup,
         check: None,
         agent: None,
@@ -187,6 +189,7 @@ fn backend(counted: &stats::BackendStats, status: &Status, now: SystemTime) -> B
             response_errors: server.response_errors,
             http: server.http,
             weight: server.weight,
+            throttle: server.throttle,
             check: server.last_check.as_ref().map(|check| Check {
                 status: if check.ok { "passed".into() } else { check.what.clone() },
                 code: check.code,

@@ -1,57 +1,57 @@
 //! The server that would have the fewest sessions in proportion to its weight; in turn among equals.
+//!
+//! Looks at every member: what another worker did a moment ago counts.
 
-use super::Candidate;
+use super::Member;
 
-/// Where the next search starts.
-#[derive(Debug)]
-pub(crate) struct LeastConn {
-    start: usize,
-}
-
-impl LeastConn {
-    pub(crate) fn starting_at(start: usize) -> LeastConn {
-        LeastConn { start }
-    }
-
-    /// The least loaded of the servers that `open` has something to say of.
-    pub(crate) fn pick(&mut self, servers: usize, open: impl Fn(usize) -> Option<Candidate>) -> Option<usize> {
-        let mut least: Option<(usize, Candidate)> = None;
-        for step in 0..servers {
-            let index = (self.start + step) % servers;
-            let Some(candidate) = open(index) else { continue };
-            if least.is_none_or(|(_, best)| load(candidate, best) < load(best, candidate)) {
-                least = Some((index, candidate));
-            }
+/// The least loaded of the members that `open` has the sessions of, from `start` on.
+pub(super) fn pick(members: &[Member], start: usize, open: impl Fn(&Member) -> Option<u32>) -> Option<usize> {
+    let (before, after) = members.split_at(start.min(members.len()));
+    let mut least: Option<(usize, Load)> = None;
+    let all = (start..).zip(after).chain((0..).zip(before));
+    for (index, member) in all {
+        let Some(sessions) = open(member) else { continue };
+        let load = Load { sessions, weight: member.weight };
+        if least.is_none_or(|(_, best)| load.is_below(best)) {
+            least = Some((index, load));
         }
-        let (index, _) = least?;
-        self.start = index + 1;
-        Some(index)
     }
+    least.map(|(index, _)| index)
 }
 
-/// `(sessions + 1) / weight`, brought to a common denominator with `other`.
-fn load(candidate: Candidate, other: Candidate) -> u64 {
-    (u64::from(candidate.sessions) + 1) * u64::from(other.weight)
+/// What a server has to do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    pub(super) sessions: u32,
+    pub(super) weight: u32,
+}
+
+impl Load {
+    /// With one session more on each: `(sessions + 1) / weight`.
+    pub(super) fn is_below(self, other: Load) -> bool {
+        let cross = |one: Load, by: Load| (u64::from(one.sessions) + 1) * u64::from(by.weight);
+        cross(self, other) < cross(other, self)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn with(sessions: u32, weight: u16) -> Option<Candidate> {
-        Some(Candidate { weight, backup: false, usable: true, full: false, sessions })
-    }
-
     #[test]
     fn the_least_loaded_by_weight_is_chosen() {
-        let servers = [with(3, 1), with(5, 4), with(2, 1)];
-        assert_eq!(LeastConn::starting_at(0).pick(3, |index| servers[index]), Some(1));
+        let member = |server, weight| Member { server, weight, max: u32::MAX };
+        let members = [member(0, 1), member(1, 4), member(2, 1)];
+        let sessions = |member: &Member| Some([3, 5, 2][member.server]);
+        assert_eq!(pick(&members, 0, sessions), Some(1));
+        assert_eq!(pick(&members, 0, |member| sessions(member).filter(|_| member.server != 1)), Some(2));
+        assert_eq!(pick(&members, 0, |_| None), None);
     }
 
     #[test]
     fn equals_take_turns() {
-        let mut turn = LeastConn::starting_at(0);
-        let order: Vec<usize> = (0..4).filter_map(|_| turn.pick(3, |_| with(0, 1))).collect();
+        let members = [0, 1, 2].map(|server| Member { server, weight: 1, max: u32::MAX });
+        let order: Vec<_> = (0..4).map(|start| pick(&members, start, |_| Some(0)).unwrap()).collect();
         assert_eq!(order, [0, 1, 2, 0]);
     }
 }

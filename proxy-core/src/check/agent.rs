@@ -46,13 +46,13 @@ impl Said {
     }
 
     /// Whether that is news.
-    pub(super) fn set(&self, standing: Standing) -> bool {
+    pub(crate) fn set(&self, standing: Standing) -> bool {
         self.0.swap(standing.packed(), SeqCst) != standing.packed()
     }
 
-    /// Everything is as configured again.
-    pub(crate) fn forget(&self) {
-        self.set(Standing::PLAIN);
+    /// Everything is as configured again; whether it wasn't.
+    pub(crate) fn forget(&self) -> bool {
+        self.set(Standing::PLAIN)
     }
 }
 
@@ -70,13 +70,9 @@ impl Standing {
         Standing { percent: u16::from_le_bytes([low, high]), drain: flag(16), maintenance: flag(17), down: flag(18) }
     }
 
-    /// What a server of this configured weight is given; a little is never nothing.
-    pub(crate) fn weight(self, configured: u16) -> u16 {
-        if self.drain {
-            return 0;
-        }
-        let weight = (u32::from(configured) * u32::from(self.percent)).div_ceil(100);
-        u16::try_from(weight).unwrap_or(MAX_WEIGHT).min(MAX_WEIGHT)
+    /// What the server is given of its configured weight.
+    pub(crate) fn percent(self) -> u16 {
+        if self.drain { 0 } else { self.percent }
     }
 
     /// After what the agent says: words between blanks, tabs and commas; what follows `#` is for people. `None`: a word
@@ -145,6 +141,7 @@ async fn hear(address: SocketAddr, send: &str) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::balance::share;
 
     fn after(lines: &[&str]) -> Option<Standing> {
         lines.iter().try_fold(Standing::PLAIN, |standing, line| standing.after(line))
@@ -171,7 +168,8 @@ mod tests {
 
     #[test]
     fn a_part_of_a_weight_is_rounded_up_and_has_its_bounds() {
-        let weight = |line: &str, configured| after(&[line]).expect("it means something").weight(configured);
+        let weight = |line: &str| after(&[line]).expect("it means something").percent();
+        let weight = |line: &str, configured| share(configured, weight(line));
         assert_eq!([weight("50%", 3), weight("1%", 1), weight("0%", 10), weight("drain", 10)], [2, 1, 0, 0]);
         assert_eq!([weight("200%", 100), weight("99999999%", 100), weight("300%", 0)], [200, 256, 0]);
     }

@@ -287,18 +287,11 @@ impl Job {
 
     /// What an agent said, or why it said nothing.
     fn take_in(&self, said: Result<(agent::Standing, String), String>) {
-        let (news, what) = match said {
-            Ok((standing, what)) => (self.live.agent.set(standing), what),
-            Err(why) => (false, why),
+        let (standing, what) = match said {
+            Ok((standing, what)) => (Some(standing), what),
+            Err(why) => (None, why),
         };
-        {
-            let mut report = self.live.report.lock().unwrap_or_else(PoisonError::into_inner);
-            if news {
-                report.since = Instant::now();
-            }
-            report.agent = Some(what.clone());
-        }
-        if news {
+        if self.live.heard(standing, &what) {
             let (backend, server) = (&self.backend, &self.server);
             info!(backend, server, said = what, "a server's agent changed what it can take");
             self.queue.wake();

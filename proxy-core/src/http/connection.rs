@@ -14,12 +14,14 @@ use super::decide::Step;
 use super::forward::Private;
 use super::forwarded::Ends;
 use super::head::BadRequest;
+use super::last::LastServers;
 use super::pool::ServerConnection;
 use super::story::Story;
 use crate::alarm::Alarm;
+use crate::http2::connection::Arrived;
 use crate::log::{Ended, Phase};
 use crate::reach::Chosen;
-use crate::route::{Desk, Entrance, Guest, Route};
+use crate::route::{Entrance, Guest, Route};
 use crate::session::Room;
 use crate::stream::Stream;
 use crate::tcp::relay::{End, Relay};
@@ -27,7 +29,7 @@ use crate::tcp::stream::Source as _;
 use crate::tcp::window::Window;
 
 /// How long an idle client may still send a request after its worker began to drain: one may be under way.
-const LAST_CALL: Duration = Duration::from_secs(1);
+pub(crate) const LAST_CALL: Duration = Duration::from_secs(1);
 /// How long a client may take to read a last answer while it still sends, and how much of that is read.
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 
@@ -36,7 +38,6 @@ pub(crate) struct Connection {
     pub(super) client: Stream,
     pub(super) ends: Ends,
     pub(super) entrance: Rc<Entrance>,
-    pub(super) desk: Rc<Desk>,
     /// What was read of the next head, or of requests behind it.
     pub(super) input: Window,
     /// How much of that is known to be no whole head.
@@ -48,10 +49,13 @@ pub(crate) struct Connection {
     pub(super) answered: u64,
     /// Server connections that belong to this client alone.
     pub(super) private: Vec<Private>,
+    /// The servers that it was with, if that matters; its other streams have the same.
+    pub(crate) last: Option<Rc<LastServers>>,
     /// Of the current request; `None`: it isn't logged.
     pub(super) story: Option<Box<Story>>,
     guest: Option<Guest>,
-    _room: Room,
+    /// `None`: it is a part of another one.
+    room: Option<Room>,
 }
 
 /// What becomes of the connection.
@@ -63,6 +67,8 @@ pub(super) enum Next {
     /// Close it when the client has had a chance to read what was said: it may still be sending.
     Linger,
     Reset,
+    /// The client speaks HTTP/2.
+    Http2,
 }
 
 /// What one request came to.
@@ -73,6 +79,7 @@ pub(super) enum Outcome {
 
 /// Both sides agreed to speak another protocol.
 pub(super) struct Tunnel {
+    pub(super) route: Rc<Route>,
     pub(super) server: ServerConnection,
     pub(super) backend: usize,
     pub(super) chosen: Chosen,
@@ -82,69 +89,91 @@ pub(super) struct Tunnel {
 
 impl Connection {
     pub(crate) fn new(client: Stream, peer: SocketAddr, entrance: Rc<Entrance>, room: Room) -> Connection {
-        let route = entrance.route();
-        let began = Instant::now();
         // A client that is gone already has no address of ours; its first read will say so.
         let own = client.local_addr().unwrap_or(peer);
+        let ends =
+            Ends { client: SocketAddr::new(peer.ip().to_canonical(), peer.port()), own, tls: client.facts().is_some() };
+        Connection { room: Some(room), ..Connection::of_stream(client, ends, entrance, 0) }
+    }
+
+    /// One stream of HTTP/2, of a client that has begun so many before it.
+    pub(crate) fn of_stream(client: Stream, ends: Ends, entrance: Rc<Entrance>, answered: u64) -> Connection {
+        let route = entrance.route();
+        let began = Instant::now();
         Connection {
-            ends: Ends {
-                client: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
-                own,
-                tls: client.facts().is_some(),
-            },
             client,
-            desk: Rc::clone(&route.desk),
+            ends,
             entrance,
             input: Window::default(),
             looked_at: 0,
             alarm: Alarm::new(began + route.http().request_timeout),
             began,
-            answered: 0,
+            answered,
             private: Vec::new(),
+            last: None,
             story: None,
             guest: None,
-            _room: room,
+            room: None,
         }
     }
 
-    /// To the end of the connection. Small while it waits for a request: what comes then is boxed.
-    pub(crate) async fn serve(&mut self) {
-        let next = loop {
-            let (outcome, route) = self.request().await;
-            let next = match outcome {
-                Outcome::Next(next) => next,
-                Outcome::Tunnel(tunnel) => return Box::pin(self.tunnel(route, tunnel)).await,
-            };
-            if let Some(story) = self.story.take() {
-                story.tell(&route, &self.ends);
+    /// Whether that was agreed on (RFC 9113 §3.2).
+    pub(crate) fn speaks_http2(&self) -> bool {
+        self.client.facts().is_some_and(|facts| facts.alpn.as_deref() == Some(b"h2"))
+    }
+
+    /// What there is of a client that speaks HTTP/2.
+    pub(crate) fn into_http2(mut self) -> Arrived {
+        let begun = self.input.bytes().to_vec();
+        self.input.clear(&self.entrance.desk.buffers);
+        Arrived { client: self.client, begun, ends: self.ends, entrance: self.entrance, room: self.room }
+    }
+
+    /// To the end of the connection, or, with `true`, of HTTP/1 on it: the client speaks HTTP/2. Small while it waits for
+    /// a request: what comes then is boxed.
+    pub(crate) async fn serve(&mut self) -> bool {
+        loop {
+            let (step, route) = poll_fn(|cx| self.poll_head(cx)).await;
+            match Box::pin(self.act(step, route)).await {
+                Outcome::Next(Next::Request) => self.await_next(),
+                Outcome::Next(Next::Http2) => return true,
+                Outcome::Next(Next::Close | Next::Linger | Next::Reset) => return false,
+                Outcome::Tunnel(tunnel) => {
+                    Box::pin(self.tunnel(tunnel)).await;
+                    return false;
+                }
             }
-            if next != Next::Request {
-                break next;
+        }
+    }
+
+    fn await_next(&mut self) {
+        self.answered += 1;
+        self.looked_at = 0;
+        self.began = Instant::now();
+    }
+
+    /// One request, from the end of its head to the end of its answer, by the plan of the moment when its head was
+    /// whole. After the last one: to the end of the connection, unless it becomes a tunnel.
+    async fn act(&mut self, step: Step, route: Rc<Route>) -> Outcome {
+        let outcome = match step {
+            Step::Forward(trip) => self.forward(&route, trip).await,
+            Step::Answer(answer, next) => Outcome::Next(self.answer(&route, answer, next).await),
+            Step::Tarpit(late) => {
+                let (answer, delay) = *late;
+                Outcome::Next(Box::pin(self.tarpit(&route, answer, delay)).await)
             }
-            self.answered += 1;
+            Step::End(next) => Outcome::Next(next),
         };
+        let Outcome::Next(next) = outcome else { return outcome };
+        if let Some(story) = self.story.take() {
+            story.tell(&route, &self.ends);
+        }
         match next {
-            Next::Request | Next::Close => {}
+            Next::Request | Next::Close | Next::Http2 => {}
             Next::Linger => Box::pin(linger(&self.client)).await,
             Next::Reset => self.client.reset_on_close(),
         }
-    }
-
-    /// One request, from its first byte to the end of its answer, by the plan of the moment when its head was whole.
-    async fn request(&mut self) -> (Outcome, Rc<Route>) {
-        self.looked_at = 0;
-        if self.answered > 0 {
-            self.began = Instant::now();
-        }
-        let (step, route) = poll_fn(|cx| self.poll_head(cx)).await;
-        let outcome = match step {
-            // Apart, so that an idle connection has no room for it.
-            Step::Forward(trip) => Box::pin(self.forward(&route, trip)).await,
-            Step::Answer(answer, next) => Outcome::Next(Box::pin(self.answer(&route, answer, next)).await),
-            Step::Tarpit(answer, delay) => Outcome::Next(Box::pin(self.tarpit(&route, answer, delay)).await),
-            Step::End(next) => Outcome::Next(next),
-        };
-        (outcome, route)
+        outcome
     }
 
     /// Reads to the end of a head, and decides what is to be done about it.
@@ -184,8 +213,8 @@ impl Connection {
 
     /// Reads on in a head, or waits for one; an error of `None`: the time is over.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Option<io::Error>>> {
-        self.guest.get_or_insert_with(|| Guest::new(&self.desk, cx.waker().clone()));
-        if let Poll::Ready(read) = self.input.poll_fill(cx, &self.client, &self.desk.buffers) {
+        self.guest.get_or_insert_with(|| Guest::new(&self.entrance.desk, cx.waker().clone()));
+        if let Poll::Ready(read) = self.input.poll_fill(cx, &self.client, &self.entrance.desk.buffers) {
             return Poll::Ready(read.map_err(Some));
         }
         let idle = self.input.is_empty();
@@ -193,7 +222,7 @@ impl Connection {
             let route = self.entrance.route();
             if idle && self.answered > 0 { route.http().keep_alive_timeout } else { route.http().request_timeout }
         };
-        let deadline = match self.desk.closing_since.get() {
+        let deadline = match self.entrance.desk.closing_since.get() {
             Some(since) if idle => (self.began + limit).min(since + LAST_CALL),
             _ => self.began + limit,
         };
@@ -259,14 +288,15 @@ impl Connection {
     }
 
     /// Carries what both sides say in another protocol.
-    async fn tunnel(&mut self, route: Rc<Route>, tunnel: Box<Tunnel>) {
-        let Tunnel { server, backend, chosen, read: (from_client, from_server) } = *tunnel;
+    async fn tunnel(&mut self, tunnel: Box<Tunnel>) {
+        let Tunnel { route, server, backend, chosen, read: (from_client, from_server) } = *tunnel;
         let (frontend, plan) = (route.frontend(), route.backend(backend));
         let idle = plan.tunnel_timeout.unwrap_or(frontend.client_timeout.min(plan.server_timeout));
         let (counters, served) = (route.counters(), route.server_counters(backend, chosen.server));
         let up = [&counters.bytes_in, &served.bytes_in];
         let down = [&counters.bytes_out, &served.bytes_out];
-        let relay = Relay::new(&self.client, &server.stream, &self.desk.buffers).with(from_client, from_server);
+        let relay =
+            Relay::new(&self.client, &server.stream, &self.entrance.desk.buffers).with(from_client, from_server);
         let (end, passed) = relay.run(idle, &up, &down).await;
         debug!(frontend = frontend.name, client = %self.ends.client, ?end, "tunnel ended");
         if let Some(mut story) = self.story.take() {
@@ -284,7 +314,7 @@ impl Connection {
 
 /// Closes a connection whose client may still be sending: without this, what was said last would be lost to a reset
 /// (RFC 9112 §9.6).
-async fn linger(client: &Stream) {
+pub(crate) async fn linger(client: &Stream) {
     let (time, most) = LINGER;
     let drain = async {
         if poll_fn(|cx| client.poll_shutdown(cx)).await.is_err() {

@@ -17,6 +17,8 @@ use super::rewrite::{Connection as Said, RequestHead};
 use super::rules::{Outcome, Picked, Subject, Verdict};
 use super::story::Story;
 use super::trip::Trip;
+use crate::balance::hash;
+use crate::http2::meter;
 use crate::log::{Ended, Phase, Termination};
 use crate::route::Route;
 use crate::tcp::window::Window;
@@ -27,7 +29,7 @@ pub(super) enum Step {
     /// An answer of ours.
     Answer(Vec<u8>, Next),
     /// The same, after a while.
-    Tarpit(Vec<u8>, Duration),
+    Tarpit(Box<(Vec<u8>, Duration)>),
     /// No answer.
     End(Next),
 }
@@ -37,6 +39,14 @@ impl Connection {
     pub(super) fn decide(&mut self, route: &Rc<Route>) -> Option<Step> {
         let mut slots = head::slots();
         let bytes = self.input.bytes();
+        // RFC 9113 §3.3: prior knowledge. Over TLS ALPN has decided.
+        if self.answered == 0
+            && bytes.starts_with(meter::PREFACE_LINE)
+            && route.http().http2
+            && self.client.clear().is_some()
+        {
+            return Some(Step::End(Next::Http2));
+        }
         let request = match head::request(&mut slots, bytes) {
             Ok(Some(request)) => request,
             Ok(None) if self.input.is_full() => {
@@ -48,7 +58,7 @@ impl Connection {
         route.counters().http.requests.add(1);
         self.story = route.frontend().log.map(|_| Story::new(self.began, route));
         if let Some(story) = &mut self.story {
-            story.asked(&bytes[request.start..request.length]);
+            story.asked(&bytes[request.start..request.length], self.client.is_h2());
         }
         let subject = Subject {
             client: self.ends.client.ip(),
@@ -119,6 +129,7 @@ impl Connection {
         drop(head);
         Trip {
             backend,
+            hash: hash::of_request(&route.backend(backend).balance, self.ends.client.ip(), &out),
             asked: Method::by(request.method),
             version: request.version,
             persistent: request.hop.persistent,
@@ -181,7 +192,7 @@ impl Connection {
         };
         route.counters().http.count_response(status);
         let step = match outcome.verdict {
-            Verdict::Tarpit(delay) => Step::Tarpit(out, delay),
+            Verdict::Tarpit(delay) => Step::Tarpit(Box::new((out, delay))),
             _ => Step::Answer(out, if goes_on { Next::Request } else { Next::Linger }),
         };
         (step, status, Termination::new(by, during))

@@ -191,7 +191,11 @@ impl<'t> Exchange<'t> {
             return self.down.poll_send(cx, client).map(|sent| sent.map(|()| End::Tunnel).map_err(|_| Failure::Client));
         }
         if self.downward == Downward::Body {
-            match ready!(self.down.poll_pump(cx, server, client, &self.route.desk)) {
+            let pumped = self.down.poll_pump(cx, server, client, &self.route.desk);
+            if pumped.is_pending() && self.watched && self.upward != Upward::Going {
+                self.watch(cx, client)?;
+            }
+            match ready!(pumped) {
                 Ok(()) => self.downward = Downward::Over,
                 Err(Broken::Read | Broken::Truncated) => return Poll::Ready(Err(Failure::Server)),
                 Err(Broken::Chunk(bad)) => return Poll::Ready(Err(Failure::Response(bad.into()))),
@@ -212,13 +216,15 @@ impl<'t> Exchange<'t> {
         Poll::Ready(End::Answered { server_is_free, client_goes_on: whole && self.client_goes_on })
     }
 
-    /// Sees whether a client who has said all is still there.
+    /// Sees whether a client who has said all is still there, also while its answer pauses: a stream of events, or of gRPC.
     fn watch(&mut self, cx: &mut Context<'_>, client: &Stream) -> Result<(), Failure> {
         let Poll::Ready(peeked) = client.poll_peek(cx) else { return Ok(()) };
         // The next request, or the end of what it says: neither is said twice.
         self.watched = false;
         match peeked {
-            Ok(false) if self.route.backend(self.trip.backend).abort_on_close => Err(Failure::Client),
+            Ok(false) if self.downward == Downward::Head && self.route.backend(self.trip.backend).abort_on_close => {
+                Err(Failure::Client)
+            }
             Ok(_) => Ok(()),
             Err(_) => Err(Failure::Client),
         }

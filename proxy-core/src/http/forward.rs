@@ -29,7 +29,7 @@ impl Connection {
         trip.up.window = std::mem::take(&mut self.input);
         if let Err(bad) = trip.up.sort() {
             let answer = self.refuse(route, bad.into());
-            return Outcome::Next(self.answer(route, answer, Next::Linger).await);
+            return Outcome::Next(Box::pin(self.answer(route, answer, Next::Linger)).await);
         }
         let backend = trip.backend;
         route.backend_counters(backend).http.requests.add(1);
@@ -38,31 +38,37 @@ impl Connection {
             story.backend = Some(backend);
             story.queued = u32::try_from(route.backend_live(backend).queue.len()).unwrap_or(u32::MAX);
         });
-        let (mut chosen, mut at_hand) = match self.own_connection(route, backend) {
+        let (mut chosen, mut own) = match self.own_connection(route, backend) {
             Some(own) => own,
-            None => match route.choose(backend, self.leaves_queue(route.backend(backend))).await {
-                Ok(chosen) => (chosen, None),
-                Err(why) => return self.unreached(route, &trip, why).await,
-            },
+            None => {
+                let left = self.leaves_queue(route.backend(backend));
+                match Box::pin(route.choose(backend, self.wants(route, &trip), left)).await {
+                    Ok(chosen) => (chosen, None),
+                    Err(why) => return Box::pin(self.unreached(route, &trip, why)).await,
+                }
+            }
         };
         self.tell(|story| {
             story.placed();
             story.server = Some(chosen.server);
         });
-        trip.private |= at_hand.is_some();
+        trip.private |= own.is_some();
         // A pooled connection may end as the request arrives. So it is for requests that can be sent again, or
         // whose client is as used to that as anybody with a connection of its own (HAProxy's `http-reuse safe`).
         let mut may_reuse = trip.replay.is_some() || self.answered > 0;
         loop {
-            if at_hand.is_none() && may_reuse {
-                at_hand = route.backends[backend].pools[chosen.server].lend();
-            }
+            let at_hand = match own.take() {
+                Some(own) => Some(*own),
+                None if may_reuse => route.backends[backend].pools[chosen.server].lend(),
+                None => None,
+            };
             let reused = at_hand.is_some();
-            let server = match at_hand.take() {
+            let server = match at_hand {
                 Some(server) => server,
-                None => match route.open(backend, &mut chosen, &mut attempts).await {
+                // Apart: most requests find a connection that is open.
+                None => match Box::pin(route.open(backend, &mut chosen, &mut attempts)).await {
                     Ok(stream) => ServerConnection::new(stream, &route.desk),
-                    Err(why) => return self.unreached(route, &trip, why).await,
+                    Err(why) => return Box::pin(self.unreached(route, &trip, why)).await,
                 },
             };
             self.tell(|story| {
@@ -91,9 +97,16 @@ impl Connection {
             match end {
                 Ok(End::Tunnel) => {
                     let read = (std::mem::take(&mut trip.up.window), down.window);
-                    return Outcome::Tunnel(Box::new(Tunnel { server, backend, chosen, read }));
+                    return Outcome::Tunnel(Box::new(Tunnel {
+                        route: Rc::clone(route),
+                        server,
+                        backend,
+                        chosen,
+                        read,
+                    }));
                 }
                 Ok(End::Answered { server_is_free, client_goes_on }) => {
+                    self.remember(route, &trip, chosen.server);
                     if server_is_free {
                         self.keep(route, &trip, chosen, server);
                     } else if !down.window.is_empty() {
@@ -116,21 +129,24 @@ impl Connection {
                 }
                 // Nobody heard anything of it.
                 Err(Failure::Server) if !heard => {
-                    drop(server);
+                    drop((server, down));
                     if let Some(body) = trip.replay
                         && (reused || route.again(backend, &mut chosen, &mut attempts))
                     {
                         trip.up.rewind(body);
                         may_reuse = false;
-                    } else if reused && self.answered > 0 {
+                    } else if reused && self.answered > 0 && !self.client.is_h2() {
                         // As its own server would have done: the client knows what it may send again.
                         self.tell(|story| story.failed(Failure::Server));
                         return Outcome::Next(Next::Close);
                     } else {
-                        return self.failed(route, &trip, chosen.server, Failure::Server).await;
+                        return Box::pin(self.failed(route, &trip, chosen.server, Failure::Server)).await;
                     }
                 }
-                Err(failure) if status == 0 => return self.failed(route, &trip, chosen.server, failure).await,
+                Err(failure) if status == 0 => {
+                    drop(down);
+                    return Box::pin(self.failed(route, &trip, chosen.server, failure)).await;
+                }
                 Err(failure) => {
                     self.tell(|story| story.failed(failure));
                     // A part of an answer is out: only a cut tells that it is not all of it.
@@ -146,11 +162,11 @@ impl Connection {
     }
 
     /// The connection to a server of this backend that is the client's alone, and its server even if it is gone.
-    fn own_connection(&mut self, route: &Route, backend: usize) -> Option<(Chosen, Option<ServerConnection>)> {
+    fn own_connection(&mut self, route: &Route, backend: usize) -> Option<(Chosen, Option<Box<ServerConnection>>)> {
         for index in 0..self.private.len() {
             if let Some(chosen) = route.stay(backend, &self.private[index].server) {
                 let connection = self.private.swap_remove(index).connection;
-                return Some((chosen, Some(connection).filter(ServerConnection::is_quiet)));
+                return Some((chosen, Some(connection).filter(ServerConnection::is_quiet).map(Box::new)));
             }
         }
         None
@@ -158,6 +174,9 @@ impl Connection {
 
     /// Keeps a server connection that can be used again: for everybody, or for this client.
     fn keep(&mut self, route: &Route, trip: &Trip, chosen: Chosen, connection: ServerConnection) {
+        if connection.stream.is_one_of_many() {
+            return;
+        }
         if trip.private {
             let server = Arc::clone(route.server_live(trip.backend, chosen.server));
             self.private.push(Private { server, connection });

@@ -13,6 +13,7 @@ mod forward;
 pub(crate) mod forwarded;
 pub mod head;
 pub mod host;
+pub(crate) mod last;
 pub(crate) mod lists;
 pub(crate) mod pool;
 pub(crate) mod reply;

@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use crate::http2::server::Lines;
 use crate::route::Desk;
 use crate::stream::Stream;
 
@@ -19,7 +20,8 @@ const KEPT: usize = 512;
 #[derive(Debug)]
 pub(crate) struct ServerConnection {
     pub(crate) stream: Stream,
-    pub(crate) counted: Counted,
+    /// `None`: it is one stream of a connection, which is counted itself.
+    counted: Option<Counted>,
 }
 
 /// One connection in [`Desk::server_connections`], until dropped.
@@ -28,13 +30,20 @@ pub(crate) struct Counted(Rc<Desk>);
 
 impl ServerConnection {
     pub(crate) fn new(stream: Stream, desk: &Rc<Desk>) -> ServerConnection {
-        desk.server_connections.set(desk.server_connections.get() + 1);
-        ServerConnection { stream, counted: Counted(Rc::clone(desk)) }
+        let counted = if stream.is_one_of_many() { None } else { Some(Counted::new(desk)) };
+        ServerConnection { stream, counted }
     }
 
     /// Whether nothing has come: neither bytes, nor an end, nor a reset.
     pub(crate) fn is_quiet(&self) -> bool {
         self.stream.is_quiet()
+    }
+}
+
+impl Counted {
+    pub(crate) fn new(desk: &Rc<Desk>) -> Counted {
+        desk.server_connections.set(desk.server_connections.get() + 1);
+        Counted(Rc::clone(desk))
     }
 }
 
@@ -48,6 +57,8 @@ impl Drop for Counted {
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
     idle: RefCell<Vec<Idle>>,
+    /// For a server that speaks HTTP/2.
+    pub(crate) lines: Lines,
     closed: Cell<bool>,
 }
 
@@ -67,7 +78,7 @@ impl Pool {
 
     /// Takes a connection whose last exchange is over on both sides, if there is room for it.
     pub(crate) fn give_back(&self, connection: ServerConnection) {
-        let desk = &connection.counted.0;
+        let Some(Counted(desk)) = &connection.counted else { return };
         let mut idle = self.idle.borrow_mut();
         let room = idle.len() < KEPT && desk.has_room_for_idle();
         if room && !self.closed.get() && !desk.is_closing() {
@@ -77,18 +88,22 @@ impl Pool {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.idle.borrow().len()
+        self.idle.borrow().len() + self.lines.idle()
     }
 
     /// Closes what its server closed, what was not used for long, and the oldest for clients that have left.
     pub(crate) fn sweep(&self, sweeps: u32) {
         let fresh = |idle: &Idle| sweeps.wrapping_sub(idle.since) < KEPT_FOR && idle.connection.is_quiet();
-        self.idle.borrow_mut().retain(|idle| fresh(idle) && idle.connection.counted.0.has_room_for_idle());
+        let has_room =
+            |idle: &Idle| idle.connection.counted.as_ref().is_some_and(|counted| counted.0.has_room_for_idle());
+        self.idle.borrow_mut().retain(|idle| fresh(idle) && has_room(idle));
+        self.lines.sweep(sweeps, KEPT_FOR);
     }
 
     /// Keeps nothing from now on: the server left the plan, or the worker drains.
     pub(crate) fn close(&self) {
         self.closed.set(true);
         self.idle.borrow_mut().clear();
+        self.lines.close();
     }
 }

@@ -9,6 +9,8 @@ use super::rules::Picked;
 pub(crate) struct Trip {
     /// Index into the plan's.
     pub(crate) backend: usize,
+    /// Of what its backend balances by.
+    pub(crate) hash: Option<u64>,
     /// The request itself.
     pub(crate) up: Flow,
     pub(crate) asked: Asked,

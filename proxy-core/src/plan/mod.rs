@@ -7,7 +7,6 @@ mod balance;
 mod check;
 mod http;
 mod log;
-mod persist;
 mod rule;
 mod text;
 mod tls;
@@ -24,7 +23,6 @@ pub use balance::{Balance, HashOf, Hashing};
 pub use check::{AgentCheck, Check, Content, HttpProbe, Observe, OnError, Probe, Program, check_probe_header};
 pub use http::{ClientCertField, ClientSupplied, Forwarded, Http};
 pub use log::{Log, LogFormat, LogSink, Target};
-pub use persist::{Cookie, CookieMode, Persist, SameSite, StickCounter, StickKey, StickTable};
 pub use rule::{Action, Condition, HeaderEdit, List, Pattern, Redirect, Reply, Rule, Sources, Text, regex};
 pub use text::{BadText, MAX_BODY, Side, check_expression, check_method, check_name, check_path, check_protocol};
 pub use tls::{Authority, Certificate, ClientAuth, Secret, ServerTls, Tls, TlsVersion, Verify};
@@ -48,8 +46,6 @@ pub struct Plan {
     pub certificates: Vec<Certificate>,
     /// Who is trusted to sign; referred to by index.
     pub authorities: Vec<Authority>,
-    /// Referred to by index.
-    pub stick_tables: Vec<StickTable>,
     /// Whom the agent asks what servers' names stand for; empty: whom its system asks.
     pub nameservers: Vec<SocketAddr>,
 }
@@ -84,8 +80,6 @@ pub struct Bind {
     pub address: SocketAddr,
     /// Index into [`Plan::tls`]; `None`: in the clear.
     pub tls: Option<usize>,
-    /// Each connection begins with who its client is (the PROXY protocol, version 1 or 2), before anything else.
-    pub accept_proxy: bool,
 }
 
 /// What a frontend speaks.
@@ -106,18 +100,14 @@ pub struct Backend {
     pub balance: Balance,
     /// In the order of the file.
     pub servers: Vec<Server>,
+    /// While no other server is up, all backups serve, not only the first of them.
+    pub all_backups: bool,
     /// `None`: the servers are spoken to in the clear.
     pub tls: Option<ServerTls>,
-    /// How a client stays with its server; `None`: it needn't.
-    pub persist: Option<Persist>,
-    /// A client that asks again goes to the server that it was with, if that has a place.
+    /// HTTP: a client that asks again on its connection goes to the server that it was with, if that has a place.
     pub prefer_last_server: bool,
-    /// How long a server that came up takes to get its whole share.
+    /// How long a server that was down takes to get its whole weight, and limit.
     pub slow_start: Option<Duration>,
-    /// The sessions of a server that goes down are cut.
-    pub cut_on_down: bool,
-    /// Who the client is comes before anything else on a connection to a server, in this version of the PROXY protocol.
-    pub send_proxy: Option<ProxyVersion>,
     /// `None`: every server counts as up.
     pub check: Option<Check>,
     /// `None`: the servers say nothing of themselves.
@@ -144,15 +134,6 @@ pub struct Backend {
     pub response_edits: Vec<HeaderEdit>,
 }
 
-/// A version of the PROXY protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ProxyVersion {
-    /// A line of text.
-    V1,
-    /// Binary, with what is known of the client's TLS.
-    V2,
-}
-
 /// One server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Server {
@@ -168,10 +149,6 @@ pub struct Server {
     pub weight: u16,
     /// Used only while no other server is up.
     pub backup: bool,
-    /// Clients may be made to stay with it.
-    pub stick: bool,
-    /// Its name in persistence cookies; `None`: its name.
-    pub cookie: Option<String>,
     /// Sessions at once over all workers; more wait in the queue.
     pub max_connections: Option<u32>,
 }
@@ -318,6 +295,10 @@ impl Backend {
         {
             return Err("a timeout is zero".into());
         }
+        if self.slow_start == Some(Duration::ZERO) {
+            return Err("a slow start takes no time".into());
+        }
+        self.balance.check(&self.servers, self.all_backups)?;
         check_edits(&self.request_edits, &self.response_edits)?;
         self.tls.iter().try_for_each(|tls| tls.validate(plan))?;
         self.agent_check.as_ref().map_or(Ok(()), AgentCheck::validate)?;
@@ -342,8 +323,6 @@ mod tests {
             address: SocketAddr::from(([192, 0, 2, 1], 80)),
             host: None,
             tls_name: None,
-            stick: true,
-            cookie: None,
             weight: 1,
             backup: false,
             max_connections: None,
@@ -364,18 +343,16 @@ mod tests {
             queue_timeout: second,
             tunnel_timeout: None,
             abort_on_close: false,
-            persist: None,
             prefer_last_server: false,
             slow_start: None,
-            cut_on_down: false,
-            send_proxy: None,
+            all_backups: false,
             http2: false,
             request_edits: Vec::new(),
             response_edits: Vec::new(),
         };
         let frontend = |name: &str, port| Frontend {
             name: name.into(),
-            binds: vec![Bind { address: SocketAddr::from(([192, 0, 2, 9], port)), tls: None, accept_proxy: false }],
+            binds: vec![Bind { address: SocketAddr::from(([192, 0, 2, 9], port)), tls: None }],
             mode: Mode::Tcp,
             rules: Vec::new(),
             backend: Some(1),
@@ -392,6 +369,10 @@ mod tests {
         }
     }
 
+    fn bounded(percent: u16) -> Balance {
+        Balance::Hash(HashOf::Source, Hashing::Consistent { bound: Some(percent) })
+    }
+
     /// The check of the second backend.
     fn check(plan: &mut Plan) -> &mut Check {
         plan.backends[1].check.as_mut().expect("it has one")
@@ -405,13 +386,22 @@ mod tests {
 
     #[test]
     fn what_can_be_run_passes() {
-        let harmless: [fn(&mut Plan); 7] = [
+        let harmless: [fn(&mut Plan); 10] = [
             |_| {},
             |plan| *plan = Plan::default(),
             |plan| plan.backends[0].servers.clear(),
             |plan| plan.backends[0].queue_timeout = Duration::ZERO,
             |plan| plan.backends[0].servers[0].weight = MAX_WEIGHT,
             |plan| check(plan).probe = Probe::Tcp,
+            |plan| plan.backends[0].balance = bounded(101),
+            |plan| {
+                plan.backends[0].balance = Balance::First;
+                plan.backends[0].servers[0].max_connections = Some(1);
+            },
+            |plan| {
+                plan.backends[0].balance = Balance::First;
+                plan.backends[0].servers[1].backup = true;
+            },
             |plan| http(plan, |http| (http.method, http.path, http.host) = ("OPTIONS".into(), "*".into(), None)),
         ];
         for (number, change) in harmless.into_iter().enumerate() {
@@ -424,7 +414,7 @@ mod tests {
     #[test]
     fn what_cannot_be_run_is_refused_with_its_place() {
         type Case = (fn(&mut Plan), &'static str);
-        let refused: [Case; 29] = [
+        let refused: [Case; 33] = [
             (|plan| plan.frontends[1].name = "web".into(), "frontend `web`: the name is taken"),
             (|plan| plan.frontends[1].binds[0].address.set_port(80), "frontend `mail`: 192.0.2.9:80 is bound twice"),
             (|plan| plan.frontends[1].backend = Some(2), "frontend `mail`: there is no backend number 2"),
@@ -473,6 +463,22 @@ mod tests {
             (
                 |plan| http(plan, |http| http.expect.push((99, 600))),
                 "backend `right`: check: 99-600 is no range of status codes",
+            ),
+            (|plan| plan.backends[0].slow_start = Some(Duration::ZERO), "backend `left`: a slow start takes no time"),
+            (
+                |plan| plan.backends[0].balance = bounded(100),
+                "backend `left`: a bound of 100 % is not from 101 to 1000",
+            ),
+            (
+                |plan| plan.backends[0].balance = Balance::First,
+                "backend `left`: balance `first` needs `max_connections` of server `one`: without it `two` is never used",
+            ),
+            (
+                |plan| {
+                    plan.backends[0].servers.iter_mut().for_each(|server| server.backup = true);
+                    (plan.backends[0].balance, plan.backends[0].all_backups) = (Balance::First, true);
+                },
+                "backend `left`: balance `first` needs `max_connections` of server `one`: without it `two` is never used",
             ),
             (|plan| http(plan, |http| http.expect.clear()), "backend `right`: check: no status code is expected"),
             (

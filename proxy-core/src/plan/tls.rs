@@ -15,12 +15,13 @@ use super::Plan;
 pub struct Tls {
     /// Unique among profiles.
     pub name: String,
-    /// Indexes into [`Plan::certificates`]. A client gets the first one that has the name it asks for and a key it can
-    /// verify; one that asks for no name, or an unknown one, the first that it can verify.
+    /// Indexes into [`Plan::certificates`]. A client gets one that has the name it asks for and a key that it can verify;
+    /// one that asks for no name, or an unknown one, the first, or one with all of the first one's names. Of several the one
+    /// whose key isn't RSA.
     pub certificates: Vec<usize>,
     /// Older ones are refused.
     pub min_version: TlsVersion,
-    /// Names of cipher suites, the preferred one first (`TLS13_AES_128_GCM_SHA256`,
+    /// Names of the cipher suites that may be used, of which the client prefers one (`TLS13_AES_128_GCM_SHA256`,
     /// `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`); empty: all that are sound.
     pub cipher_suites: Vec<String>,
     /// Protocols on offer (RFC 7301), the preferred one first; empty: the extension is ignored.

@@ -145,6 +145,11 @@ impl TlsStream {
         hello::peek(self.state.borrow().incoming.bytes())
     }
 
+    /// Whether this protocol was agreed on (RFC 7301).
+    pub(crate) fn agreed_on(&self, protocol: &[u8]) -> bool {
+        self.state.borrow().end.common().alpn_protocol() == Some(protocol)
+    }
+
     pub(crate) fn was_notified(&self) -> bool {
         self.state.borrow().reading == Reading::Notified
     }
@@ -310,9 +315,17 @@ impl State {
         }
         let stepped = self.next(desk, work);
         if stepped.is_err() {
-            // The alert that tells the other side why; after it, rustls is not to be asked again.
+            // What was to be said before, and the alert that tells the other side why: behind it rustls is not to be asked
+            // again, or it would find the same fault once more, and panic.
             self.failed = true;
-            let _ = self.next(desk, &mut Work::Read(&mut []));
+            let mut before = self.outgoing.bytes().len();
+            while let Ok(Step::Again) = self.next(desk, &mut Work::Read(&mut [])) {
+                let record = &self.outgoing.bytes()[before..];
+                if record.is_empty() || is_alert(record) {
+                    break;
+                }
+                before += record.len();
+            }
         }
         stepped
     }
@@ -404,6 +417,12 @@ fn step<Data>(
         _ => Err(Error::General("an unexpected state of TLS".into())),
     };
     (discard, stepped)
+}
+
+/// Whether a record of ours is an alert, as far as can be told: encrypted ones are known by their size (two bytes, and at
+/// most 29 that encryption adds). Of the others only a change of cipher spec (20) is as short.
+fn is_alert(record: &[u8]) -> bool {
+    record.first().is_some_and(|kind| *kind != 20) && record.len() <= 31
 }
 
 fn broken(error: Error) -> io::Error {

@@ -10,7 +10,7 @@ pub(crate) const SIZE: usize = 32 * 1024;
 const KEPT: usize = 256;
 
 /// A buffer on loan.
-pub(crate) type Buffer = Box<[u8]>;
+pub(crate) type Buffer = Box<[u8; SIZE]>;
 
 /// The idle buffers.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ pub(crate) struct Buffers(RefCell<Vec<Buffer>>);
 
 impl Buffers {
     pub(crate) fn lend(&self) -> Buffer {
-        self.0.borrow_mut().pop().unwrap_or_else(|| vec![0; SIZE].into_boxed_slice())
+        self.0.borrow_mut().pop().unwrap_or_else(|| vec![0; SIZE].try_into().expect("it is as long as that"))
     }
 
     pub(crate) fn give_back(&self, buffer: Buffer) {

@@ -11,7 +11,8 @@ use super::stream::poll_write;
 /// What waits to be written.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    buffer: Option<Buffer>,
+    /// Longer than a lent one for a long chain of certificates.
+    buffer: Option<Box<[u8]>>,
     start: usize,
     end: usize,
 }
@@ -19,6 +20,10 @@ pub(crate) struct Outbox {
 impl Outbox {
     pub(crate) fn len(&self) -> usize {
         self.end - self.start
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.buffer.as_deref().map_or(&[], |buffer| &buffer[self.start..self.end])
     }
 
     /// Room for so many bytes behind what is there; [`Outbox::filled`] says how many came.
@@ -65,11 +70,8 @@ impl Outbox {
     /// Forgets what is left, and gives the buffer back.
     pub(crate) fn clear(&mut self, buffers: &Buffers) {
         (self.start, self.end) = (0, 0);
-        // A longer one was for a long chain of certificates: once is enough.
-        self.buffer
-            .take()
-            .into_iter()
-            .filter(|buffer| buffer.len() == SIZE)
-            .for_each(|buffer| buffers.give_back(buffer));
+        if let Some(Ok(lent)) = self.buffer.take().map(Buffer::try_from) {
+            buffers.give_back(lent);
+        }
     }
 }

@@ -74,26 +74,25 @@ impl Shown {
 /// DNS names of a certificate; the common name counts only where there are none (RFC 6125 §6.4.4).
 fn names(certificate: &[u8]) -> Option<Box<[Box<str>]>> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let mut names = Vec::new();
-    let mut add = |name: &str| {
-        let name = Box::from(name.to_ascii_lowercase());
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    };
-    if let Ok(Some(alternatives)) = certificate.subject_alternative_name() {
-        for name in &alternatives.value.general_names {
-            if let GeneralName::DNSName(name) = name {
-                add(name);
-            }
-        }
-    }
+    let alternatives = certificate.subject_alternative_name().ok().flatten();
+    let alternatives = alternatives.map_or(&[][..], |all| &all.value.general_names);
+    let dns = alternatives.iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some(*name),
+        _ => None,
+    });
+    let common = || certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+    let mut names: Vec<&str> = dns.collect();
     if names.is_empty() {
-        let common = certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok());
-        let mut add = |name: &str| names.push(Box::from(name.to_ascii_lowercase()));
-        common.for_each(&mut add);
+        names.extend(common());
     }
-    Some(names.into())
+    let mut all: Vec<Box<str>> = Vec::with_capacity(names.len());
+    for name in names.into_iter().filter(|name| !name.is_empty()) {
+        let name = Box::from(name.to_ascii_lowercase());
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    Some(all.into())
 }
 
 /// Chooses for the clients of one profile.
@@ -121,11 +120,16 @@ impl Choice {
         for candidates in choice.exact.values_mut().chain(choice.wildcard.values_mut()) {
             candidates.sort_by_key(|one| one.rsa);
         }
-        // The default is the first certificate in each kind of key that there is of it, then any that the client can verify.
-        let named_alike = |one: &&Arc<Shown>| shown.first().is_some_and(|first| first.names == one.names);
-        choice.default = shown.iter().filter(named_alike).cloned().collect();
+        // The default is the first, or one that has all of its names and another kind of key; then whatever can be verified.
+        let alike = |one: &Arc<Shown>| {
+            shown.first().is_some_and(|first| {
+                let has_all = || first.names.iter().all(|name| one.names.contains(name));
+                Arc::ptr_eq(first, one) || !first.names.is_empty() && has_all()
+            })
+        };
+        choice.default = shown.iter().filter(|one| alike(one)).cloned().collect();
         choice.default.sort_by_key(|one| one.rsa);
-        choice.default.extend(shown.iter().filter(|one| !named_alike(one)).cloned());
+        choice.default.extend(shown.iter().filter(|one| !alike(one)).cloned());
         choice
     }
 
@@ -140,7 +144,8 @@ impl Choice {
 
 impl ResolvesServerCert for Choice {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // rustls hands it on in lower case.
-        self.choose(hello.server_name(), hello.signature_schemes()).map(|one| Arc::clone(&one.key))
+        // rustls hands it on in lower case. RFC 6066 §3: it has no dot at its end.
+        let name = hello.server_name().map(|name| name.strip_suffix('.').unwrap_or(name));
+        self.choose(name, hello.signature_schemes()).map(|one| Arc::clone(&one.key))
     }
 }

@@ -32,7 +32,7 @@ pub enum Peek {
 /// What a client asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hello {
-    /// The server's name, in lower case.
+    /// The server's name, in lower case, without a dot at its end.
     pub sni: Option<Box<str>>,
     /// The protocols on offer, the preferred one first.
     pub alpn: Vec<Box<[u8]>>,
@@ -179,7 +179,9 @@ fn server_name(content: &[u8]) -> Option<Option<Box<str>>> {
     }
     let name = found.and_then(|name| std::str::from_utf8(name).ok());
     let name = name.and_then(|name| rustls::pki_types::DnsName::try_from(name).ok());
-    content.0.is_empty().then(|| name.map(|name| name.as_ref().to_ascii_lowercase().into()))
+    // RFC 6066 §3: without the dot at its end.
+    let plain = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into();
+    content.0.is_empty().then(|| name.map(|name| plain(name.as_ref())))
 }
 
 /// RFC 7301 §3.1.

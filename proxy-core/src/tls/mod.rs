@@ -32,7 +32,7 @@ pub(crate) struct Facts {
     pub(crate) version: TlsVersion,
     /// As IANA lists it, with `TLS13_` in front of those of TLS 1.3.
     pub(crate) cipher_suite: &'static str,
-    /// In lower case; `None`: the client asked for none.
+    /// In lower case, without a dot at its end; `None`: the client asked for none.
     pub(crate) server_name: Option<Box<str>>,
     /// What was agreed on (RFC 7301).
     pub(crate) alpn: Option<Box<[u8]>>,

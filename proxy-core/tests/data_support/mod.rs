@@ -78,24 +78,14 @@ pub(crate) fn nobody() -> SocketAddr {
 }
 
 pub(crate) fn at(name: &str, address: SocketAddr) -> Server {
-    Server {
-        name: name.into(),
-        address,
-        host: None,
-        tls_name: None,
-        stick: true,
-        cookie: None,
-        weight: 1,
-        backup: false,
-        max_connections: None,
-    }
+    Server { name: name.into(), address, host: None, tls_name: None, weight: 1, backup: false, max_connections: None }
 }
 
 /// One frontend, one backend, patient timeouts.
 pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
     let frontend = Frontend {
         name: "front".into(),
-        binds: vec![Bind { address: bind, tls: None, accept_proxy: false }],
+        binds: vec![Bind { address: bind, tls: None }],
         mode: Mode::Tcp,
         rules: Vec::new(),
         backend: Some(0),
@@ -118,11 +108,9 @@ pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
         queue_timeout: PATIENCE,
         tunnel_timeout: None,
         abort_on_close: false,
-        persist: None,
         prefer_last_server: false,
         slow_start: None,
-        cut_on_down: false,
-        send_proxy: None,
+        all_backups: false,
         http2: false,
         request_edits: Vec::new(),
         response_edits: Vec::new(),
@@ -156,7 +144,10 @@ impl Drop for Plane {
 }
 
 pub(crate) fn start(plan: Plan, workers: u16, listeners: Vec<Listener>) -> Plane {
-    let limits = Limits { nofile: 65_536, sessions: 10_000 };
+    start_within(plan, workers, listeners, Limits { nofile: 65_536, sessions: 10_000 })
+}
+
+pub(crate) fn start_within(plan: Plan, workers: u16, listeners: Vec<Listener>, limits: Limits) -> Plane {
     let plane = DataPlane::start(
         plan,
         workers,

@@ -52,6 +52,15 @@ impl Ca {
         ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
     }
 
+    /// A client that shows a certificate of ours.
+    pub(crate) fn client_with_certificate(&self) -> ClientConfig {
+        let (chain, key) = self.issue(&["client.test"]);
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let key = PrivateKeyDer::try_from(key).unwrap();
+        ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap()
+    }
+
     pub(crate) fn server(&self, names: &[&str]) -> ServerConfig {
         let (chain, key) = self.issue(names);
         let key = PrivateKeyDer::try_from(key).unwrap();
@@ -94,10 +103,15 @@ pub(crate) type Client = StreamOwned<ClientConnection, TcpStream>;
 
 /// A client of `a.test`, after its handshake.
 pub(crate) fn shake_hands(address: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<Client> {
+    shake_hands_with("a.test", address, config)
+}
+
+/// A client of that name, after its handshake.
+pub(crate) fn shake_hands_with(name: &str, address: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<Client> {
     let mut socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(3 * PATIENCE))?;
     socket.set_nodelay(true)?;
-    let name = ServerName::try_from("a.test").unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut connection = ClientConnection::new(Arc::clone(config), name).unwrap();
     while connection.is_handshaking() {
         connection.complete_io(&mut socket)?;

@@ -105,3 +105,28 @@ fn while_hundreds_shake_hands_who_has_a_connection_is_served() {
     let tls = stats.frontends[0].tls.as_ref().unwrap();
     assert_eq!((tls.full + tls.resumed, tls.failed.len()), (321, 0));
 }
+
+#[test]
+fn what_comes_behind_a_bad_hello_is_not_looked_at() {
+    let ca = Ca::new();
+    let (address, plane) = stage(vec![at("one", nobody())], |plan| {
+        secure_front(plan, &ca);
+        plan.tls[0].alpn = vec!["h2".into()];
+    });
+    let mut config = ca.client();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let name = rustls::pki_types::ServerName::try_from("a.test").unwrap();
+    let mut hello = Vec::new();
+    rustls::ClientConnection::new(Arc::new(config), name).unwrap().write_tls(&mut hello).unwrap();
+    for garbage in
+        [&b""[..], b"garbage that is no record", &[22, 3, 3, 0, 0], &[21, 3, 3, 0, 2, 2, 40], &[0xff; 20_000]]
+    {
+        let mut client = client(address);
+        client.write_all(&[&hello, garbage].concat()).unwrap();
+        let mut heard = Vec::new();
+        let _ = client.read_to_end(&mut heard);
+        // A hello of the server's, then an alert, encrypted or not.
+        assert_eq!(heard.first(), Some(&22), "{heard:?}");
+    }
+    wait_for("all to be counted", || failed(&plane, "alpn") == 5);
+}

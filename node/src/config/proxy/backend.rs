@@ -4,13 +4,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use proxy_core::plan::{Backend, Balance, Host, Server};
+use proxy_core::plan::{Backend, Host, Server};
 
 use super::super::reader::{Section, Value};
-use super::{CONNECTIONS, Certificates, Defaults, NEEDS_HTTP, Speaks, Timeouts, check, headers, tls};
-
-/// Ways to choose a server that a later version will know.
-const LATER_BALANCE: [&str; 6] = ["static-round-robin", "first", "source", "uri", "random", "consistent"];
+use super::{CONNECTIONS, Certificates, Defaults, NEEDS_HTTP, Speaks, Timeouts, balance, check, headers, tls};
 
 /// Reads a backend whose mode is known, or is wrong.
 pub(super) fn read(
@@ -21,8 +18,7 @@ pub(super) fn read(
     certificates: &Certificates,
 ) -> Option<Backend> {
     let http = mode != Some(Speaks::Tcp);
-    section.later(&["persist", "prefer_last_server", "slow_start", "on_marked_down", "transparent"]);
-    let balance = section.optional("balance", read_balance);
+    section.later(&["persist", "on_marked_down", "transparent"]);
     let http2 = http && section.optional("http2", Value::boolean).unwrap_or(false);
     let tls = section.optional("tls", |value| tls::read_servers(value, certificates, mode, http2));
     let mut server_names = Vec::new();
@@ -32,6 +28,7 @@ pub(super) fn read(
             read_server(value.section()?, &mut names, &mut server_names)
         })
     });
+    let choice = balance::read(&section, http, servers.as_deref());
     let timeouts = Timeouts::read(&section, &["connect", "server", "queue", "tunnel", "check"], true);
     let timeouts = timeouts.or(defaults.timeouts);
     let log_checks = section.optional("log_health_checks", |value| {
@@ -65,7 +62,7 @@ pub(super) fn read(
     let or = |set: Option<Duration>, seconds| set.unwrap_or(Duration::from_secs(seconds));
     Some(Backend {
         name: name.to_owned(),
-        balance: balance.unwrap_or(Balance::RoundRobin),
+        balance: choice.balance,
         servers: servers?,
         tls,
         check,
@@ -77,32 +74,13 @@ pub(super) fn read(
         queue_timeout: or(timeouts.queue, 60),
         tunnel_timeout: timeouts.tunnel,
         abort_on_close: abort_on_close.unwrap_or(false),
-        persist: None,
-        prefer_last_server: false,
-        slow_start: None,
-        cut_on_down: false,
-        send_proxy: None,
+        prefer_last_server: choice.prefer_last_server,
+        slow_start: choice.slow_start,
+        all_backups: choice.all_backups,
         http2,
         request_edits: edits.request,
         response_edits: edits.response,
     })
-}
-
-fn read_balance(value: Value<'_>) -> Option<Balance> {
-    let later = |text: &str| {
-        LATER_BALANCE.contains(&text) || ["header:", "cookie:"].iter().any(|start| text.starts_with(start))
-    };
-    if value.is_string() {
-        let text = value.clone().string()?;
-        if later(&text) {
-            value
-                .report(format!("balance `{text}` is not in this version yet; expected `round-robin` or `least-conn`"));
-            return None;
-        }
-    }
-    value
-        .choice(&[("round-robin", false), ("least-conn", true)])
-        .map(|least| if least { Balance::LeastConn } else { Balance::RoundRobin })
 }
 
 fn read_server<'a>(
@@ -140,8 +118,6 @@ fn read_server<'a>(
         tls_name: tls_name.or(named),
         weight: weight.unwrap_or(1),
         backup: backup.unwrap_or(false),
-        stick: true,
-        cookie: None,
         max_connections,
     })
 }

@@ -61,7 +61,7 @@ pub(super) fn read(root: &Section<'_>, files: &Files<'_>) -> Certificates {
             let Some(bundle) = value.clone().section().and_then(|table| read_one(name, &value, table, &around)) else {
                 continue;
             };
-            let certificates::Bundle { chain, key, ocsp, known } = bundle;
+            let certificates::Bundle { chain, key, ocsp, known, .. } = bundle;
             read.certificates.push(Certificate { name: name.to_owned(), chain, key, ocsp });
             read.entries.push(CertificateEntry { name: name.to_owned(), place, known });
         }
@@ -130,8 +130,9 @@ fn read_one(name: &str, whole: &Value<'_>, table: Section<'_>, around: &Around<'
     let (chain, ocsp) = (read("chain"), read("ocsp"));
     let password = read_password(&table, around.files);
     let incomplete = [&chain, &ocsp].iter().any(|named| matches!(named, Some((None, _))));
+    let stray = table.has("key") && cert.is_none();
     table.finish();
-    if kinds.len() != 1 || incomplete {
+    if kinds.len() != 1 || incomplete || stray {
         return None;
     }
     let chosen = file.or(imported).or(cert.clone()).or(pfx.clone());

@@ -196,10 +196,9 @@ impl<'v> Binds<'v> {
             let read = table.required("to", |value| self.read_address(frontend, value));
             let tls = table.optional("tls", |value| self.profiles.bind(value, mode, http2));
             table.finish();
-            return read.map(|(name, address)| (name, Bind { address, tls, accept_proxy: false }));
+            return read.map(|(name, address)| (name, Bind { address, tls }));
         }
-        self.read_address(frontend, value)
-            .map(|(name, address)| (name, Bind { address, tls: None, accept_proxy: false }))
+        self.read_address(frontend, value).map(|(name, address)| (name, Bind { address, tls: None }))
     }
 
     fn read_address(&mut self, frontend: &str, value: Value<'_>) -> Option<(String, SocketAddr)> {

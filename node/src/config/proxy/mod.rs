@@ -4,6 +4,7 @@
 //! elsewhere, `later` that a later version will know it: nothing that is written is ignored.
 
 mod backend;
+mod balance;
 mod certificate;
 mod check;
 mod frontend;

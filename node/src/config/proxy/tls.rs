@@ -13,6 +13,8 @@ use super::certificate::{Certificates, named};
 const H2: &str = "h2";
 /// HTTP/1.1 by ALPN (RFC 7301 §6).
 const HTTP11: &str = "http/1.1";
+/// HTTP/1.0 likewise: a client that offers it alone would be refused otherwise (RFC 7301 §3.2).
+const HTTP10: &str = "http/1.0";
 const VERSIONS: [(&str, TlsVersion); 2] = [("1.2", TlsVersion::V12), ("1.3", TlsVersion::V13)];
 
 /// The profiles of the file, and those that the plan gets: what a profile offers by ALPN unless it says so depends on the
@@ -51,7 +53,7 @@ impl Profiles {
         let profile = self.read.get(index)?.as_ref()?;
         let mut alpn = profile.alpn.clone();
         if mode == Some(Speaks::Http) {
-            let ours: &[&str] = if http2 { &[H2, HTTP11] } else { &[HTTP11] };
+            let ours: &[&str] = if http2 { &[H2, HTTP11, HTTP10] } else { &[HTTP11, HTTP10] };
             for strange in alpn.iter().flatten().filter(|name| !ours.contains(&name.as_str())) {
                 let why =
                     if strange == H2 { "which is off here (`http2 = false`)" } else { "which is not spoken here" };

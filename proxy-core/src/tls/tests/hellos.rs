@@ -62,8 +62,32 @@ fn a_hello_says_whom_it_is_for_and_what_it_speaks() {
     assert_eq!(peek(&said(address("192.0.2.1"), &[])), hello(None, &[]));
     assert_eq!(of(&[]), hello(None, &[]));
     assert_eq!(peek(&records(&message(None), 16_384)), hello(None, &[]), "TLS 1.2 may do without extensions");
+    assert_eq!(of(&[sni(b"a.test.")]), hello(Some("a.test"), &[]));
     let grease = [extension(0x0a0a, b""), sni(b"a.test"), extension(0xfafa, b"x"), alpn(b"\x02h2\x02\x0a\x0a")];
     assert_eq!(of(&grease), hello(Some("a.test"), &["h2", "\n\n"]));
+}
+
+#[test]
+fn the_hellos_of_others_are_read_as_rustls_reads_them() {
+    let seeds: [(&[u8], Option<&str>, &[&str]); 8] = [
+        (include_bytes!("../../../fuzz/seeds/hello/openssl"), Some("mail.example.com"), &[]),
+        (include_bytes!("../../../fuzz/seeds/hello/openssl-tls12-alpn"), Some("a.example.com"), &["h2", "http/1.1"]),
+        (include_bytes!("../../../fuzz/seeds/hello/openssl-nameless"), None, &[]),
+        (include_bytes!("../../../fuzz/seeds/hello/curl"), Some("www.example.com"), &["h2", "http/1.1"]),
+        (include_bytes!("../../../fuzz/seeds/hello/node"), Some("node.example.com"), &["h2", "http/1.1"]),
+        (include_bytes!("../../../fuzz/seeds/hello/python"), Some("py.example.com"), &["http/1.1"]),
+        (include_bytes!("../../../fuzz/seeds/hello/browser"), Some("browser.example.com"), &["h2", "http/1.1"]),
+        (include_bytes!("../../../fuzz/seeds/hello/browser-records"), Some("browser.example.com"), &["h2", "http/1.1"]),
+    ];
+    for (mut bytes, name, alpn) in seeds {
+        assert_eq!(peek(bytes), hello(name, alpn));
+        let mut acceptor = rustls::server::Acceptor::default();
+        while !bytes.is_empty() {
+            acceptor.read_tls(&mut bytes).unwrap();
+        }
+        let accepted = acceptor.accept().unwrap_or_else(|_| panic!("{name:?} is refused")).expect("it is whole");
+        assert_eq!(accepted.client_hello().server_name(), name);
+    }
 }
 
 #[test]
@@ -120,7 +144,8 @@ fn what_is_not_well_formed_is_no_hello() {
         peek(&records(&message, 16_384))
     };
     assert_eq!(changed(|_| {}), hello(Some("a.test"), &[]));
-    let broken: [(&str, fn(&mut Vec<u8>)); 7] = [
+    type Case = (&'static str, fn(&mut Vec<u8>));
+    let broken: [Case; 7] = [
         ("a message of another kind", |message| message[0] = 2),
         ("bytes after the extensions", |message| message.push(0)),
         ("half of the extensions", |message| message.truncate(message.len() - 1)),

@@ -126,8 +126,6 @@ fn server(name: &str, tls_name: Option<&str>) -> Server {
         tls_name: tls_name.map(Into::into),
         weight: 1,
         backup: false,
-        stick: true,
-        cookie: None,
         max_connections: None,
     }
 }
@@ -148,11 +146,9 @@ fn backend(tls: ServerTls, servers: Vec<Server>) -> Backend {
         server_timeout: second,
         queue_timeout: second,
         abort_on_close: false,
-        persist: None,
         prefer_last_server: false,
         slow_start: None,
-        cut_on_down: false,
-        send_proxy: None,
+        all_backups: false,
         tunnel_timeout: None,
         request_edits: Vec::new(),
         response_edits: Vec::new(),

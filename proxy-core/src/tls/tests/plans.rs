@@ -66,6 +66,19 @@ fn what_did_not_change_is_kept_and_nothing_else() {
 }
 
 #[test]
+fn a_profile_is_made_anew_with_the_authority_of_its_clients() {
+    let ca = Ca::new("ca");
+    let mut old = whole(&ca);
+    old.authorities.push(Ca::new("clients").authority());
+    old.authorities[1].name = "clients".into();
+    old.tls[0].client_auth = Some(ClientAuth { authority: 1, required: true });
+    let before = built(&old);
+    let mut new = old.clone();
+    new.authorities[1].certificates = Ca::new("clients").authority().certificates;
+    assert_eq!(kept(&before, &applied(&new, (&old, &before))), [false, true, true, true]);
+}
+
+#[test]
 fn what_only_moved_is_kept() {
     let ca = Ca::new("ca");
     let mut old = whole(&ca);

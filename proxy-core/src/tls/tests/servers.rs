@@ -32,6 +32,7 @@ fn the_name_decides_exactly_then_by_wildcard_then_the_first_is_the_default() {
         (dns("www.mail.test"), "exact"),
         (dns("WWW.Mail.test"), "exact"),
         (dns("owa.mail.test"), "exact"),
+        (dns("owa.mail.test."), "exact"),
         (dns("autodiscover.mail.test"), "wild"),
         (dns("a.autodiscover.mail.test"), "default"),
         (dns("mail.test"), "default"),
@@ -71,6 +72,23 @@ fn a_client_gets_a_key_that_it_can_verify_and_the_cheaper_one_if_it_can_verify_b
     let met = shake(anybody(vec![SignatureScheme::ECDSA_NISTP384_SHA384]), dns("a.test"), configs.bind(0));
     let Err(Refused::ByServer(rustls::Error::PeerIncompatible(why))) = met else { panic!("nobody can verify it") };
     assert_eq!(why, PeerIncompatible::NoSignatureSchemesInCommon);
+}
+
+#[test]
+fn the_default_is_the_first_in_any_of_its_kinds_of_key() {
+    let ca = Ca::new("ca");
+    let certificates = |names: &[&str]| {
+        vec![
+            ca.sign("first", &["a.test", "b.test"], Kind::Rsa),
+            ca.sign("second", names, Kind::Ecdsa),
+            ca.sign("third", &["c.test"], Kind::Ecdsa),
+        ]
+    };
+    let default = |names: &[&str]| chosen(&plan(certificates(names)), anybody(Vec::new()), dns("other.example"));
+    assert_eq!(default(&["b.test", "more.test", "a.test"]), "second");
+    assert_eq!(default(&["b.test"]), "first");
+    let nameless = vec![ca.sign("", &[], Kind::Rsa), ca.sign("b.test", &[], Kind::Ecdsa)];
+    assert_eq!(chosen(&plan(nameless), anybody(Vec::new()), dns("other.example")), "");
 }
 
 #[test]

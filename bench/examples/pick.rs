@@ -1,0 +1,102 @@
+//! What a choice costs: nanoseconds a pick, for each way to balance and so many servers.
+//!
+//! `pick [SERVERS…]`, 3, 30 and 1000 unless said. Sessions are counted as the proxy counts them, each in memory of its own, and
+//! end in the order in which they began, two for each server later. Counting them and hashing a number are part of the time.
+
+use std::collections::VecDeque;
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use proxy_core::balance::{Balancer, Pick, Standing, Wanted, Warmth, hash};
+use proxy_core::plan::{Balance, HashOf, Hashing, Server};
+
+/// How long each is tried.
+const FOR: Duration = Duration::from_millis(300);
+/// Picks between two looks at the clock.
+const ROUND: u64 = 1024;
+
+/// As much apart as servers are in the proxy.
+#[repr(align(128))]
+#[derive(Default)]
+struct Sessions(AtomicU32);
+
+fn main() {
+    let asked: Vec<usize> = std::env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
+    let counts = if asked.is_empty() { vec![3, 30, 1000] } else { asked };
+    let by_uri = |hashing| Balance::Hash(HashOf::Uri, hashing);
+    let ways = [
+        ("round-robin", Balance::RoundRobin),
+        ("static-round-robin", Balance::StaticRoundRobin),
+        ("least-conn", Balance::LeastConn),
+        ("first", Balance::First),
+        ("random", Balance::Random),
+        ("hash, map", by_uri(Hashing::Map)),
+        ("hash, consistent", by_uri(Hashing::Consistent { bound: None })),
+        ("hash, bound 125 %", by_uri(Hashing::Consistent { bound: Some(125) })),
+    ];
+    println!("ns a pick; after a change of the servers (µs)");
+    print!("{:20}", "servers");
+    counts.iter().for_each(|count| print!("{count:>20}"));
+    println!();
+    for (name, way) in &ways {
+        print!("{name:20}");
+        for count in &counts {
+            let (pick, change) = measure(way, *count);
+            print!("{:>20}", format!("{pick:.0} ({change:.1})"));
+        }
+        println!();
+    }
+}
+
+/// Nanoseconds a pick, and microseconds for one after a change.
+fn measure(way: &Balance, count: usize) -> (f64, f64) {
+    let servers: Vec<Server> = (0..count).map(server).collect();
+    let sessions: Vec<Arc<Sessions>> = servers.iter().map(|_| Arc::default()).collect();
+    let mut balancer = Balancer::new(way, &servers, false, 0);
+    let standing = |_, _| Standing { usable: true, percent: 100, warmth: Warmth::WHOLE };
+    let mut taken = VecDeque::new();
+    let (mut client, began) = (0_u64, Instant::now());
+    while began.elapsed() < FOR {
+        for _ in 0..ROUND {
+            client += 1;
+            balancer.follow(0, Instant::now, standing);
+            let wanted = Wanted { hash: Some(hash::of(&client.to_le_bytes())), last: None };
+            if let Pick::Server(server) =
+                black_box(balancer.pick(wanted, None, |server| sessions[server].0.load(SeqCst)))
+            {
+                sessions[server].0.fetch_add(1, SeqCst);
+                taken.push_back(server);
+            }
+            if taken.len() > 2 * count
+                && let Some(left) = taken.pop_front()
+            {
+                sessions[left].0.fetch_sub(1, SeqCst);
+            }
+        }
+    }
+    let pick = began.elapsed().as_nanos() as f64 / client as f64;
+    let (mut changes, began) = (0_u64, Instant::now());
+    while began.elapsed() < FOR / 3 {
+        changes += 1;
+        balancer.follow(changes, Instant::now, standing);
+        black_box(balancer.pick(Wanted::default(), None, |server| sessions[server].0.load(SeqCst)));
+    }
+    (pick, began.elapsed().as_nanos() as f64 / changes as f64 / 1000.0)
+}
+
+/// One of several weights, with room for what it may have to hold.
+fn server(index: usize) -> Server {
+    let weight = [1, 1, 1, 10, 100][index % 5];
+    Server {
+        name: format!("server-{index}"),
+        address: SocketAddr::from(([192, 0, 2, 1], 80)),
+        host: None,
+        tls_name: None,
+        weight,
+        backup: false,
+        max_connections: Some(1_000_000),
+    }
+}

@@ -1,0 +1,268 @@
+//! One request to a server that speaks HTTP/2, as the engine sees a connection: what is written is an HTTP/1.1 request,
+//! and what is read its HTTP/1.1 answer.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use h2::client::ResponseFuture;
+use h2::{RecvStream, SendStream};
+
+use super::frames::Outgoing;
+use super::server::Line;
+use super::server_head::{self, Asking};
+use super::text::Incoming;
+use super::{failed, garbled, response};
+use crate::route::Desk;
+use crate::stream::Stream;
+
+/// The longest head of a request, as everywhere.
+const MAX_HEAD: usize = crate::tcp::buffers::SIZE;
+
+/// One request and its answer.
+#[derive(Debug)]
+pub(crate) struct ServerStream {
+    line: Rc<Line>,
+    desk: Rc<Desk>,
+    out: RefCell<Out>,
+    back: RefCell<Back>,
+}
+
+/// The request.
+#[derive(Debug)]
+struct Out {
+    /// The beginning of the head, if it came in pieces.
+    begun: Vec<u8>,
+    /// There once the head was sent.
+    sent: Option<(SendStream<Bytes>, Outgoing)>,
+}
+
+/// The answer.
+#[derive(Debug)]
+enum Back {
+    /// Nothing was asked yet; woken when it is.
+    Unasked(Option<Waker>),
+    /// It may be preceded by interim ones.
+    Awaited {
+        asking: Asking,
+        response: ResponseFuture,
+    },
+    Interim {
+        asking: Asking,
+        response: ResponseFuture,
+        text: Vec<u8>,
+        read: usize,
+    },
+    Coming(Incoming),
+    /// It won't come.
+    Lost,
+}
+
+impl ServerStream {
+    pub(super) fn new(line: Rc<Line>, desk: &Rc<Desk>) -> ServerStream {
+        line.streams.set(line.streams.get() + 1);
+        ServerStream {
+            line,
+            desk: Rc::clone(desk),
+            out: RefCell::new(Out { begun: Vec::new(), sent: None }),
+            back: RefCell::new(Back::Unasked(None)),
+        }
+    }
+
+    /// Takes of `parts`, in their order, what there is room for.
+    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let mut out = self.out.borrow_mut();
+        let mut taken = 0;
+        for part in parts {
+            let mut rest = &part[..];
+            while !rest.is_empty() {
+                let took = match &mut out.sent {
+                    Some((send, body)) => body.poll_take(send, cx, rest),
+                    None => Poll::Ready(self.head(&mut out, rest)),
+                };
+                match took {
+                    Poll::Ready(Ok(count)) => {
+                        taken += count;
+                        rest = &rest[count..];
+                    }
+                    // What was wrong stays so.
+                    _ if taken > 0 => return Poll::Ready(Ok(taken)),
+                    failed => return failed,
+                }
+            }
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    /// Sends the head that ends with `bytes`, or keeps its beginning: how many bytes were taken.
+    fn head(&self, out: &mut Out, bytes: &[u8]) -> io::Result<usize> {
+        let before = out.begun.len();
+        let whole = if before == 0 {
+            bytes
+        } else {
+            out.begun.extend_from_slice(bytes);
+            &out.begun
+        };
+        let mut send = self.line.send();
+        let allowed = send.is_extended_connect_protocol_enabled();
+        let read = server_head::request(whole, self.line.secure, allowed).inspect_err(|_| self.lose())?;
+        let Some(read) = read else {
+            if before == 0 {
+                out.begun.extend_from_slice(bytes);
+            }
+            return if out.begun.len() > MAX_HEAD { Err(garbled(response::Garbled)) } else { Ok(bytes.len()) };
+        };
+        let body = Outgoing::of(read.framing);
+        let over = body.is_over() && read.asking.accept.is_none();
+        let body = if read.asking.accept.is_some() { Outgoing::Raw } else { body };
+        let (response, stream) = send.send_request(read.request, over).map_err(failed).inspect_err(|_| self.lose())?;
+        out.sent = Some((stream, body));
+        let asked = Back::Awaited { asking: read.asking, response };
+        if let Back::Unasked(Some(waker)) = self.back.replace(asked) {
+            waker.wake();
+        }
+        Ok(read.length - before)
+    }
+
+    /// There will be no answer to what couldn't be asked.
+    fn lose(&self) {
+        if let Back::Unasked(Some(waker)) = self.back.replace(Back::Lost) {
+            waker.wake();
+        }
+    }
+
+    /// Reads the answer; 0 behind it.
+    pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut back = self.back.borrow_mut();
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.poll_ready(&mut back, cx) {
+                Poll::Ready(Ok(true)) => filled += back.take(&mut buffer[filled..])?,
+                _ if filled > 0 => break,
+                Poll::Ready(Ok(false)) => return Poll::Ready(Ok(0)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(filled))
+    }
+
+    /// Whether there is something to read: `false` behind the answer.
+    pub(crate) fn poll_peek(&self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        self.poll_ready(&mut self.back.borrow_mut(), cx)
+    }
+
+    fn poll_ready(&self, back: &mut Back, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            match back {
+                Back::Unasked(waker) => {
+                    *waker = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                Back::Lost => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+                Back::Interim { .. } => return Poll::Ready(Ok(true)),
+                Back::Coming(incoming) => {
+                    if incoming.is_broken() {
+                        return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                    }
+                    if incoming.is_ready() {
+                        return Poll::Ready(Ok(true));
+                    }
+                    if incoming.is_over() {
+                        return Poll::Ready(Ok(false));
+                    }
+                    ready!(incoming.poll_next(cx))?;
+                }
+                Back::Awaited { response, .. } => {
+                    let interim = match response.poll_informational(cx) {
+                        Poll::Ready(Some(interim)) => Some(interim.map_err(failed)?),
+                        _ => None,
+                    };
+                    let answer = match interim {
+                        Some(_) => None,
+                        None => Some(ready!(Pin::new(response).poll(cx)).map_err(failed)?),
+                    };
+                    self.answered(back, interim, answer)?;
+                }
+            }
+        }
+    }
+
+    /// What came of an answer becomes text.
+    fn answered(
+        &self,
+        back: &mut Back,
+        interim: Option<http::Response<()>>,
+        answer: Option<http::Response<RecvStream>>,
+    ) -> io::Result<()> {
+        let Back::Awaited { asking, response } = std::mem::replace(back, Back::Lost) else { return Ok(()) };
+        let mut text = self.desk.lend_head();
+        if let Some(interim) = interim {
+            server_head::interim(&mut text, &interim)?;
+            *back = Back::Interim { asking, response, text, read: 0 };
+        } else if let Some(answer) = answer {
+            let (parts, recv) = answer.into_parts();
+            let body = server_head::answer(&mut text, &parts, &asking, recv.is_end_stream())?;
+            *back = Back::Coming(Incoming::new(recv, text, body));
+        }
+        Ok(())
+    }
+
+    /// Ends a request that has no other end: what a WebSocket's client says.
+    pub(crate) fn shutdown(&self) -> io::Result<()> {
+        match &mut self.out.borrow_mut().sent {
+            Some((send, body)) => body.end(send),
+            None => Ok(()),
+        }
+    }
+
+    /// The connection that it is one of many in.
+    pub(crate) fn carrier(&self) -> &Stream {
+        &self.line.carrier
+    }
+
+    /// Ends when the server has ended the stream, or its connection.
+    pub(crate) fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        match &mut self.out.borrow_mut().sent {
+            Some((send, _)) => send.poll_reset(cx).map(|reason| match reason {
+                Ok(_) => io::ErrorKind::ConnectionReset.into(),
+                Err(error) => failed(error),
+            }),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Back {
+    fn take(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Back::Coming(incoming) => incoming.take(buffer),
+            Back::Interim { text, read, .. } => {
+                let left = &text[*read..];
+                let count = left.len().min(buffer.len());
+                buffer[..count].copy_from_slice(&left[..count]);
+                *read += count;
+                if *read == text.len()
+                    && let Back::Interim { asking, response, .. } = std::mem::replace(self, Back::Lost)
+                {
+                    *self = Back::Awaited { asking, response };
+                }
+                Ok(count)
+            }
+            _ => Ok(0),
+        }
+    }
+}
+
+impl Drop for ServerStream {
+    /// What is not over is reset by h2 (RFC 9113 §8.1, `CANCEL`) as its handles go.
+    fn drop(&mut self) {
+        self.line.streams.set(self.line.streams.get() - 1);
+        if let Back::Coming(incoming) = self.back.get_mut() {
+            self.desk.give_head_back(incoming.take_text());
+        }
+    }
+}
