@@ -75,13 +75,19 @@ async fn converse(address: SocketAddr, question: &Question, tls: Option<&Outboun
         };
     };
     let stream = TlsConnector::from(Arc::clone(&tls.config)).connect(tls.name.clone(), stream).await;
-    let stream = stream.map_err(|error| io::Error::other(format!("tls: {error}")))?;
+    let stream = stream.map_err(|error| io::Error::other(format!("tls: {}", told(&error))))?;
     match question {
         Question::Connect => Ok(Answer::passed("connected")),
         Question::Http(http) => http.ask(stream).await,
         Question::Smtp(name) => mail::smtp(stream, name).await,
         Question::Imap => mail::imap(stream).await,
     }
+}
+
+/// What rustls said, through the error that tokio made of it.
+fn told(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    inner.map_or_else(|| error.to_string(), crate::tls::words)
 }
 
 /// The beginning of something that a server said, for people.

@@ -16,6 +16,7 @@ use crate::stream::tls::{End, TlsStream};
 use crate::tls::admission::Handshakes;
 use crate::tls::fault::Fault;
 use crate::tls::hello::Peek;
+use crate::tls::words;
 
 /// With a client: the stream, ready to be read.
 pub(crate) async fn accept(socket: TcpStream, config: Arc<ServerConfig>, desk: &Rc<Desk>) -> Result<TlsStream, Fault> {
@@ -52,7 +53,7 @@ pub(crate) async fn connect(
     name: ServerName<'static>,
     desk: &Rc<Desk>,
 ) -> io::Result<TlsStream> {
-    let failed = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    let failed = |error: Error| io::Error::new(io::ErrorKind::InvalidData, words(&error));
     let connection = UnbufferedClientConnection::new(config, name).map_err(failed)?;
     let stream = TlsStream::new(socket, End::Client(connection), desk);
     let begun = stream.advance_handshake();

@@ -17,7 +17,7 @@ mod tickets;
 use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::{CommonState, HandshakeKind, ProtocolVersion, RootCertStore, SupportedProtocolVersion};
+use rustls::{AlertDescription, CommonState, HandshakeKind, ProtocolVersion, RootCertStore, SupportedProtocolVersion};
 
 use crate::plan::{Authority, PlanError, TlsVersion};
 
@@ -62,6 +62,32 @@ impl Facts {
             client: client.filter(|client| client.is_in_time()).map(Box::new),
         }
     }
+}
+
+/// Why a handshake with a server failed, and what there is to do about it.
+pub(crate) fn words(error: &rustls::Error) -> String {
+    use rustls::CertificateError as Bad;
+    let remedy = match error {
+        rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
+            "its certificate is from nobody in the `ca`, or the server doesn't send its intermediates"
+        }
+        // What webpki says of a certificate that signs itself, when that very one is in the `ca`.
+        rustls::Error::InvalidCertificate(Bad::Other(other)) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            "its certificate is an authority's own (it signs itself): have one signed by the `ca`, or use `verify = \"none\"`"
+        }
+        rustls::Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+            "its certificate is for another name: `server_name` says which one is asked for"
+        }
+        rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
+            "it speaks none of the protocols of `alpn`"
+        }
+        rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
+            "it wants a certificate of ours: `certificate` of the backend's `tls`"
+        }
+        rustls::Error::InvalidMessage(_) => "it doesn't speak TLS there",
+        _ => return error.to_string(),
+    };
+    format!("{error}: {remedy}")
 }
 
 /// Everything that is sound, of the one provider; there is no other in the process.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use proxy_core::plan::{ClientAuth, Mode, TlsVersion};
+use proxy_core::plan::{Check, ClientAuth, Mode, Probe, TlsVersion};
 use proxy_core::plane::DataPlane;
 
 use super::ends::{Ca, ask, secure_back, secure_front, shake_hands};
@@ -129,4 +129,33 @@ fn what_comes_behind_a_bad_hello_is_not_looked_at() {
         assert_eq!(heard.first(), Some(&22), "{heard:?}");
     }
     wait_for("all to be counted", || failed(&plane, "alpn") == 5);
+}
+
+#[test]
+fn a_check_says_why_a_server_is_not_trusted_and_what_to_do() {
+    let (ours, theirs) = (Ca::new(), Ca::new());
+    let cases =
+        [(theirs.server(&["b.test"]), "is from nobody in the `ca`"), (ours.server(&["c.test"]), "`server_name` says")];
+    for (config, expected) in cases {
+        let config = Arc::new(config);
+        let (behind, _) = server(move |socket| {
+            let _ = super::ends::accept(socket, &config).read(&mut [0]);
+        });
+        let (_, plane) = stage(vec![at("one", behind)], |plan| {
+            secure_back(plan, &ours);
+            plan.backends[0].check = Some(Check {
+                tls: plan.backends[0].tls.clone(),
+                probe: Probe::Tcp,
+                port: None,
+                interval: Duration::from_millis(50),
+                timeout: Duration::from_secs(5),
+                rise: 1,
+                fall: 1,
+                log: false,
+            });
+        });
+        let said =
+            || plane.stats().backends[0].servers[0].last_check.clone().map(|check| check.what).unwrap_or_default();
+        wait_for(expected, || said().contains(expected));
+    }
 }
