@@ -58,7 +58,7 @@ fn measure(way: &Balance, count: usize) -> (f64, f64) {
     let servers: Vec<Server> = (0..count).map(server).collect();
     let sessions: Vec<Arc<Sessions>> = servers.iter().map(|_| Arc::default()).collect();
     let mut balancer = Balancer::new(way, &servers, false, 0);
-    let standing = |_, _| Standing { usable: true, warmth: Warmth::WHOLE };
+    let standing = |_, _| Standing { usable: true, percent: 100, warmth: Warmth::WHOLE };
     let mut taken = VecDeque::new();
     let (mut client, mut began) = (0_u64, Instant::now());
     while client <= WARM_UP || began.elapsed() < FOR {
@@ -98,6 +98,7 @@ fn server(index: usize) -> Server {
     Server {
         name: format!("server-{index}"),
         address: SocketAddr::from(([192, 0, 2, 1], 80)),
+        host: None,
         tls_name: None,
         weight,
         backup: false,

@@ -34,7 +34,8 @@ pub fn core(status: &supervisor::Status, last_exit: Option<&str>) -> Core {
 /// The backends of which every server is known to be down.
 pub fn backends_down(stats: &Stats) -> BTreeSet<String> {
     let down = |backend: &&proxy_core::stats::BackendStats| {
-        !backend.servers.is_empty() && backend.servers.iter().all(|server| server.state == ServerState::Down)
+        !backend.servers.is_empty()
+            && backend.servers.iter().all(|server| matches!(server.state, ServerState::Down | ServerState::Maintenance))
     };
     stats.backends.iter().filter(down).map(|backend| backend.name.clone()).collect()
 }

@@ -62,6 +62,7 @@ impl Bench {
         let server = Server {
             name: "echo".into(),
             address: self.server,
+            host: None,
             tls_name: None,
             weight: 1,
             backup: false,
@@ -86,6 +87,7 @@ impl Bench {
                 servers: vec![server],
                 tls: None,
                 check: None,
+                agent_check: None,
                 retries: 3,
                 redispatch: false,
                 connect_timeout: 5 * SECOND,

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 const PER_SESSION: u64 = 2;
 /// Descriptors that a worker holds beside its listeners: epoll, wake-up, timers, probe, room to spare, and its pipes.
 const PER_WORKER: u64 = 8 + 2 * crate::tcp::pipe::MOST as u64;
-/// Descriptors for the process: standard streams, the control channel, the board, log sinks, running checks.
-const FOR_PROCESS: u64 = 128;
+/// Descriptors for the process: standard streams, the control channel, the board, log sinks.
+const FOR_PROCESS: u64 = 64;
 
 /// What this process may take on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,12 +30,22 @@ impl Limits {
     /// workers, with room for what an apply may add: a reload holds old and new at once, so they count twice).
     pub fn derive(nofile: u64, workers: u16, listeners: usize) -> Limits {
         let listeners = u64::try_from(listeners).unwrap_or(u64::MAX);
-        let reserve =
-            FOR_PROCESS.saturating_add(PER_WORKER * u64::from(workers)).saturating_add(listeners.saturating_mul(2));
+        let reserve = (FOR_PROCESS + checks(nofile) + PER_WORKER * u64::from(workers))
+            .saturating_add(listeners.saturating_mul(2));
         let sessions = nofile.saturating_sub(reserve) / PER_SESSION;
         // One below the top, which means "no limit" to a gate.
         Limits { nofile, sessions: u32::try_from(sessions).unwrap_or(u32::MAX).clamp(1, u32::MAX - 1) }
     }
+
+    /// Checks of servers that may run at once.
+    pub fn checks(&self) -> usize {
+        usize::try_from(checks(self.nofile)).expect("it is a thousand at most")
+    }
+}
+
+/// Descriptors for running checks. Some of thousands may hang until their timeout, and are not to hold up the others.
+fn checks(nofile: u64) -> u64 {
+    (nofile / 32).clamp(64, 1024)
 }
 
 /// How the sessions follow from the descriptors, in words.
@@ -142,15 +152,15 @@ mod tests {
 
     #[test]
     fn sessions_are_half_of_the_descriptors_that_are_left() {
-        assert_eq!(Limits::derive(20_000, 2, 8).sessions, (20_000 - 128 - 2 * 72 - 16) / 2);
-        assert_eq!(Limits::derive(1_048_576, 8, 0).sessions, (1_048_576 - 128 - 8 * 72) / 2);
+        assert_eq!(Limits::derive(20_000, 2, 8).sessions, (20_000 - 64 - 625 - 2 * 72 - 16) / 2);
+        assert_eq!(Limits::derive(1_048_576, 8, 0).sessions, (1_048_576 - 64 - 1024 - 8 * 72) / 2);
     }
 
     #[test]
     fn the_limits_say_how_they_follow_from_each_other() {
         let limits = Limits::derive(20_000, 2, 8);
         assert_eq!(limits.nofile, 20_000);
-        assert_eq!(limits.to_string(), "20000 descriptors, 288 kept back, 2 a session");
+        assert_eq!(limits.to_string(), "20000 descriptors, 850 kept back, 2 a session");
     }
 
     #[test]

@@ -10,8 +10,11 @@ use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
+
 use crate::beat::{BeatBoard, MAX_WORKERS};
 use crate::check::Checks;
+use crate::check::program::{RunProgram, WAITING};
 use crate::http::head::{BadHttp2, BadRequest, BadResponse};
 use crate::limits::{Gate, Limits};
 use crate::listener::{Listener, ListenerKey};
@@ -62,6 +65,7 @@ pub struct DataPlane {
     mailboxes: Vec<Arc<Mailbox>>,
     threads: Vec<JoinHandle<()>>,
     checks: Checks,
+    programs: Option<mpsc::Receiver<RunProgram>>,
     gate: Arc<Gate>,
     shards: Arc<[WorkerShard]>,
     logs: Logs,
@@ -92,13 +96,15 @@ impl DataPlane {
         let shards: Arc<[WorkerShard]> = shards(workers).into();
         let (mut logs, loggers) = Logs::start(&shards).map_err(start("the log"))?;
         let scheme = Arc::new(Scheme::build(plan, None, workers, |plan| logs.open(plan, sinks))?);
-        let checks = Checks::start(Arc::clone(&scheme)).map_err(start("the checks"))?;
+        let (agent, programs) = mpsc::channel(WAITING);
+        let checks = Checks::start(Arc::clone(&scheme), limits.checks(), agent).map_err(start("the checks"))?;
         let mut plane = DataPlane {
             scheme,
             generation: 0,
             mailboxes: (0..workers).map(|_| Arc::default()).collect(),
             threads: Vec::new(),
             checks,
+            programs: Some(programs),
             gate: Arc::new(Gate::new(Some(limits.sessions))),
             shards,
             logs,
@@ -193,6 +199,12 @@ impl DataPlane {
             workers: self.shards.iter().map(worker_stats).collect(),
             log_sinks: self.logs.stats(),
         }
+    }
+
+    /// Where checks ask for programs to be run; once. If it is dropped they are not run, and their servers stay as
+    /// they are.
+    pub(crate) fn take_programs(&mut self) -> Option<mpsc::Receiver<RunProgram>> {
+        self.programs.take()
     }
 
     /// Log lines go on into these descriptors, by the index of their sink.
@@ -290,13 +302,12 @@ fn backend_stats(backend: &plan::Backend, live: &BackendLive, http: bool) -> Bac
 fn server_stats(server: &plan::Server, live: &ServerLive, slow_start: Option<Duration>, http: bool) -> ServerStats {
     let warmth = live.warmth(slow_start, Instant::now());
     let report = live.report.lock().unwrap_or_else(PoisonError::into_inner);
-    let health = live.health();
     ServerStats {
         name: server.name.clone(),
-        state: if server.weight == 0 && health != ServerState::Down { ServerState::Drain } else { health },
+        state: live.state(server),
         since_ms: milliseconds(report.since.elapsed()),
-        weight: server.weight,
-        throttle: warmth.until.map(|_| warmth.percent()).filter(|_| health == ServerState::Up),
+        weight: live.weight(server),
+        throttle: warmth.until.map(|_| warmth.percent()).filter(|_| live.state(server) == ServerState::Up),
         sessions: live.sessions(),
         total: sum(&live.shards, |shard| &shard.total),
         bytes_in: sum(&live.shards, |shard| &shard.bytes_in),
@@ -311,6 +322,7 @@ fn server_stats(server: &plan::Server, live: &ServerLive, slow_start: Option<Dur
             latency_ms: milliseconds(check.latency),
             ago_ms: milliseconds(check.ended.elapsed()),
         }),
+        agent: report.agent.clone(),
     }
 }
 

@@ -5,6 +5,7 @@
 //! when none comes. One that was given no adoption socket ends with its agent.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::pending;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
@@ -16,10 +17,12 @@ use std::time::Duration;
 use nix::sys::socket::{Backlog, listen};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::beat::{BeatBoard, MAX_WORKERS};
+use crate::check::program::{ProgramEnd, RunProgram};
 use crate::control::{Channel, DescriptorKey, Descriptors, FromCore, Hello, Received, Running, ToCore, VERSION};
 use crate::limits::Limits;
 use crate::listener::{Listener, ListenerKey};
@@ -84,10 +87,49 @@ struct Core {
     /// Log sinks that arrived for the next plan.
     sinks: BTreeMap<u16, OwnedFd>,
     plane: Option<DataPlane>,
+    programs: Programs,
     running: Option<Running>,
     /// What is said once every worker has taken up the plan.
     taking_up: Option<FromCore>,
     draining: bool,
+}
+
+/// Checks by programs, on their way to the agent and back.
+#[derive(Debug, Default)]
+struct Programs {
+    /// `None`: there is no plane yet.
+    inbox: Option<mpsc::Receiver<RunProgram>>,
+    /// Those that the agent runs, by ticket. As many as are checked at once, which is few.
+    running: BTreeMap<u64, oneshot::Sender<ProgramEnd>>,
+    ticket: u64,
+    /// The agent takes questions: one that adopts first waits for our descriptors.
+    welcome: bool,
+}
+
+impl Programs {
+    async fn asked(&mut self) -> RunProgram {
+        let asked = match &mut self.inbox {
+            Some(inbox) => inbox.recv().await,
+            None => None,
+        };
+        match asked {
+            Some(asked) => asked,
+            None => pending().await,
+        }
+    }
+
+    fn question(&mut self, RunProgram { backend, server, reply }: RunProgram) -> FromCore {
+        // Whose check was given up meanwhile.
+        self.running.retain(|_, reply| !reply.is_closed());
+        self.ticket += 1;
+        self.running.insert(self.ticket, reply);
+        FromCore::RunProgram { ticket: self.ticket, backend, server }
+    }
+
+    fn ended(&mut self, ticket: u64, end: ProgramEnd) {
+        // Whoever gave up waiting has no use for it.
+        self.running.remove(&ticket).map(|reply| reply.send(end));
+    }
 }
 
 impl Core {
@@ -101,6 +143,7 @@ impl Core {
             fresh: BTreeSet::new(),
             sinks: BTreeMap::new(),
             plane: None,
+            programs: Programs { welcome: true, ..Programs::default() },
             running: None,
             taking_up: None,
             draining: false,
@@ -136,6 +179,13 @@ impl Core {
                         self.say(FromCore::Draining { deadline: DRAIN_DEADLINE });
                     }
                     self.drain(DRAIN_DEADLINE);
+                }
+                asked = self.programs.asked() => {
+                    // Without an agent it is dropped, which answers it.
+                    if self.agent.is_some() && self.programs.welcome {
+                        let message = self.programs.question(asked);
+                        self.say(message);
+                    }
                 }
                 stream = visitor(self.adoption.as_ref()) => self.welcome(stream),
                 () = until(self.orphan_until) => {
@@ -206,7 +256,9 @@ impl Core {
                 }
                 self.say(FromCore::ListTaken);
             }
+            ToCore::ProgramEnded { ticket, ok, what } => self.programs.ended(ticket, ProgramEnd { ok, what }),
             ToCore::HandOver => {
+                self.programs.welcome = true;
                 if let Some(agent) = &mut self.agent
                     && let Err(error) = agent.queue_descriptors(&self.held)
                 {
@@ -238,7 +290,9 @@ impl Core {
         let listeners = self.listeners(&fresh)?;
         let sinks = std::mem::take(&mut self.sinks);
         let plane = DataPlane::start(plan, workers, listeners, probes, &board, limits, sinks);
-        self.plane = Some(plane.map_err(|error| log_pipe::chain(&error))?);
+        let mut plane = plane.map_err(|error| log_pipe::chain(&error))?;
+        self.programs.inbox = plane.take_programs();
+        self.plane = Some(plane);
         self.running = Some(Running { revision, workers, limits });
         Ok(limits)
     }
@@ -309,6 +363,8 @@ impl Core {
 
     fn orphaned(&mut self, why: &str) {
         self.agent = None;
+        // Nobody is left who could say how they ended; their checks ask again.
+        self.programs.running.clear();
         if self.draining {
             return;
         }
@@ -347,6 +403,7 @@ impl Core {
         self.orphan_until = None;
         self.fresh.clear();
         self.sinks.clear();
+        self.programs.welcome = false;
         self.say(FromCore::Hello(self.hello()));
     }
 

@@ -16,7 +16,6 @@ use crate::log::{Ended, Load, Phase, Termination};
 use crate::queue::{Lane, Queue};
 use crate::route::Route;
 use crate::server::{Place, ServerLive};
-use crate::stats::ServerState;
 use crate::stream::Stream;
 use crate::tls::handshake;
 
@@ -202,6 +201,7 @@ impl Route {
                 Ok(stream) => return Ok(stream),
                 Err(error) => {
                     self.server_counters(backend, chosen.server).connect_errors.add(1);
+                    self.observe(backend, chosen.server, false);
                     debug!(backend = plan.name, server = server.name, %error, attempts.retries, "connect failed");
                 }
             }
@@ -223,7 +223,7 @@ impl Route {
         attempts.retries += 1;
         self.backend_counters(backend).retries.add(1);
         let last = attempts.retries == plan.retries;
-        let down = self.server_live(backend, chosen.server).health() == ServerState::Down;
+        let down = !self.server_live(backend, chosen.server).is_usable();
         attempts.redispatched = false;
         if plan.redispatch
             && (last || down)

@@ -22,7 +22,7 @@ use crate::limits::Gate;
 use crate::log::Logger;
 use crate::plan::{self, Mode};
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
-use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState, WorkerShard};
+use crate::stats::{BackendShard, FrontendShard, ServerShard, WorkerShard};
 use crate::tcp::buffers::Buffers;
 use crate::tcp::pipe::Pipes;
 use crate::tls::Outbound;
@@ -227,7 +227,7 @@ impl Route {
     /// Servers of a backend that can be used.
     pub(crate) fn servers_up(&self, backend: usize) -> u32 {
         let servers = self.backend(backend).servers.iter().zip(&self.backend_live(backend).servers);
-        let up = servers.filter(|(server, live)| server.weight > 0 && live.health() != ServerState::Down).count();
+        let up = servers.filter(|(server, live)| live.weight(server) > 0 && live.is_usable()).count();
         u32::try_from(up).unwrap_or(u32::MAX)
     }
 

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::balance::{Standing, Warmth};
+use crate::balance::{Standing, Warmth, share};
+use crate::check::agent::{self, Said};
+use crate::check::observed::Observed;
 use crate::http::forwarded::Forwarding;
 use crate::http::lists::Lists;
 use crate::http::rules::Rules;
@@ -59,6 +61,10 @@ pub(crate) struct BackendLive {
 pub(crate) struct ServerLive {
     sessions: AtomicU32,
     health: AtomicU8,
+    /// What clients meet with.
+    pub(crate) observed: Observed,
+    /// What it says of itself.
+    pub(crate) agent: Said,
     /// Its backend's.
     changes: Arc<AtomicU64>,
     pub(crate) report: Mutex<Report>,
@@ -72,6 +78,8 @@ pub(crate) struct Report {
     /// When it came up, if it had been down.
     back: Option<Instant>,
     pub(crate) last_check: Option<LastCheck>,
+    /// What its agent said last, or why it said nothing.
+    pub(crate) agent: Option<String>,
 }
 
 /// How the last check went.
@@ -150,17 +158,21 @@ impl BackendLive {
             let old = kept.and_then(|(plan, live)| {
                 let same = |old: &plan::Server| old.name == server.name && old.address == server.address;
                 let index = plan.servers.iter().position(same)?;
-                Some((Arc::clone(&live.servers[index]), plan.check.is_some()))
+                Some((Arc::clone(&live.servers[index]), first_health(plan, &plan.servers[index])))
             });
-            match old {
-                Some((live, was_checked)) => {
-                    if was_checked != backend.check.is_some() {
-                        live.set_health(first_health(backend));
+            let first = first_health(backend, server);
+            let live = match old {
+                Some((live, before)) => {
+                    // It was not checked and is now, or the other way round; or its name has an address at last.
+                    if before != first {
+                        live.set_health(first);
                     }
                     live
                 }
-                None => Arc::new(ServerLive::new(first_health(backend), workers, &changes)),
-            }
+                None => Arc::new(ServerLive::new(first, workers, &changes)),
+            };
+            live.suit(backend, server);
+            live
         });
         BackendLive {
             servers: servers.collect(),
@@ -171,8 +183,12 @@ impl BackendLive {
     }
 }
 
-fn first_health(backend: &plan::Backend) -> ServerState {
-    if backend.check.is_some() { ServerState::Checking } else { ServerState::Up }
+fn first_health(backend: &plan::Backend, server: &plan::Server) -> ServerState {
+    match (server.unresolved(), &backend.check) {
+        (Some(_), _) => ServerState::Down,
+        (None, Some(_)) => ServerState::Checking,
+        (None, None) => ServerState::Up,
+    }
 }
 
 impl ServerLive {
@@ -181,14 +197,31 @@ impl ServerLive {
             sessions: AtomicU32::new(0),
             health: AtomicU8::new(0),
             changes: Arc::clone(changes),
-            report: Mutex::new(Report { since: Instant::now(), back: None, last_check: None }),
+            observed: Observed::default(),
+            agent: Said::default(),
+            report: Mutex::new(Report { since: Instant::now(), back: None, last_check: None, agent: None }),
             shards: shards(workers),
         };
         server.set_health(health);
         server
     }
 
-    /// Checking, up or down.
+    /// Makes what is known of it fit a plan.
+    fn suit(&self, backend: &plan::Backend, server: &plan::Server) {
+        if backend.agent_check.is_none() && self.agent.forget() {
+            self.changes.fetch_add(1, SeqCst);
+        }
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        if backend.agent_check.is_none() {
+            report.agent = None;
+        }
+        if let Some(why) = server.unresolved() {
+            let (latency, ended) = (std::time::Duration::ZERO, Instant::now());
+            report.last_check = Some(LastCheck { ok: false, code: None, what: why.to_owned(), latency, ended });
+        }
+    }
+
+    /// Checking, up or down, by its checks alone; whether it may be used: [`ServerLive::is_usable`].
     pub(crate) fn health(&self) -> ServerState {
         match self.health.load(SeqCst) {
             0 => ServerState::Checking,
@@ -200,8 +233,8 @@ impl ServerLive {
     pub(crate) fn set_health(&self, health: ServerState) {
         let code = match health {
             ServerState::Checking => 0,
-            // Drain is a weight, not a health.
-            ServerState::Up | ServerState::Drain => 1,
+            // Drain is a weight, maintenance somebody's will: neither is a health.
+            ServerState::Up | ServerState::Drain | ServerState::Maintenance => 1,
             ServerState::Down => 2,
         };
         let before = self.health();
@@ -215,6 +248,44 @@ impl ServerLive {
         }
     }
 
+    /// Takes where its agent says that it stands, if it does, and in which words; whether that is news.
+    pub(crate) fn heard(&self, standing: Option<agent::Standing>, words: &str) -> bool {
+        let news = standing.is_some_and(|standing| self.agent.set(standing));
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.agent = Some(words.to_owned());
+        if news {
+            report.since = Instant::now();
+            drop(report);
+            self.changes.fetch_add(1, SeqCst);
+        }
+        news
+    }
+
+    /// Neither its checks nor its agent say otherwise.
+    pub(crate) fn is_usable(&self) -> bool {
+        let agent = self.agent.standing();
+        self.health() != ServerState::Down && !agent.down && !agent.maintenance
+    }
+
+    /// The weight in effect under `config`.
+    pub(crate) fn weight(&self, config: &plan::Server) -> u16 {
+        share(config.weight, self.agent.standing().percent())
+    }
+
+    /// What it is good for under `config`.
+    pub(crate) fn state(&self, config: &plan::Server) -> ServerState {
+        let (health, agent) = (self.health(), self.agent.standing());
+        if agent.maintenance {
+            ServerState::Maintenance
+        } else if health == ServerState::Down || agent.down {
+            ServerState::Down
+        } else if self.weight(config) == 0 {
+            ServerState::Drain
+        } else {
+            health
+        }
+    }
+
     /// Over all workers, with those still connecting.
     pub(crate) fn sessions(&self) -> u32 {
         self.sessions.load(SeqCst)
@@ -222,7 +293,8 @@ impl ServerLive {
 
     /// As balancers see it.
     pub(crate) fn standing(&self, slow_start: Option<Duration>, now: Instant) -> Standing {
-        Standing { usable: self.health() != ServerState::Down, warmth: self.warmth(slow_start, now) }
+        let percent = self.agent.standing().percent();
+        Standing { usable: self.is_usable(), percent, warmth: self.warmth(slow_start, now) }
     }
 
     /// How much it has grown since it came up.

@@ -188,6 +188,7 @@ async fn tcp(client: Stream, peer: SocketAddr, route: Rc<Route>, _room: Room) {
         }
     };
     story.server = Some(server);
+    route.observe(backend, server, true);
     let (frontend, plan) = (route.frontend(), route.backend(backend));
     let (counters, server) = (route.counters(), route.server_counters(backend, server));
     server.total.add(1);

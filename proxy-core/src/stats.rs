@@ -143,10 +143,12 @@ pub enum ServerState {
     Checking,
     /// Used.
     Up,
-    /// Its checks failed.
+    /// Its checks failed, its agent says so, or its name has no address.
     Down,
     /// Weight 0: not down, but takes nothing new.
     Drain,
+    /// Its agent took it out of service.
+    Maintenance,
 }
 
 /// One server.
@@ -158,7 +160,7 @@ pub struct ServerStats {
     pub state: ServerState,
     /// Milliseconds in this state.
     pub since_ms: u64,
-    /// As in the plan.
+    /// In effect: as in the plan, unless its agent says otherwise.
     pub weight: u16,
     /// Percent of it, and of its limit, that it has by now; `None`: all, because it isn't growing.
     pub throttle: Option<u8>,
@@ -178,6 +180,8 @@ pub struct ServerStats {
     pub http: Option<HttpStats>,
     /// `None`: never checked.
     pub last_check: Option<CheckReport>,
+    /// What its agent said last, or why it said nothing. `None`: it has none, or wasn't asked yet.
+    pub agent: Option<String>,
 }
 
 /// The last check of a server.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use data_support::http::{Gate, Peer, get, ok, serving, stage, web};
 use data_support::{PATIENCE, Plane, at, client as connect, echo, listeners, plan, server, start, wait_for};
-use proxy_core::plan::{Balance, Check, HashOf, Hashing, Plan, Probe, Server};
+use proxy_core::plan::{Balance, Check, HashOf, Hashing, HttpProbe, Plan, Probe, Server};
 use proxy_core::stats::ServerState;
 use socket2::{Domain, Socket, Type};
 
@@ -87,14 +87,12 @@ fn mortal(name: char, alive: &Arc<AtomicBool>) -> Server {
 
 fn check() -> Check {
     Check {
-        tls: None,
-        probe: Probe::Http { method: "GET".into(), path: "/health".into(), host: None, expect: vec![(200, 399)] },
-        port: None,
+        probe: Probe::Http(HttpProbe { path: "/health".into(), ..HttpProbe::default() }),
         interval: Duration::from_millis(20),
         timeout: Duration::from_secs(5),
         rise: 1,
         fall: 1,
-        log: false,
+        ..Check::default()
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use data_support::{at, listeners, plan, server, start, wait_for};
-use proxy_core::plan::{Check, Probe};
+use proxy_core::plan::{Check, HttpProbe, Probe};
 use proxy_core::stats::ServerState;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -55,14 +55,13 @@ fn every_change_of_a_checks_answer_is_logged_where_that_is_wanted() {
         let _ = write!(stream, "HTTP/1.1 {} Whatever\r\n\r\n", now.load(SeqCst));
     });
     let check = Check {
-        tls: None,
-        probe: Probe::Http { method: "GET".into(), path: "/".into(), host: None, expect: vec![(200, 399)] },
-        port: None,
+        probe: Probe::Http(HttpProbe::default()),
         interval: Duration::from_millis(20),
         timeout: Duration::from_secs(5),
         rise: 2,
         fall: 2,
         log: true,
+        ..Check::default()
     };
     let (bind, sockets) = listeners(1);
     let mut wanted = plan(bind, vec![at("only", address)]);

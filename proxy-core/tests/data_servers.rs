@@ -10,21 +10,17 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use data_support::{Plane, at, client, echo, echoes, listeners, nobody, pace, plan, server, silent, start, wait_for};
-use proxy_core::plan::{Balance, Check, Probe};
+use proxy_core::plan::{Balance, Check, HttpProbe, Probe};
 use proxy_core::plane::{DataPlane, LogDescriptors};
 use proxy_core::stats::ServerState;
 use socket2::SockRef;
 
 fn http_check() -> Check {
     Check {
-        tls: None,
-        probe: Probe::Http { method: "GET".into(), path: "/health".into(), host: None, expect: vec![(200, 399)] },
-        port: None,
+        probe: Probe::Http(HttpProbe { path: "/health".into(), ..HttpProbe::default() }),
         interval: Duration::from_millis(20),
         timeout: Duration::from_millis(500),
-        rise: 2,
-        fall: 3,
-        log: false,
+        ..Check::default()
     }
 }
 

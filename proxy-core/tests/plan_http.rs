@@ -40,6 +40,7 @@ fn valid() -> Plan {
         servers: Vec::new(),
         tls: None,
         check: None,
+        agent_check: None,
         retries: 3,
         redispatch: true,
         connect_timeout: SECOND,

@@ -5,15 +5,17 @@
 //! ```text
 //! place  an address of its own in 127.0.0.0/8 and a folder: nobody's ports collide
 //! part   a child in a place: started, waited for, ended with all its children
-//! serve · nginx · apache · haproxy · python     the parts, with the configuration each is given
+//! serve · nginx · apache · haproxy · mail · dnsmasq · python     the parts, with the configuration each is given
 //! pki    certificates of every kind, by the openssl command
 //! wrk · h2load           load, and what it saw
 //! usage  processor time and memory of a part, from /proc
 //! ```
 
 pub mod apache;
+pub mod dnsmasq;
 pub mod h2load;
 pub mod haproxy;
+pub mod mail;
 pub mod nginx;
 pub mod part;
 pub mod pki;

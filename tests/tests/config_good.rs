@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use node::config::{LogFormat, OnIsolation, load_cluster, load_node, parse_cluster, parse_node, routers};
-use proxy_core::plan::{Backend, Balance, Check, HashOf, Hashing, Probe};
+use proxy_core::plan::{
+    AgentCheck, Backend, Balance, Check, Content, HashOf, Hashing, Host, HttpProbe, Observe, OnError, Probe, Program,
+};
 use vrrp::config::{Checksum, Transport, UnicastPeer};
 
 fn example(name: &str) -> PathBuf {
@@ -83,16 +85,7 @@ fn the_nearer_setting_wins() {
     assert_eq!(backend.server_timeout, Duration::from_secs(7));
     assert_eq!((backend.retries, backend.redispatch), (1, false));
     assert_eq!(cluster.plan.frontends[0].client_timeout, Duration::from_secs(2));
-    let check = Check {
-        tls: None,
-        probe: Probe::Tcp,
-        port: Some(81),
-        interval: Duration::from_secs(2),
-        timeout: Duration::from_secs(4),
-        rise: 2,
-        fall: 3,
-        log: false,
-    };
+    let check = Check { port: Some(81), timeout: Duration::from_secs(4), ..Check::default() };
     assert_eq!(backend.check, Some(check));
 }
 
@@ -101,13 +94,79 @@ fn an_http_check_takes_codes_and_ranges() {
     let check = "check = { http = { method = \"HEAD\", path = \"/up?x\", host = \"web\", expect = [\"200\", \"300-399\"] }, interval = \"1s\" }\n";
     let cluster = parse_cluster("c", &(CLUSTER.to_owned() + check)).unwrap();
     let check = cluster.plan.backends[0].check.clone().unwrap();
-    let probe = Probe::Http {
+    let probe = Probe::Http(HttpProbe {
         method: "HEAD".into(),
         path: "/up?x".into(),
         host: Some("web".into()),
         expect: vec![(200, 200), (300, 399)],
-    };
+        ..HttpProbe::default()
+    });
     assert_eq!((check.probe, check.timeout), (probe, Duration::from_secs(1)));
+}
+
+/// The backend of a cluster file with these lines at its end.
+fn backend(lines: &str) -> proxy_core::plan::Backend {
+    let cluster = parse_cluster("c", &(CLUSTER.to_owned() + lines)).unwrap_or_else(|error| panic!("{error}"));
+    cluster.plan.backends[0].clone()
+}
+
+#[test]
+fn a_check_says_all_that_it_asks_and_expects() {
+    let read = backend(
+        "[backend.web.check]\ninterval = \"5s\"\nfast_interval = \"1s\"\ndown_interval = \"30s\"\n\
+         observe = { errors = 5, on_error = \"mark-down\" }\n\
+         http = { headers = { A = \"1\" }, body_regex = \"^ok\", address = \"192.0.2.9\", port = 81 }\n",
+    );
+    let second = Duration::from_secs(1);
+    let headers = vec![("A".into(), "1".into())];
+    let body = Some(Content::Regex("^ok".into()));
+    let expected = Check {
+        probe: Probe::Http(HttpProbe { headers, body, ..HttpProbe::default() }),
+        address: Some([192, 0, 2, 9].into()),
+        port: Some(81),
+        interval: 5 * second,
+        fast_interval: Some(second),
+        down_interval: Some(30 * second),
+        timeout: 5 * second,
+        observe: Some(Observe { errors: 5, window: 10 * second, on_error: OnError::MarkDown }),
+        ..Check::default()
+    };
+    assert_eq!(read.check, Some(expected));
+}
+
+#[test]
+fn a_check_asks_in_many_ways() {
+    let probe = |lines: &str| backend(lines).check.unwrap().probe;
+    assert_eq!(probe("check = { smtp = {} }\n"), Probe::Smtp { name: "localhost".into() });
+    assert_eq!(probe("check = { smtp = { name = \"lb\", port = 26 } }\n"), Probe::Smtp { name: "lb".into() });
+    assert_eq!(probe("check = { imap = { port = 144 } }\n"), Probe::Imap);
+    let program = Program { path: "/bin/x".into(), args: vec!["-a".into(), "".into()], user: "nobody".into() };
+    let lines = "check = { program = { path = \"/bin/x\", args = [\"-a\", \"\"] } }\n";
+    assert_eq!(probe(lines), Probe::Program(program));
+    let hello = backend("check = { tls = { verify = \"none\" } }\n").check.unwrap();
+    assert!(hello.probe == Probe::Tcp && hello.tls.is_some());
+}
+
+#[test]
+fn a_server_may_be_asked_what_it_can_take() {
+    let read = backend("agent_check = { port = 99, send = \"hi\\n\", interval = \"3s\" }\n").agent_check;
+    let interval = Duration::from_secs(3);
+    let expected = AgentCheck { address: None, port: 99, send: "hi\n".into(), interval, timeout: interval };
+    assert_eq!(read, Some(expected));
+}
+
+#[test]
+fn a_server_may_have_a_name_and_is_verified_by_it() {
+    let text = CLUSTER.replace("192.0.2.1:80", "Exch01.Site.Local.:443");
+    let text = format!("{text}[resolver]\nnameservers = [\"192.0.2.53\", \"192.0.2.54:5353\", \"2001:db8::53\"]\n");
+    let plan = parse_cluster("c", &text).unwrap_or_else(|error| panic!("{error}")).plan;
+    let server = &plan.backends[0].servers[0];
+    assert_eq!(server.host, Some(Host { name: "exch01.site.local".into(), problem: None }));
+    assert_eq!((server.address, server.tls_name.as_deref()), (([0, 0, 0, 0], 443).into(), Some("exch01.site.local")));
+    assert!(server.unresolved().is_some());
+    let servers: Vec<SocketAddr> =
+        ["192.0.2.53:53", "192.0.2.54:5353", "[2001:db8::53]:53"].map(|text| text.parse().unwrap()).into();
+    assert_eq!(plan.nameservers, servers);
 }
 
 #[test]

@@ -57,7 +57,7 @@ impl Agent {
                 since: ago(self.applied_at),
             },
             frontends: traffic::frontends(&self.cluster),
-            backends: traffic::backends(&self.cluster),
+            backends: traffic::backends(&self.cluster, self.lists.names()),
             certificates: certificates::of(&self.cluster, now),
             workers: Vec::new(),
             realtime: Some(Realtime {

@@ -217,6 +217,7 @@ impl Prepared {
         let lists = Lists::new(&self.cluster.plan, self.overlay, Some(self.store.clone()));
         let plan = lists.laid_over(self.cluster.plan.clone()).await;
         let (supervisor, core_events) = Supervisor::start(settings, plan, listeners.clone())?;
+        tokio::spawn(lists.clone().follow_names(supervisor.clone()));
         if let Err(error) = listeners::keep_in_fd_store(&listeners.current()) {
             tracing::warn!(%error, "systemd did not take the listening sockets");
         }

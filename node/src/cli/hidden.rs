@@ -1,20 +1,22 @@
-//! The commands that the agent starts, not people: the proxy core and the guard, each with one inherited descriptor. The
-//! core's is its standard input, so that it can be started without a fork.
+//! The commands that the agent starts, not people: the proxy core and the guard, each with one inherited descriptor (the
+//! core's is its standard input, so that it can be started without a fork), and programs that check servers.
 #![allow(unsafe_code, reason = "a descriptor number from the command line becomes a descriptor")]
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
 use clap::Args;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc::STDERR_FILENO;
 use nix::unistd::dup2_stdin;
 use proxy_core::process;
-use proxy_core::sandbox::Identity;
+use proxy_core::sandbox::{self, Identity};
 
 use super::{Exit, complain_text};
 
@@ -38,6 +40,36 @@ pub(super) struct Guard {
     /// The channel to the agent, inherited
     #[arg(long)]
     channel_fd: RawFd,
+}
+
+/// What the agent says of the program of a check.
+#[derive(Args, Debug)]
+pub(super) struct RunCheck {
+    /// Who the process becomes
+    #[arg(long)]
+    uid: u32,
+    /// Its only group
+    #[arg(long)]
+    gid: u32,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    program: Vec<OsString>,
+}
+
+/// Becomes a user without rights, and then the program.
+pub(super) fn run_check(args: &RunCheck) -> ExitCode {
+    let was_root = nix::unistd::geteuid().is_root();
+    let why = match sandbox::enter(Identity { uid: args.uid, gid: args.gid }) {
+        // Whoever isn't root can become nobody else; whoever is must not stay it.
+        Ok(confined) if was_root && confined.note.is_some() => confined.note.unwrap_or_default(),
+        Ok(_) => {
+            let (path, rest) = args.program.split_first().expect("clap requires one");
+            format!("{}: {}", path.display(), Command::new(path).args(rest).exec())
+        }
+        Err(error) => crate::causes::chain(&error),
+    };
+    complain_text(format_args!("{why}"));
+    crate::programs::NOT_STARTED.into()
 }
 
 pub(super) fn proxy_core(args: &ProxyCore) -> ExitCode {

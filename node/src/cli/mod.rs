@@ -203,6 +203,9 @@ Examples:
     /// The guard, started by the agent
     #[command(hide = true)]
     Guard(hidden::Guard),
+    /// The program of a check, started by the agent
+    #[command(hide = true)]
+    RunCheck(hidden::RunCheck),
 }
 
 #[derive(Debug, Subcommand)]
@@ -262,6 +265,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Lab(options) => crate::lab::run(options),
         Command::ProxyCore(args) => hidden::proxy_core(&args),
         Command::Guard(args) => hidden::guard(&args),
+        Command::RunCheck(args) => hidden::run_check(&args),
         Command::Completions { shell } => reference::completions(shell).into(),
         Command::Man { directory } => reference::man(directory.as_deref()).into(),
     }

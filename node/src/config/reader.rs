@@ -294,11 +294,26 @@ impl<'a> Value<'a> {
         let (host, port) = self.host_and_port(&text)?;
         let Some(ip) = ip_literal(host) else {
             self.report(format!(
-                "`{host}` is no IP address; names are not resolved in this version: write ip:port or [v6]:port"
+                "`{host}` is no IP address, and a name is not resolved here: write ip:port or [v6]:port"
             ));
             return None;
         };
         Some(SocketAddr::new(ip, port))
+    }
+
+    /// `ip:port`, `[v6]:port` or `name:port`: an address, or a name and a port.
+    pub(super) fn host_address(self) -> Option<Result<SocketAddr, (String, u16)>> {
+        let text = self.clone().string()?;
+        let (host, port) = self.host_and_port(&text)?;
+        if let Some(ip) = ip_literal(host) {
+            return Some(Ok(SocketAddr::new(ip, port)));
+        }
+        let name = host.strip_suffix('.').unwrap_or(host);
+        if !is_host_name(name) {
+            self.report(format!("`{}` is neither an IP address nor a host's name", host.escape_debug()));
+            return None;
+        }
+        Some(Err((name.to_ascii_lowercase(), port)))
     }
 
     /// Splits `host:port` at the last colon that is not part of a v6 address.
@@ -351,6 +366,17 @@ impl<'a> Value<'a> {
         self.report(format!("`{}` is {expected}, but this is {found}", self.key()));
         None
     }
+}
+
+/// A host's name (RFC 1123 §2.1), with the underscore that some have all the same. One that ends in a number is meant as
+/// an address.
+fn is_host_name(name: &str) -> bool {
+    let label = |label: &str| {
+        let inside = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+        (1..=63).contains(&label.len()) && inside && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let number = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+    name.len() <= 253 && name.split('.').all(label) && !number
 }
 
 /// The address between the brackets, or without any.

@@ -1,8 +1,10 @@
-//! Lists at run time: the changes, where they are kept, and their way into the proxy core.
+//! What changes of a plan while it runs: lists, and the addresses of servers' names. The changes of lists, where they are
+//! kept, and the way of both into the proxy core.
 //!
 //! ```text
 //!   `list_change` ──► overlay ──► disk ──► supervisor ──► core: the rules of the next request read it
-//!   a new plan ─────► overlay ──────────►
+//!   a new plan ─────► overlay, names ────►
+//!   another answer ─► overlay, names ────►
 //! ```
 //! Changes and plans take turns, so that neither reaches the core without the other.
 
@@ -17,21 +19,26 @@ use tokio::sync::Mutex;
 use crate::causes::chain;
 use crate::config;
 use crate::control::{ListLength, Response};
+use crate::names::Names;
 use crate::store::{Store, StoreError};
 use crate::supervisor::{ApplyError, Supervisor, Unconfirmed};
 
 pub use overlay::{ChangeError, Changed, Content, MAX_CHANGED, Overlay};
 
+/// Before a plan with other addresses is tried again.
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// The lists of the node; clones share them.
 #[derive(Clone, Debug)]
 pub struct Lists {
     shared: Arc<Mutex<Shared>>,
+    names: Names,
 }
 
 #[derive(Debug)]
 struct Shared {
-    /// As the file of the running plan has them.
-    file: Vec<List>,
+    /// The running one, as the file has it.
+    plan: Plan,
     overlay: Overlay,
     /// `None`: in memory only.
     store: Option<Store>,
@@ -66,13 +73,44 @@ impl Lists {
     /// The lists of a plan that has them as the file does, with what was changed before.
     pub fn new(plan: &Plan, mut overlay: Overlay, store: Option<Store>) -> Lists {
         overlay.prune(&plan.lists);
-        Lists { shared: Arc::new(Mutex::new(Shared { file: plan.lists.clone(), overlay, store })) }
+        let shared = Arc::new(Mutex::new(Shared { plan: plan.clone(), overlay, store }));
+        Lists { shared, names: Names::default() }
+    }
+
+    /// The names of its servers.
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 
     /// The plan as it is to run.
     pub async fn laid_over(&self, mut plan: Plan) -> Plan {
+        self.names.prepare(&plan).await;
         self.shared.lock().await.overlay.lay_over(&mut plan);
+        self.names.lay_over(&mut plan);
         plan
+    }
+
+    /// Has the core run its plan once more whenever a name of it stands for something else. Never ends.
+    pub async fn follow_names(self, supervisor: Supervisor) {
+        loop {
+            self.names.next_change().await;
+            while let Err(error) = self.renew(&supervisor).await {
+                tracing::warn!("servers' names stand for other addresses, but {}", chain(&error));
+                if !matches!(error, ApplyError::Busy | ApplyError::NoAnswer { .. }) {
+                    break;
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+
+    /// The plan that runs, with everything that changed since.
+    async fn renew(&self, supervisor: &Supervisor) -> Result<u64, ApplyError> {
+        let shared = self.shared.lock().await;
+        let mut plan = shared.plan.clone();
+        shared.overlay.lay_over(&mut plan);
+        self.names.lay_over(&mut plan);
+        supervisor.apply(plan).await
     }
 
     /// Has the core run another plan, with the changes of those lists that it still has.
@@ -80,18 +118,21 @@ impl Lists {
     /// # Errors
     /// As [`Supervisor::apply`].
     pub async fn apply(&self, supervisor: &Supervisor, plan: Plan) -> Result<u64, ApplyError> {
+        self.names.prepare(&plan).await;
         let mut shared = self.shared.lock().await;
         let mut overlay = shared.overlay.clone();
         let pruned = overlay.prune(&plan.lists);
-        let file = plan.lists.clone();
+        let file = plan.clone();
         let mut plan = plan;
         overlay.lay_over(&mut plan);
+        self.names.lay_over(&mut plan);
         let revision = supervisor.apply(plan).await?;
+        self.names.keep(&file);
         if pruned && let Err(error) = shared.keep(&overlay).await {
             // The next change writes them all; the next start prunes again.
             tracing::error!("{}", chain(&error));
         }
-        (shared.file, shared.overlay) = (file, overlay);
+        (shared.plan, shared.overlay) = (file, overlay);
         Ok(revision)
     }
 
@@ -138,7 +179,7 @@ impl Lists {
     pub async fn show(&self, name: Option<&str>) -> Response {
         let shared = self.shared.lock().await;
         let Some(name) = name else {
-            let lengths = shared.file.iter().map(|list| {
+            let lengths = shared.plan.lists.iter().map(|list| {
                 let Content { from_file, added, removed } = shared.overlay.content(list);
                 let (from_file, added, removed) = (from_file.len(), added.len(), removed.len());
                 ListLength { list: list.name.clone(), from_file, added, removed }
@@ -157,8 +198,8 @@ impl Lists {
 
 impl Shared {
     fn find(&self, name: &str) -> Result<&List, ListError> {
-        self.file.iter().find(|list| list.name == name).ok_or_else(|| {
-            let suggestion = match self.file.as_slice() {
+        self.plan.lists.iter().find(|list| list.name == name).ok_or_else(|| {
+            let suggestion = match self.plan.lists.as_slice() {
                 [] => ": the running configuration has no list".to_owned(),
                 lists => config::suggestion(name, lists.iter().map(|list| list.name.as_str())),
             };

@@ -87,7 +87,7 @@ impl Serve {
                 since: ago(self.applied_at),
             },
             frontends: traffic::frontends(&self.cluster),
-            backends: traffic::backends(&self.cluster),
+            backends: traffic::backends(&self.cluster, self.lists.names()),
             certificates: certificates::of(&self.cluster, now),
             workers: Vec::new(),
             realtime: None,

@@ -129,7 +129,9 @@ fn serve(options: Options, control: Option<&Path>) -> Result<(), ServeError> {
         // Before anything runs that they are to end.
         let signals = Signals::new().map_err(system("listen for signals"))?;
         let lists = Lists::new(&cluster.plan, Overlay::default(), None);
-        let (supervisor, states) = Supervisor::start(settings, cluster.plan.clone(), listeners.clone())?;
+        let plan = lists.laid_over(cluster.plan.clone()).await;
+        let (supervisor, states) = Supervisor::start(settings, plan, listeners.clone())?;
+        tokio::spawn(lists.clone().follow_names(supervisor.clone()));
         let serve = Serve {
             core: supervisor.status(),
             file: options.file,

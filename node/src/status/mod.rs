@@ -353,8 +353,11 @@ pub struct Backend {
 pub struct Server {
     /// Its name in the cluster file.
     pub name: String,
-    /// Where it listens.
+    /// Where it listens; 0.0.0.0 if its name has no address.
     pub address: SocketAddr,
+    /// The name that it was written as.
+    #[serde(flatten)]
+    pub resolved: Resolved,
     /// Whether clients are sent to it.
     pub state: ServerState,
     /// Clients at this moment.
@@ -372,7 +375,7 @@ pub struct Server {
     /// Requests and its answers; absent: no frontend that speaks HTTP leads here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpStats>,
-    /// 0 to 256.
+    /// 0 to 256; in effect, which is what its agent makes of the configured one.
     pub weight: u16,
     /// Percent of it that it has by now; absent: all. It came up a moment ago and starts slowly.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -382,6 +385,20 @@ pub struct Server {
     /// Its last check; absent: not checked, or not yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
+    /// What its agent said last, or why it said nothing; absent: it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+}
+
+/// The name of a server's address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resolved {
+    /// As it was written; absent: the address was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Why it has no address, or only one that may be old.
+    #[serde(rename = "host_problem", skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// Whether clients are sent to a server.
@@ -390,11 +407,11 @@ pub struct Server {
 pub enum ServerState {
     /// They are.
     Up,
-    /// Its checks failed.
+    /// Its checks failed, its agent says so, or its name has no address.
     Down,
     /// It keeps the ones it has.
     Drain,
-    /// Taken out by an operator.
+    /// Taken out of service, by its agent.
     Maintenance,
     /// Not one check has ended yet.
     Checking,

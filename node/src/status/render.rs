@@ -4,9 +4,12 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::{
-    Backend, Certificate, Frontend, HandOff, HttpStats, Node, Proxy, ProxyState, Responses, Role, ServerState, Status,
-    Sync, SyncPath, SyncState, TlsStats, Vip,
+    Backend, Certificate, Frontend, HandOff, HttpStats, Node, Proxy, ProxyState, Responses, Role, Server, ServerState,
+    Status, Sync, SyncPath, SyncState, TlsStats, Vip,
 };
+
+/// Servers in trouble that the page has room for; `--json` has all of them.
+const TROUBLED: usize = 20;
 
 /// The whole page, with a line break at its end.
 pub fn render(status: &Status) -> String {
@@ -66,6 +69,7 @@ pub fn render(status: &Status) -> String {
         page += &table(&["SYNC PATH", "TO", "HEARTBEAT"], sync.paths.iter().map(row).collect());
     }
     page += &table(&["FRONTEND", "BIND", "SESSIONS", "RATE", "BACKEND", "SERVERS UP"], frontend_rows(status));
+    page += &table(&["SERVER", "ADDRESS", "STATE", "SINCE", "WHY"], troubled_rows(status));
     page += &table(&["HTTP", "REQUESTS", "2XX", "3XX", "4XX", "5XX", "DENIED", "REFUSED"], http_rows(status));
     page += &table(&["TLS", "FULL", "RESUMED", "FAILED"], tls_rows(status));
     if let Some(limits) = &status.limits {
@@ -239,6 +243,41 @@ fn frontend_rows(status: &Status) -> Vec<(bool, Vec<String>)> {
         ]
     });
     rows.map(|row| (false, row)).collect()
+}
+
+/// The first servers that clients are not sent to, or whose address may be old, and why.
+fn troubled_rows(status: &Status) -> Vec<(bool, Vec<String>)> {
+    let servers =
+        status.backends.iter().flat_map(|backend| backend.servers.iter().map(move |server| (backend, server)));
+    let row = |(backend, server): (&Backend, &Server)| {
+        let check = server.check.as_ref();
+        let problem = server.resolved.problem.clone();
+        let why = match server.state {
+            ServerState::Up | ServerState::Checking => problem?,
+            ServerState::Down => problem.or_else(|| Some(check?.status.clone())).unwrap_or_default(),
+            ServerState::Drain | ServerState::Maintenance => String::new(),
+        };
+        let said = server.agent.as_ref().map(|said| format!("its agent: {said}"));
+        let why: Vec<String> = [Some(why).filter(|why| !why.is_empty()), said].into_iter().flatten().collect();
+        let state = match server.state {
+            ServerState::Up => "up",
+            ServerState::Checking => "checking",
+            ServerState::Down => "down",
+            ServerState::Drain => "drain",
+            ServerState::Maintenance => "maintenance",
+        };
+        Some((
+            false,
+            vec![
+                format!("{}/{}", backend.name, server.name),
+                server.address.to_string(),
+                state.into(),
+                check.map_or("-".into(), |check| age(check.since.age_seconds)),
+                if why.is_empty() { "-".into() } else { why.join("; ") },
+            ],
+        ))
+    };
+    servers.filter_map(row).take(TROUBLED).collect()
 }
 
 /// What became of the requests of each frontend that speaks HTTP.

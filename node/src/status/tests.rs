@@ -170,6 +170,7 @@ fn full() -> Status {
             servers: vec![Server {
                 name: "exch01".into(),
                 address: ([192, 0, 2, 1], 443).into(),
+                resolved: Resolved::default(),
                 state: ServerState::Up,
                 sessions: 7,
                 sessions_total: 8,
@@ -182,6 +183,7 @@ fn full() -> Status {
                 throttle: Some(25),
                 backup: false,
                 check: Some(Check { status: "passed".into(), code: Some(200), latency_ms: 1.5, since: moment(9) }),
+                agent: None,
             }],
             ..Backend::default()
         }],

@@ -1,15 +1,18 @@
 //! The half of a status that the proxy core is the source of; with a pair or without.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use proxy_core::plan::{self, Mode};
 use proxy_core::stats::{self, HttpStats, Stats};
 
 use super::{
-    Backend, Check, Frontend, Limits, LogSink, Moment, Proxy, ProxyState, Server, ServerState, Status, TrafficLog,
+    Backend, Check, Frontend, Limits, LogSink, Moment, Proxy, ProxyState, Resolved, Server, ServerState, Status,
+    TrafficLog,
 };
 use crate::config::ClusterConfig;
+use crate::names::Names;
 use crate::supervisor::{self, CoreState, Supervisor};
 
 /// Sessions of each frontend at the last two readings.
@@ -84,10 +87,25 @@ pub(crate) fn frontends(cluster: &ClusterConfig) -> Vec<Frontend> {
 }
 
 /// As configured; [`Traffic::fill`] adds what is counted.
-pub(crate) fn backends(cluster: &ClusterConfig) -> Vec<Backend> {
-    let server = |server: &plan::Server| Server {
+pub(crate) fn backends(cluster: &ClusterConfig, names: &Names) -> Vec<Backend> {
+    let server = |server: &plan::Server| {
+        let (address, problem) = names.of(server);
+        let host = server.host.as_ref().map(|host| host.name.clone());
+        configured(server, address, Resolved { host, problem })
+    };
+    let backend = |backend: &plan::Backend| Backend {
+        name: backend.name.clone(),
+        servers: backend.servers.iter().map(server).collect(),
+        ..Backend::default()
+    };
+    cluster.plan.backends.iter().map(backend).collect()
+}
+
+fn configured(server: &plan::Server, address: SocketAddr, resolved: Resolved) -> Server {
+    Server {
         name: server.name.clone(),
-        address: server.address,
+        address,
+        resolved,
         state: ServerState::Checking,
         sessions: 0,
         sessions_total: 0,
@@ -100,13 +118,8 @@ pub(crate) fn backends(cluster: &ClusterConfig) -> Vec<Backend> {
         throttle: None,
         backup: server.backup,
         check: None,
-    };
-    let backend = |backend: &plan::Backend| Backend {
-        name: backend.name.clone(),
-        servers: backend.servers.iter().map(server).collect(),
-        ..Backend::default()
-    };
-    cluster.plan.backends.iter().map(backend).collect()
+        agent: None,
+    }
 }
 
 /// The process.
@@ -166,6 +179,7 @@ fn backend(counted: &stats::BackendStats, status: &Status, now: SystemTime) -> B
                 stats::ServerState::Up => ServerState::Up,
                 stats::ServerState::Down => ServerState::Down,
                 stats::ServerState::Drain => ServerState::Drain,
+                stats::ServerState::Maintenance => ServerState::Maintenance,
             },
             sessions: server.sessions.into(),
             sessions_total: server.total,
@@ -182,6 +196,7 @@ fn backend(counted: &stats::BackendStats, status: &Status, now: SystemTime) -> B
                 latency_ms: check.latency_ms as f64,
                 since: Moment::ago(Duration::from_millis(server.since_ms), now),
             }),
+            agent: server.agent.clone(),
             ..planned.clone()
         })
     });

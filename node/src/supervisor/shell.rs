@@ -27,6 +27,7 @@ use super::{ApplyError, Command, CoreState, Exit, Settings, StartError, Status, 
 use crate::causes::chain;
 use crate::listeners::{self, BindErrors, Listeners};
 use crate::logs;
+use crate::programs::{Ended, Programs, Run};
 
 /// Questions for statistics that may wait for the core; who asks more often gets no answer.
 const ASKING: usize = 64;
@@ -100,6 +101,7 @@ async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends)
         change: None,
         reopen_due: false,
         asking: VecDeque::new(),
+        programs: None,
         listing: VecDeque::new(),
         stopping: Vec::new(),
         reset: None,
@@ -159,6 +161,8 @@ struct Shell {
     /// The log sinks are to be opened anew as soon as a core runs and no change is on its way.
     reopen_due: bool,
     asking: VecDeque<oneshot::Sender<Stats>>,
+    /// `None`: no check has needed one yet.
+    programs: Option<Programs>,
     /// Who waits for a list's new content to be taken up. As many as change lists at once, which is few.
     listing: VecDeque<oneshot::Sender<()>>,
     stopping: Vec<oneshot::Sender<Stopped>>,
@@ -186,6 +190,7 @@ struct Change {
 enum Event {
     Heard(Result<Option<Received<FromCore>>, ChannelError>),
     Exited,
+    ProgramEnded(Ended),
     /// `None`: the agent dropped its handles.
     Told(Option<Command>),
     Round,
@@ -204,6 +209,7 @@ impl Shell {
                     self.policy.handle(Input::Broken(chain(&error)), Instant::now());
                 }
                 Event::Exited => self.exited(),
+                Event::ProgramEnded(Ended { ticket, ok, what }) => self.say(&ToCore::ProgramEnded { ticket, ok, what }),
                 Event::Told(Some(command)) => self.told(command),
                 Event::Told(None) => return tracing::warn!("no agent is left; the proxy core is left to the next one"),
                 Event::Round => self.round(),
@@ -245,6 +251,15 @@ impl Shell {
                 None => pending().await,
             }
         };
+        let program = async {
+            match &mut self.programs {
+                Some(programs) => match programs.ended().await {
+                    Some(ended) => ended,
+                    None => pending().await,
+                },
+                None => pending().await,
+            }
+        };
         let log = async {
             link.log.pass_on().await;
             pending::<()>().await;
@@ -257,6 +272,7 @@ impl Shell {
             () = link.child.exited() => Event::Exited,
             _ = self.rounds.tick(), if watched => Event::Round,
             command = self.ends.inbox.recv() => Event::Told(command),
+            ended = program => Event::ProgramEnded(ended),
             () = due => Event::Due,
             () = log => unreachable!("the log is read for as long as the core lives"),
         }
@@ -303,6 +319,9 @@ impl Shell {
                 // Whoever gave up waiting has no use for it.
                 self.listing.pop_front().map(|reply| reply.send(()));
             }
+            Received::Message(FromCore::RunProgram { ticket, backend, server }) => {
+                self.run_program(ticket, &backend, &server);
+            }
             Received::Message(FromCore::Drained { reset }) => self.reset = Some(reset),
             Received::Message(FromCore::Draining { deadline }) => {
                 // Workers without a session are done and silent, and a plan is for the successor.
@@ -316,6 +335,30 @@ impl Shell {
                 self.policy.handle(Input::Broken("it sent descriptors that nobody asked for".into()), now);
             }
         }
+    }
+
+    /// Runs what checks a server, by the plan that the core has or is given.
+    fn run_program(&mut self, ticket: u64, backend: &str, server: &str) {
+        let before = self.change.as_ref().map(|change| &change.previous);
+        let plans = std::iter::once(&self.plan).chain(before);
+        let refused = match plans.into_iter().find_map(|plan| Run::find(plan, ticket, backend, server)) {
+            None => Some("the agent knows no program that checks it".to_owned()),
+            Some(run) => match self.programs() {
+                Ok(programs) => (!programs.run(run)).then(|| "too many programs run already".to_owned()),
+                Err(error) => Some(format!("the agent cannot run programs: {error}")),
+            },
+        };
+        if let Some(what) = refused {
+            self.say(&ToCore::ProgramEnded { ticket, ok: false, what });
+        }
+    }
+
+    /// Most nodes never need them.
+    fn programs(&mut self) -> io::Result<&Programs> {
+        if self.programs.is_none() {
+            self.programs = Some(Programs::start(self.settings.executable.clone())?);
+        }
+        Ok(self.programs.as_ref().expect("it was just started"))
     }
 
     fn ready(&mut self, revision: u64, limits: proxy_core::limits::Limits, now: Instant) {

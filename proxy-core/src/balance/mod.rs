@@ -25,13 +25,15 @@ use round_robin::RoundRobin;
 use table::Table;
 pub use warmth::Warmth;
 
-use crate::plan::{self, Balance, Hashing};
+use crate::plan::{self, Balance, Hashing, MAX_WEIGHT};
 
 /// What the choice depends on for one server, apart from the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// Up, or not checked yet.
     pub usable: bool,
+    /// So much of its weight its agent gives it; 100: all. Ways that keep their shares know only none and all of it.
+    pub percent: u16,
     /// How much of its weight it has.
     pub warmth: Warmth,
 }
@@ -186,14 +188,16 @@ impl Balancer {
         self.members.clear();
         self.spare.clear();
         for (server, fixed) in self.servers.iter().enumerate() {
-            let Standing { usable, warmth } = standing(server, now);
-            if !usable || fixed.weight == 0 {
+            let Standing { usable, percent, warmth } = standing(server, now);
+            let percent = if is_static && percent > 0 { 100 } else { percent };
+            let weight = share(fixed.weight, percent);
+            if !usable || weight == 0 {
                 continue;
             }
             self.until = self.until.into_iter().chain(warmth.until).min();
             let parts = if is_static { Warmth::WHOLE.parts } else { warmth.parts };
             let max = if fixed.max == u32::MAX { fixed.max } else { warmth.of_limit(fixed.max) };
-            let member = Member { server, weight: u32::from(fixed.weight) * parts, max };
+            let member = Member { server, weight: u32::from(weight) * parts, max };
             if fixed.backup { &mut self.spare } else { &mut self.members }.push(member);
         }
         if self.members.is_empty() {
@@ -262,6 +266,12 @@ impl Balancer {
             None => Pick::Full,
         }
     }
+}
+
+/// So many percent of a weight; a little is never nothing.
+pub(crate) fn share(weight: u16, percent: u16) -> u16 {
+    let part = (u32::from(weight) * u32::from(percent)).div_ceil(100);
+    u16::try_from(part).unwrap_or(MAX_WEIGHT).min(MAX_WEIGHT)
 }
 
 /// How many of so many backups serve.

@@ -31,7 +31,7 @@ struct Group {
 
 fn named(name: String, weight: u16) -> Server {
     let address = SocketAddr::from(([192, 0, 2, 1], 80));
-    Server { name, address, tls_name: None, weight, backup: false, max_connections: None }
+    Server { name, address, host: None, tls_name: None, weight, backup: false, max_connections: None }
 }
 
 impl Group {
@@ -55,7 +55,11 @@ impl Group {
     /// Nothing but sessions has changed.
     fn pick_again(&mut self, wanted: Wanted, except: Option<usize>) -> Pick {
         let Group { up, sessions, warmth, balancer, changes, .. } = self;
-        balancer.follow(*changes, Instant::now, |index, _| Standing { usable: up[index], warmth: warmth[index] });
+        balancer.follow(*changes, Instant::now, |index, _| Standing {
+            usable: up[index],
+            percent: 100,
+            warmth: warmth[index],
+        });
         balancer.pick(wanted, except, |index| sessions[index])
     }
 
@@ -406,6 +410,7 @@ fn a_server_that_came_up_grows_step_by_step_where_weights_are_followed() {
         let mut balancer = Balancer::new(kind, &servers, false, 0);
         let standing = |index: usize, now| Standing {
             usable: true,
+            percent: 100,
             warmth: if index == 1 { Warmth::at(began, slow_start, now) } else { Warmth::WHOLE },
         };
         let mut shares = BTreeMap::new();
@@ -451,6 +456,7 @@ fn time_is_asked_for_only_while_a_server_grows() {
     let began = Instant::now();
     let growing = |index, now| Standing {
         usable: true,
+        percent: 100,
         warmth: if index == 0 { Warmth::at(began, Duration::from_secs(16), now) } else { Warmth::WHOLE },
     };
     balancer.follow(1, || began, growing);

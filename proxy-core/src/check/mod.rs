@@ -2,37 +2,45 @@
 //! hangs delays no client. Results are published through the servers' atomics.
 //!
 //! A server starts as `checking`, which counts as usable; its first result decides at once, later ones by rise
-//! and fall.
+//! and fall. Each checked server has one task, which sleeps most of the time and has no socket meanwhile.
 
+pub(crate) mod agent;
 mod health;
+mod http;
+mod mail;
+pub(crate) mod observed;
+mod pace;
 mod probe;
+pub(crate) mod program;
 
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::runtime;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 use tracing::{info, warn};
 
-use crate::plan::Check;
+use crate::plan::{AgentCheck, Check, Probe};
 use crate::queue::Queue;
 use crate::server::{LastCheck, Scheme, ServerLive};
 use crate::stats::ServerState;
 use crate::tls::Outbound;
 use crate::worker::AbortOnPanic;
+use health::Health;
+use http::Http;
+use pace::Pace;
+use probe::{Answer, Question};
+use program::RunProgram;
 
-/// Checks that run at once; more wait for one to end. Keeps them inside the descriptors set aside for the process.
-const AT_ONCE: usize = 64;
-/// First checks are spread over one interval, but over no more than this.
-const SPREAD: Duration = Duration::from_secs(1);
+/// Programs that run at once, whatever else is asked at the same time.
+const PROGRAMS: usize = 16;
 
 /// The checks thread. Dropping it ends the thread.
 #[derive(Debug)]
@@ -41,27 +49,40 @@ pub(crate) struct Checks {
     thread: Option<JoinHandle<()>>,
 }
 
-/// One server's check.
+/// One server's checks.
 #[derive(Debug)]
 struct Job {
     backend: String,
     server: String,
     address: SocketAddr,
-    check: Check,
+    check: Option<Check>,
+    agent: Option<AgentCheck>,
+    /// What the server is called where its address is a name.
+    name: Option<String>,
     /// `None`: in the clear.
     tls: Option<Outbound>,
     live: Arc<ServerLive>,
     queue: Arc<Queue>,
 }
 
+/// What all checks share.
+#[derive(Debug)]
+struct Means {
+    /// Checks that run at once; more wait for one to end. Keeps them inside the descriptors set aside for them.
+    turn: Semaphore,
+    programs: Semaphore,
+    agent: mpsc::Sender<RunProgram>,
+}
+
 impl Checks {
-    /// Starts checking the servers of `scheme`.
-    pub(crate) fn start(scheme: Arc<Scheme>) -> io::Result<Checks> {
+    /// Starts checking the servers of `scheme`, at most so many at once; programs are asked for at `agent`.
+    pub(crate) fn start(scheme: Arc<Scheme>, at_once: usize, agent: mpsc::Sender<RunProgram>) -> io::Result<Checks> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let (wanted, seen) = watch::channel(Some(scheme));
+        let means = Means { turn: Semaphore::new(at_once), programs: Semaphore::new(PROGRAMS), agent };
         let thread = std::thread::Builder::new().name("checks".into()).spawn(move || {
             let _guard = AbortOnPanic;
-            runtime.block_on(follow(seen));
+            runtime.block_on(follow(seen, Arc::new(means)));
         })?;
         Ok(Checks { wanted, thread: Some(thread) })
     }
@@ -83,8 +104,7 @@ impl Drop for Checks {
 }
 
 /// Keeps one task a checked server of the latest scheme.
-async fn follow(mut wanted: watch::Receiver<Option<Arc<Scheme>>>) {
-    let turn = Arc::new(Semaphore::new(AT_ONCE));
+async fn follow(mut wanted: watch::Receiver<Option<Arc<Scheme>>>, means: Arc<Means>) {
     let mut running: HashMap<usize, (Arc<Job>, AbortHandle)> = HashMap::new();
     loop {
         let Some(scheme) = wanted.borrow_and_update().clone() else { return };
@@ -92,7 +112,7 @@ async fn follow(mut wanted: watch::Receiver<Option<Arc<Scheme>>>) {
         for job in jobs(&scheme) {
             let identity = Arc::as_ptr(&job.live).addr();
             match running.remove(&identity) {
-                Some((old, task)) if old.check == job.check && same_tls(&old.tls, &job.tls) => {
+                Some((old, task)) if old.is_like(&job) => {
                     kept.insert(identity, (old, task));
                 }
                 old => {
@@ -100,7 +120,7 @@ async fn follow(mut wanted: watch::Receiver<Option<Arc<Scheme>>>) {
                         task.abort();
                     }
                     let job = Arc::new(job);
-                    let task = tokio::spawn(run(Arc::clone(&job), Arc::clone(&turn)));
+                    let task = tokio::spawn(run(Arc::clone(&job), Arc::clone(&means)));
                     kept.insert(identity, (job, task.abort_handle()));
                 }
             }
@@ -127,14 +147,16 @@ fn jobs(scheme: &Scheme) -> impl Iterator<Item = Job> {
     let places = places.flat_map(|(index, backend)| (0..backend.servers.len()).map(move |server| (index, server)));
     places.filter_map(|(index, number)| {
         let (backend, live) = (&scheme.plan.backends[index], &scheme.backends[index]);
-        let (check, server) = (backend.check.clone()?, &backend.servers[number]);
-        let mut address = server.address;
-        address.set_port(check.port.unwrap_or(address.port()));
-        Some(Job {
+        let server = &backend.servers[number];
+        // Without an address there is nobody to ask.
+        let wanted = (backend.check.is_some() || backend.agent_check.is_some()) && server.unresolved().is_none();
+        wanted.then(|| Job {
             backend: backend.name.clone(),
             server: server.name.clone(),
-            address,
-            check,
+            address: server.address,
+            check: backend.check.clone(),
+            agent: backend.agent_check.clone(),
+            name: server.host.as_ref().map(|host| host.name.clone()),
             tls: scheme.tls.check(index, number).cloned(),
             live: Arc::clone(&live.servers[number]),
             queue: Arc::clone(&live.queue),
@@ -142,31 +164,91 @@ fn jobs(scheme: &Scheme) -> impl Iterator<Item = Job> {
     })
 }
 
-async fn run(job: Arc<Job>, turn: Arc<Semaphore>) {
+async fn run(job: Arc<Job>, means: Arc<Means>) {
     let _guard = AbortOnPanic;
-    let check = &job.check;
-    let mut health = health::Health::new(job.live.health(), check.rise, check.fall);
-    sleep(check.interval.min(SPREAD).mul_f64(chance())).await;
-    loop {
-        let result = {
-            let Ok(_turn) = turn.acquire().await else { return };
-            let started = Instant::now();
-            let answer = probe::ask(job.address, check, job.tls.as_ref()).await;
-            (answer, started.elapsed())
-        };
-        job.publish(&mut health, result.0, result.1);
-        sleep(check.interval.mul_f64(0.9 + 0.2 * chance())).await;
-    }
+    let check = async {
+        match &job.check {
+            Some(check) => job.keep_checking(check, &means).await,
+            None => pending().await,
+        }
+    };
+    let agent = async {
+        match &job.agent {
+            Some(agent) => job.keep_listening(agent, &means).await,
+            None => pending().await,
+        }
+    };
+    tokio::join!(check, agent);
 }
 
 impl Job {
-    fn publish(&self, health: &mut health::Health, answer: probe::Answer, latency: Duration) {
-        let change = health.record(answer.ok);
+    /// Whether another one would do the same; the servers are the same already.
+    fn is_like(&self, other: &Job) -> bool {
+        (&self.check, &self.agent, &self.name) == (&other.check, &other.agent, &other.name)
+            && same_tls(&self.tls, &other.tls)
+    }
+
+    async fn keep_checking(&self, check: &Check, means: &Means) {
+        let mut health = Health::new(self.live.health(), check.rise, check.fall);
+        let mut pace = Pace::new(&self.backend, &self.server);
+        let address =
+            SocketAddr::new(check.address.unwrap_or(self.address.ip()), check.port.unwrap_or(self.address.port()));
+        let question = match &check.probe {
+            Probe::Tcp => Some(Question::Connect),
+            Probe::Http(http) => Some(Question::Http(Http::new(http, self.name.as_deref(), address))),
+            Probe::Smtp { name } => Some(Question::Smtp(name.clone())),
+            Probe::Imap => Some(Question::Imap),
+            Probe::Program(_) => None,
+        };
+        sleep(pace.first(check.interval)).await;
+        loop {
+            let turn = if question.is_some() { &means.turn } else { &means.programs };
+            let Ok(turn) = turn.acquire().await else { return };
+            let started = Instant::now();
+            // Apart: who sleeps has no room for a handshake.
+            let answer = match &question {
+                Some(question) => Some(Box::pin(probe::ask(address, question, self.tls.as_ref(), check.timeout)).await),
+                None => program::ask(&means.agent, &self.backend, &self.server, check.timeout).await,
+            };
+            drop(turn);
+            if let Some(answer) = answer {
+                let change = health.record(answer.ok);
+                self.publish(check, change, answer, started.elapsed());
+            }
+            let pause = pace.next(health.pause(check));
+            self.look_on(check, &mut health, pause).await;
+        }
+    }
+
+    /// Takes what clients meet with until the next check is due.
+    async fn look_on(&self, check: &Check, health: &mut Health, pause: Duration) {
+        let mut due = tokio::time::Instant::now() + pause;
+        let Some(observe) = &check.observe else { return sleep_until(due).await };
+        loop {
+            tokio::select! {
+                () = sleep_until(due) => return,
+                () = self.live.observed.too_many() => {}
+            }
+            // One that is down has sessions left that may fail.
+            if self.live.health() != ServerState::Down {
+                let change = health.observe(observe.on_error);
+                let what = format!("clients met with {} errors in a row", observe.errors);
+                self.publish(check, change, Answer::failed(what), Duration::ZERO);
+            }
+            let soon = match self.live.health() {
+                ServerState::Down => health.pause(check),
+                _ => check.fast_interval.unwrap_or(check.interval),
+            };
+            due = due.min(tokio::time::Instant::now() + soon);
+        }
+    }
+
+    fn publish(&self, check: &Check, change: Option<ServerState>, answer: Answer, latency: Duration) {
         let last =
             LastCheck { ok: answer.ok, code: answer.code, what: answer.what.clone(), latency, ended: Instant::now() };
         let before = self.live.report.lock().unwrap_or_else(PoisonError::into_inner).last_check.replace(last);
         let Some(state) = change else {
-            self.tell(before, &answer);
+            self.tell(check, before, &answer);
             return;
         };
         self.live.set_health(state);
@@ -181,21 +263,38 @@ impl Job {
     }
 
     /// A check that ended otherwise than the one before, and changed nothing yet.
-    fn tell(&self, before: Option<LastCheck>, answer: &probe::Answer) {
+    fn tell(&self, check: &Check, before: Option<LastCheck>, answer: &Answer) {
         let same = before.is_some_and(|before| before.ok == answer.ok && before.what == answer.what);
-        if !self.check.log || same {
+        if !check.log || same {
             return;
         }
         let (backend, server, why) = (&self.backend, &self.server, &answer.what);
         info!(backend, server, why, passed = answer.ok, "a check ended otherwise than the one before");
     }
-}
 
-/// A number from 0 to 1: enough chance to keep checks from marching in step.
-fn chance() -> f64 {
-    static SEED: Mutex<Option<(RandomState, u64)>> = Mutex::new(None);
-    let mut seed = SEED.lock().unwrap_or_else(PoisonError::into_inner);
-    let (state, count) = seed.get_or_insert_with(|| (RandomState::new(), 0));
-    *count += 1;
-    f64::from((state.hash_one(*count) >> 32) as u32) / f64::from(u32::MAX)
+    async fn keep_listening(&self, agent: &AgentCheck, means: &Means) {
+        let mut pace = Pace::new(&self.backend, &self.server);
+        let address = SocketAddr::new(agent.address.unwrap_or(self.address.ip()), agent.port);
+        sleep(pace.first(agent.interval)).await;
+        loop {
+            let Ok(turn) = means.turn.acquire().await else { return };
+            let said = agent::ask(address, agent, self.live.agent.standing()).await;
+            drop(turn);
+            self.take_in(said);
+            sleep(pace.next(agent.interval)).await;
+        }
+    }
+
+    /// What an agent said, or why it said nothing.
+    fn take_in(&self, said: Result<(agent::Standing, String), String>) {
+        let (standing, what) = match said {
+            Ok((standing, what)) => (Some(standing), what),
+            Err(why) => (None, why),
+        };
+        if self.live.heard(standing, &what) {
+            let (backend, server) = (&self.backend, &self.server);
+            info!(backend, server, said = what, "a server's agent changed what it can take");
+            self.queue.wake();
+        }
+    }
 }

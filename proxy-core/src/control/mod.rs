@@ -24,7 +24,7 @@ use crate::plan::{List, Plan};
 use crate::stats::Stats;
 
 /// Changes with every change of a message; a core and an agent of different versions do not adopt each other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Descriptors in one batch; well below the kernel's 253 in one message.
 pub const BATCH: usize = 64;
@@ -106,6 +106,15 @@ pub enum ToCore {
     List(List),
     /// Use the log sinks that came from now on, for the plan that runs: their files were moved away.
     ReopenLogs,
+    /// What came of the program of this [`FromCore::RunProgram`].
+    ProgramEnded {
+        /// As it was asked with.
+        ticket: u64,
+        /// It passed.
+        ok: bool,
+        /// In words.
+        what: String,
+    },
     /// Sent by an agent that adopts: hand over every descriptor.
     /// Answered by [`FromCore::Manifest`] and the descriptors.
     HandOver,
@@ -139,6 +148,16 @@ pub enum FromCore {
     },
     /// What the data plane counts.
     Stats(Box<Stats>),
+    /// Run the program that checks this server, as the plan has it, within its timeout. Answered by
+    /// [`ToCore::ProgramEnded`].
+    RunProgram {
+        /// Tells the answers apart.
+        ticket: u64,
+        /// As in the plan.
+        backend: String,
+        /// As in the plan.
+        server: String,
+    },
     /// Every rule is measured against the list's new networks; or there is no list of that name.
     ListTaken,
     /// Nothing is left to carry.

@@ -11,6 +11,7 @@ use super::flow::Flow;
 use super::head::BadResponse;
 use super::pool::ServerConnection;
 use super::trip::Trip;
+use crate::check::observed::speaks_for;
 use crate::plan;
 use crate::reach::{Attempts, Chosen, Unreached};
 use crate::route::Route;
@@ -87,11 +88,11 @@ impl Connection {
                 story.status = status;
                 story.bytes = down.written;
             });
-            if let Err(failure) = end
-                // A pooled connection that ended as the request arrived.
-                && !(failure == Failure::Server && reused && !heard)
-            {
-                count_failure(route, &trip, chosen.server, failure);
+            // A pooled connection that ended as the request arrived.
+            let stale = end == Err(Failure::Server) && reused && !heard;
+            if !stale {
+                end.err().into_iter().for_each(|failure| count_failure(route, &trip, chosen.server, failure));
+                speaks_for(status, end).into_iter().for_each(|good| route.observe(backend, chosen.server, good));
             }
             match end {
                 Ok(End::Tunnel) => {

@@ -20,11 +20,11 @@ use serde::{Deserialize, Serialize};
 use text::check_edits;
 
 pub use balance::{Balance, HashOf, Hashing};
-pub use check::{Check, Probe};
+pub use check::{AgentCheck, Check, Content, HttpProbe, Observe, OnError, Probe, Program, check_probe_header};
 pub use http::{ClientCertField, ClientSupplied, Forwarded, Http};
 pub use log::{Log, LogFormat, LogSink, Target};
 pub use rule::{Action, Condition, HeaderEdit, List, Pattern, Redirect, Reply, Rule, Sources, Text, regex};
-pub use text::{BadText, MAX_BODY, Side, check_method, check_name, check_path, check_protocol};
+pub use text::{BadText, MAX_BODY, Side, check_expression, check_method, check_name, check_path, check_protocol};
 pub use tls::{Authority, Certificate, ClientAuth, Secret, ServerTls, Tls, TlsVersion, Verify};
 
 /// Everything a worker needs to know.
@@ -46,6 +46,8 @@ pub struct Plan {
     pub certificates: Vec<Certificate>,
     /// Who is trusted to sign; referred to by index.
     pub authorities: Vec<Authority>,
+    /// Whom the agent asks what servers' names stand for; empty: whom its system asks.
+    pub nameservers: Vec<SocketAddr>,
 }
 
 /// A set of listening addresses, and what is done with who arrives there.
@@ -108,6 +110,8 @@ pub struct Backend {
     pub slow_start: Option<Duration>,
     /// `None`: every server counts as up.
     pub check: Option<Check>,
+    /// `None`: the servers say nothing of themselves.
+    pub agent_check: Option<AgentCheck>,
     /// Further attempts after a connect that failed.
     pub retries: u32,
     /// The last attempt may go to another server.
@@ -135,8 +139,10 @@ pub struct Backend {
 pub struct Server {
     /// Unique in its backend.
     pub name: String,
-    /// Where it listens.
+    /// Where it listens; 0.0.0.0 while nobody knows what its name stands for, and then it is down.
     pub address: SocketAddr,
+    /// How the address was written; `None`: as it is.
+    pub host: Option<Host>,
     /// The name on its certificate: as its address was written, or as it is told otherwise; `None`: the address itself.
     pub tls_name: Option<String>,
     /// 0 to 256; 0 takes no new sessions.
@@ -145,6 +151,23 @@ pub struct Server {
     pub backup: bool,
     /// Sessions at once over all workers; more wait in the queue.
     pub max_connections: Option<u32>,
+}
+
+/// A name that an address was written as. The agent resolves it: whoever runs the plan opens no file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// As it was written.
+    pub name: String,
+    /// Why there is no address, or only one that may be old.
+    pub problem: Option<String>,
+}
+
+impl Server {
+    /// Why it has no address, if it has none.
+    pub fn unresolved(&self) -> Option<&str> {
+        let host = self.host.as_ref().filter(|_| self.address.ip().is_unspecified())?;
+        Some(host.problem.as_deref().unwrap_or("its name was not resolved yet"))
+    }
 }
 
 /// The heaviest weight.
@@ -278,6 +301,7 @@ impl Backend {
         self.balance.check(&self.servers, self.all_backups)?;
         check_edits(&self.request_edits, &self.response_edits)?;
         self.tls.iter().try_for_each(|tls| tls.validate(plan))?;
+        self.agent_check.as_ref().map_or(Ok(()), AgentCheck::validate)?;
         self.check.as_ref().map_or(Ok(()), |check| check.validate(plan))
     }
 }
@@ -297,25 +321,21 @@ mod tests {
         let server = |name: &str| Server {
             name: name.into(),
             address: SocketAddr::from(([192, 0, 2, 1], 80)),
+            host: None,
             tls_name: None,
             weight: 1,
             backup: false,
             max_connections: None,
         };
-        let probe = Probe::Http {
-            method: "GET".into(),
-            path: "/".into(),
-            host: Some("a.test".into()),
-            expect: vec![(200, 399)],
-        };
-        let check =
-            Check { probe, tls: None, port: None, interval: second, timeout: second, rise: 2, fall: 3, log: false };
+        let probe = Probe::Http(HttpProbe { host: Some("a.test".into()), ..HttpProbe::default() });
+        let check = Check { probe, ..Check::default() };
         let backend = |name: &str| Backend {
             name: name.into(),
             balance: Balance::RoundRobin,
             servers: vec![server("one"), server("two")],
             tls: None,
             check: Some(check.clone()),
+            agent_check: None,
             retries: 3,
             redispatch: true,
             connect_timeout: second,
@@ -359,9 +379,9 @@ mod tests {
     }
 
     /// An HTTP check with one part of it changed.
-    fn http(plan: &mut Plan, change: impl FnOnce(&mut String, &mut String, &mut Option<String>, &mut Vec<(u16, u16)>)) {
-        let Probe::Http { method, path, host, expect } = &mut check(plan).probe else { panic!("it asks HTTP") };
-        change(method, path, host, expect);
+    fn http(plan: &mut Plan, change: impl FnOnce(&mut HttpProbe)) {
+        let Probe::Http(http) = &mut check(plan).probe else { panic!("it asks HTTP") };
+        change(http);
     }
 
     #[test]
@@ -382,7 +402,7 @@ mod tests {
                 plan.backends[0].balance = Balance::First;
                 plan.backends[0].servers[1].backup = true;
             },
-            |plan| http(plan, |method, path, host, _| (*method, *path, *host) = ("OPTIONS".into(), "*".into(), None)),
+            |plan| http(plan, |http| (http.method, http.path, http.host) = ("OPTIONS".into(), "*".into(), None)),
         ];
         for (number, change) in harmless.into_iter().enumerate() {
             let mut plan = valid();
@@ -394,7 +414,7 @@ mod tests {
     #[test]
     fn what_cannot_be_run_is_refused_with_its_place() {
         type Case = (fn(&mut Plan), &'static str);
-        let refused: [Case; 24] = [
+        let refused: [Case; 33] = [
             (|plan| plan.frontends[1].name = "web".into(), "frontend `web`: the name is taken"),
             (|plan| plan.frontends[1].binds[0].address.set_port(80), "frontend `mail`: 192.0.2.9:80 is bound twice"),
             (|plan| plan.frontends[1].backend = Some(2), "frontend `mail`: there is no backend number 2"),
@@ -424,24 +444,24 @@ mod tests {
                 "backend `right`: check: interval, timeout, rise and fall must be above zero",
             ),
             (
-                |plan| http(plan, |method, _, _, _| *method = "POST".into()),
+                |plan| http(plan, |http| http.method = "POST".into()),
                 "backend `right`: check: method `POST` is none of GET, HEAD, OPTIONS",
             ),
             (
-                |plan| http(plan, |_, path, _, _| *path = "/a HTTP/1.1\r\nX: y".into()),
+                |plan| http(plan, |http| http.path = "/a HTTP/1.1\r\nX: y".into()),
                 "backend `right`: check: `/a HTTP/1.1\\r\\nX: y` is no path",
             ),
-            (|plan| http(plan, |_, path, _, _| path.clear()), "backend `right`: check: `` is no path"),
+            (|plan| http(plan, |http| http.path.clear()), "backend `right`: check: `` is no path"),
             (
-                |plan| http(plan, |_, _, host, _| *host = Some("a\r\nb".into())),
+                |plan| http(plan, |http| http.host = Some("a\r\nb".into())),
                 "backend `right`: check: `a\\r\\nb` is no host",
             ),
             (
-                |plan| http(plan, |_, _, _, expect| expect.push((300, 200))),
+                |plan| http(plan, |http| http.expect.push((300, 200))),
                 "backend `right`: check: 300-200 is no range of status codes",
             ),
             (
-                |plan| http(plan, |_, _, _, expect| expect.push((99, 600))),
+                |plan| http(plan, |http| http.expect.push((99, 600))),
                 "backend `right`: check: 99-600 is no range of status codes",
             ),
             (|plan| plan.backends[0].slow_start = Some(Duration::ZERO), "backend `left`: a slow start takes no time"),
@@ -460,7 +480,56 @@ mod tests {
                 },
                 "backend `left`: balance `first` needs `max_connections` of server `one`: without it `two` is never used",
             ),
-            (|plan| http(plan, |_, _, _, expect| expect.clear()), "backend `right`: check: no status code is expected"),
+            (|plan| http(plan, |http| http.expect.clear()), "backend `right`: check: no status code is expected"),
+            (
+                |plan| http(plan, |http| http.headers.push(("X".into(), "a\r\nb".into()))),
+                "backend `right`: check: the value of `X` has a control character; a header is one line",
+            ),
+            (
+                |plan| http(plan, |http| http.headers.push(("HOST".into(), "a".into()))),
+                "backend `right`: check: `HOST` is set by the check itself",
+            ),
+            (
+                |plan| http(plan, |http| http.body = Some(Content::Text(String::new()))),
+                "backend `right`: check: every body has an empty text",
+            ),
+            (
+                |plan| {
+                    http(plan, |http| (http.method, http.body) = ("HEAD".into(), Some(Content::Text("a".into()))));
+                },
+                "backend `right`: check: an answer to HEAD has no body",
+            ),
+            (
+                |plan| check(plan).fast_interval = Some(Duration::ZERO),
+                "backend `right`: check: interval, timeout, rise and fall must be above zero",
+            ),
+            (
+                |plan| {
+                    let window = Duration::from_secs(1);
+                    check(plan).observe = Some(Observe { errors: 0, window, on_error: OnError::MarkDown });
+                },
+                "backend `right`: check: observe: errors and window must be above zero",
+            ),
+            (
+                |plan| check(plan).probe = Probe::Smtp { name: "a b".into() },
+                "backend `right`: check: `a b` is no name to say hello with",
+            ),
+            (
+                |plan| {
+                    let program = Program { path: "true".into(), args: Vec::new(), user: "nobody".into() };
+                    check(plan).probe = Probe::Program(program);
+                },
+                "backend `right`: check: `true` is no absolute path",
+            ),
+            (
+                |plan| {
+                    let second = Duration::from_secs(1);
+                    let (address, send) = (None, String::new());
+                    plan.backends[1].agent_check =
+                        Some(AgentCheck { address, port: 0, send, interval: second, timeout: second });
+                },
+                "backend `right`: agent check: port, interval and timeout must be above zero",
+            ),
         ];
         for (change, message) in refused {
             let mut plan = valid();

@@ -120,6 +120,11 @@ pub fn check_method(method: &str) -> Result<(), BadText> {
     if token(method) { Ok(()) } else { Err(BadText::Method(method.to_owned())) }
 }
 
+/// Whether `text` is a regular expression within bounds.
+pub fn check_expression(text: &str) -> Result<(), BadText> {
+    expression(text, false).map(drop)
+}
+
 /// Compiles an expression within bounds.
 fn expression(text: &str, ignore_case: bool) -> Result<Regex, BadText> {
     length(text)?;

@@ -78,7 +78,7 @@ pub(crate) fn nobody() -> SocketAddr {
 }
 
 pub(crate) fn at(name: &str, address: SocketAddr) -> Server {
-    Server { name: name.into(), address, tls_name: None, weight: 1, backup: false, max_connections: None }
+    Server { name: name.into(), address, host: None, tls_name: None, weight: 1, backup: false, max_connections: None }
 }
 
 /// One frontend, one backend, patient timeouts.
@@ -100,6 +100,7 @@ pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
         servers,
         tls: None,
         check: None,
+        agent_check: None,
         retries: 0,
         redispatch: false,
         connect_timeout: Duration::from_millis(100),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use proxy_core::plan::{Check, ClientAuth, Mode, Probe, TlsVersion};
+use proxy_core::plan::{Check, ClientAuth, Mode, TlsVersion};
 use proxy_core::plane::DataPlane;
 
 use super::ends::{Ca, ask, secure_back, secure_front, shake_hands};
@@ -145,13 +145,11 @@ fn a_check_says_why_a_server_is_not_trusted_and_what_to_do() {
             secure_back(plan, &ours);
             plan.backends[0].check = Some(Check {
                 tls: plan.backends[0].tls.clone(),
-                probe: Probe::Tcp,
-                port: None,
                 interval: Duration::from_millis(50),
                 timeout: Duration::from_secs(5),
                 rise: 1,
                 fall: 1,
-                log: false,
+                ..Check::default()
             });
         });
         let said =

@@ -1,9 +1,10 @@
 //! `[backend.NAME]`: servers that do the same work, and how they are used.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use proxy_core::plan::{Backend, Server};
+use proxy_core::plan::{Backend, Host, Server};
 
 use super::super::reader::{Section, Value};
 use super::{CONNECTIONS, Certificates, Defaults, NEEDS_HTTP, Speaks, Timeouts, balance, check, headers, tls};
@@ -42,6 +43,7 @@ pub(super) fn read(
         let inherited = tls.as_ref().map(tls::for_check);
         check::read(value.section()?, timeouts.check, log_checks, inherited, certificates)
     });
+    let agent_check = section.optional("agent_check", |value| check::read_agent(value.section()?));
     if !section.has("tls") && check.as_ref().is_none_or(|check| check.tls.is_none()) {
         for place in server_names {
             place.report("`server_name` does nothing without `tls` of the backend or its check");
@@ -64,6 +66,7 @@ pub(super) fn read(
         servers: servers?,
         tls,
         check,
+        agent_check,
         retries: retries.unwrap_or(3),
         redispatch: redispatch.unwrap_or(true),
         connect_timeout: or(timeouts.connect, 10),
@@ -93,7 +96,7 @@ fn read_server<'a>(
         }
         Some(name)
     });
-    let address = section.required("address", Value::socket_address);
+    let address = section.required("address", Value::host_address);
     let tls_name = section.optional("server_name", |value| {
         server_names.push(value.clone());
         tls::read_server_name(value)
@@ -102,10 +105,17 @@ fn read_server<'a>(
     let backup = section.optional("backup", Value::boolean);
     let max_connections = section.optional("max_connections", |value| value.integer(CONNECTIONS));
     section.finish();
+    let (address, host) = match address? {
+        Ok(address) => (address, None),
+        // Until it is resolved.
+        Err((name, port)) => (SocketAddr::from(([0, 0, 0, 0], port)), Some(Host { name, problem: None })),
+    };
+    let named = host.as_ref().map(|host| host.name.clone());
     Some(Server {
         name: name?,
-        address: address?,
-        tls_name,
+        address,
+        host,
+        tls_name: tls_name.or(named),
         weight: weight.unwrap_or(1),
         backup: backup.unwrap_or(false),
         max_connections,

@@ -17,7 +17,7 @@ mod tls;
 mod when;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ use timeouts::Timeouts;
 
 /// How long handed-off connections may live unless somebody says so.
 const HANDOFF_DEFAULT: Duration = Duration::from_secs(600);
+/// Where name servers listen unless it is said (RFC 1035 §4.2).
+const DNS: u16 = 53;
 /// Sessions at once.
 const CONNECTIONS: RangeInclusive<u32> = 1..=10_000_000;
 /// Goes on after a key that TCP has no use for.
@@ -102,7 +104,8 @@ pub(super) fn read(root: &Section<'_>, vips: &BTreeMap<String, Option<Ipv4Addr>>
     let lists = root.optional("list", |value| list::read(value, files)).unwrap_or_default();
     let certificates = certificate::read(root, files);
     let profiles = tls::read(root, &certificates);
-    let mut plan = Plan { lists, ..Plan::default() };
+    let nameservers = root.optional("resolver", |value| read_resolver(value.section()?)).unwrap_or_default();
+    let mut plan = Plan { lists, nameservers, ..Plan::default() };
     let mut backends = BTreeMap::new();
     root.optional("backend", |value| {
         for (name, _, value) in value.section()?.entries() {
@@ -137,6 +140,21 @@ pub(super) fn read(root: &Section<'_>, vips: &BTreeMap<String, Option<Ipv4Addr>>
     plan.certificates = certificates;
     plan.authorities = authorities;
     Read { plan, bind_names, handoff_timeout, certificates: entries, remarks }
+}
+
+/// Whom to ask for servers' names.
+fn read_resolver(section: Section<'_>) -> Option<Vec<SocketAddr>> {
+    let nameservers = section.required("nameservers", |value| {
+        value.each("leave [resolver] out to ask whom the system asks", |value| {
+            let text = value.clone().string()?;
+            match text.parse::<IpAddr>() {
+                Ok(ip) => Some(SocketAddr::new(ip, DNS)),
+                Err(_) => value.socket_address(),
+            }
+        })
+    });
+    section.finish();
+    nameservers
 }
 
 impl Around<'_> {

@@ -112,16 +112,7 @@ fn sessions_are_resumed_with_each_server_apart_and_never_by_checks() {
     let ca = Ca::new("ca");
     let servers = vec![server("a", Some("a.corp")), server("b", Some("a.corp"))];
     let mut ours = backend_plan(&ca, verified(), servers);
-    ours.backends[0].check = Some(crate::plan::Check {
-        probe: crate::plan::Probe::Tcp,
-        tls: Some(verified()),
-        port: None,
-        interval: Duration::from_secs(1),
-        timeout: Duration::from_secs(1),
-        rise: 1,
-        fall: 1,
-        log: false,
-    });
+    ours.backends[0].check = Some(crate::plan::Check { tls: Some(verified()), ..crate::plan::Check::default() });
     let configs = built(&ours);
     for version in VERSIONS {
         let mut theirs = plan(vec![ca.sign("a", &["a.corp"], Kind::Ecdsa)]);

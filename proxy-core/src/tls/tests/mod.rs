@@ -122,6 +122,7 @@ fn server(name: &str, tls_name: Option<&str>) -> Server {
     Server {
         name: name.into(),
         address: SocketAddr::from(([127, 0, 0, 1], 443)),
+        host: None,
         tls_name: tls_name.map(Into::into),
         weight: 1,
         backup: false,
@@ -138,6 +139,7 @@ fn backend(tls: ServerTls, servers: Vec<Server>) -> Backend {
         http2: false,
         tls: Some(tls),
         check: None,
+        agent_check: None,
         retries: 0,
         redispatch: false,
         connect_timeout: second,
