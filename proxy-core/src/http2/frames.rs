@@ -1,6 +1,6 @@
 //! The text of HTTP/1.1 behind a head, as frames of HTTP/2: a body in its framing, as DATA and trailers.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -130,4 +130,27 @@ fn poll_room(send: &mut SendStream<Bytes>, cx: &mut Context<'_>, wanted: usize) 
             None => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
         }
     }
+}
+
+/// Has `take` take of `parts`, in their order, what there is room for.
+pub(super) fn take_in_turn(
+    parts: &[IoSlice<'_>],
+    mut take: impl FnMut(&[u8]) -> Poll<io::Result<usize>>,
+) -> Poll<io::Result<usize>> {
+    let mut taken = 0;
+    for part in parts {
+        let mut rest = &part[..];
+        while !rest.is_empty() {
+            match take(rest) {
+                Poll::Ready(Ok(count)) => {
+                    taken += count;
+                    rest = &rest[count..];
+                }
+                // What was wrong stays so.
+                _ if taken > 0 => return Poll::Ready(Ok(taken)),
+                failed => return failed,
+            }
+        }
+    }
+    Poll::Ready(Ok(taken))
 }

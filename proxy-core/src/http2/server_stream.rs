@@ -11,7 +11,7 @@ use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{RecvStream, SendStream};
 
-use super::frames::Outgoing;
+use super::frames::{Outgoing, take_in_turn};
 use super::server::Line;
 use super::server_head::{self, Asking};
 use super::text::Incoming;
@@ -75,26 +75,10 @@ impl ServerStream {
     /// Takes of `parts`, in their order, what there is room for.
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let mut out = self.out.borrow_mut();
-        let mut taken = 0;
-        for part in parts {
-            let mut rest = &part[..];
-            while !rest.is_empty() {
-                let took = match &mut out.sent {
-                    Some((send, body)) => body.poll_take(send, cx, rest),
-                    None => Poll::Ready(self.head(&mut out, rest)),
-                };
-                match took {
-                    Poll::Ready(Ok(count)) => {
-                        taken += count;
-                        rest = &rest[count..];
-                    }
-                    // What was wrong stays so.
-                    _ if taken > 0 => return Poll::Ready(Ok(taken)),
-                    failed => return failed,
-                }
-            }
-        }
-        Poll::Ready(Ok(taken))
+        take_in_turn(parts, |bytes| match &mut out.sent {
+            Some((send, body)) => body.poll_take(send, cx, bytes),
+            None => Poll::Ready(self.head(&mut out, bytes)),
+        })
     }
 
     /// Sends the head that ends with `bytes`, or keeps its beginning: how many bytes were taken.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 
-use super::frames::Outgoing;
+use super::frames::{Outgoing, take_in_turn};
 use super::request::{Body, Shape};
 use super::text::Incoming;
 use super::{failed, garbled, response};
@@ -144,22 +144,7 @@ impl H2Stream {
     /// Takes of `parts`, in their order, what there is room for.
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let mut down = self.down.borrow_mut();
-        let mut taken = 0;
-        for part in parts {
-            let mut rest = &part[..];
-            while !rest.is_empty() {
-                match down.poll_take(cx, rest) {
-                    Poll::Ready(Ok(count)) => {
-                        taken += count;
-                        rest = &rest[count..];
-                    }
-                    // What was wrong stays so.
-                    _ if taken > 0 => return Poll::Ready(Ok(taken)),
-                    failed => return failed,
-                }
-            }
-        }
-        Poll::Ready(Ok(taken))
+        take_in_turn(parts, |bytes| down.poll_take(cx, bytes))
     }
 
     /// Ends an answer that has no other end; reads nothing more. The rest of a request that has its answer is not for
