@@ -58,7 +58,7 @@ impl Connection {
         route.counters().http.requests.add(1);
         self.story = route.frontend().log.map(|_| Story::new(self.began, route));
         if let Some(story) = &mut self.story {
-            story.asked(&bytes[request.start..request.length], self.client.is_h2());
+            story.asked(&bytes[request.start..request.length], self.client.is_http2());
         }
         let subject = Subject {
             client: self.ends.client.ip(),

@@ -135,7 +135,7 @@ impl Connection {
                     {
                         trip.up.rewind(body);
                         may_reuse = false;
-                    } else if reused && self.answered > 0 && !self.client.is_h2() {
+                    } else if reused && self.answered > 0 && !self.client.is_http2() {
                         // As its own server would have done: the client knows what it may send again.
                         self.tell(|story| story.failed(Failure::Server));
                         return Outcome::Next(Next::Close);
@@ -174,7 +174,7 @@ impl Connection {
 
     /// Keeps a server connection that can be used again: for everybody, or for this client.
     fn keep(&mut self, route: &Route, trip: &Trip, chosen: Chosen, connection: ServerConnection) {
-        if connection.stream.is_one_of_many() {
+        if connection.stream.is_http2() {
             return;
         }
         if trip.private {

@@ -30,7 +30,7 @@ pub(crate) struct Counted(Rc<Desk>);
 
 impl ServerConnection {
     pub(crate) fn new(stream: Stream, desk: &Rc<Desk>) -> ServerConnection {
-        let counted = if stream.is_one_of_many() { None } else { Some(Counted::new(desk)) };
+        let counted = if stream.is_http2() { None } else { Some(Counted::new(desk)) };
         ServerConnection { stream, counted }
     }
 

@@ -14,7 +14,7 @@ use h2::{RecvStream, SendStream};
 use super::frames::{Outgoing, take_in_turn};
 use super::server::Line;
 use super::server_head::{self, Asking};
-use super::text::Incoming;
+use super::text::{Incoming, fill};
 use super::{failed, garbled, response};
 use crate::route::Desk;
 use crate::stream::Stream;
@@ -121,17 +121,10 @@ impl ServerStream {
     /// Reads the answer; 0 behind it.
     pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut back = self.back.borrow_mut();
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.poll_ready(&mut back, cx) {
-                Poll::Ready(Ok(true)) => filled += back.take(&mut buffer[filled..])?,
-                _ if filled > 0 => break,
-                Poll::Ready(Ok(false)) => return Poll::Ready(Ok(0)),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        Poll::Ready(Ok(filled))
+        fill(buffer, |room| match ready!(self.poll_ready(&mut back, cx))? {
+            true => Poll::Ready(back.take(room)),
+            false => Poll::Ready(Ok(0)),
+        })
     }
 
     /// Whether there is something to read: `false` behind the answer.

@@ -15,7 +15,7 @@ use h2::{Reason, RecvStream, SendStream};
 
 use super::frames::{Outgoing, take_in_turn};
 use super::request::{Body, Shape};
-use super::text::Incoming;
+use super::text::{Incoming, fill};
 use super::{failed, garbled, response};
 use crate::http::head::{Asked, Framing};
 use crate::route::Desk;
@@ -98,17 +98,10 @@ impl H2Stream {
     /// Reads the request; 0 behind it once its answer is over: there is no next one.
     pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut up = self.up.borrow_mut();
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.poll_ready(&mut up, cx) {
-                Poll::Ready(Ok(true)) => filled += up.take(&mut buffer[filled..])?,
-                _ if filled > 0 => break,
-                Poll::Ready(Ok(false)) => return Poll::Ready(Ok(0)),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        Poll::Ready(Ok(filled))
+        fill(buffer, |room| match ready!(self.poll_ready(&mut up, cx))? {
+            true => Poll::Ready(up.take(room)),
+            false => Poll::Ready(Ok(0)),
+        })
     }
 
     /// Whether there is something to read: `false` behind the request once its answer is over.

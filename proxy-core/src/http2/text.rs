@@ -112,3 +112,19 @@ impl Incoming {
         self.text.extend_from_slice(b"\r\n");
     }
 }
+
+/// Fills `buffer` with what `read` has at hand: how much, 0 at the end.
+pub(super) fn fill(
+    buffer: &mut [u8],
+    mut read: impl FnMut(&mut [u8]) -> Poll<io::Result<usize>>,
+) -> Poll<io::Result<usize>> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match read(&mut buffer[filled..]) {
+            Poll::Ready(Ok(count @ 1..)) => filled += count,
+            _ if filled > 0 => break,
+            ended => return ended,
+        }
+    }
+    Poll::Ready(Ok(filled))
+}

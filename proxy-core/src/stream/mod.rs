@@ -177,12 +177,8 @@ impl Stream {
         }
     }
 
-    pub(crate) fn is_h2(&self) -> bool {
-        matches!(self, Stream::H2(_))
-    }
-
-    /// Its connection goes on without it.
-    pub(crate) fn is_one_of_many(&self) -> bool {
+    /// Whether it is one of many in a connection that goes on without it.
+    pub(crate) fn is_http2(&self) -> bool {
         matches!(self, Stream::H2(_) | Stream::H2Server(_))
     }
 
