@@ -72,9 +72,6 @@ impl Agent {
     /// What the policy wants moved, and what a deadline or the last inputs lead to.
     pub(super) fn drive_handoff(&mut self) {
         let now = self.time();
-        if let Some(peering) = &mut self.peering {
-            peering.post();
-        }
         if let Some(peering) = &mut self.peering
             && peering.handoff.poll_timeout().is_some_and(|at| at <= now)
         {
@@ -83,15 +80,19 @@ impl Agent {
         while let Some(output) = self.peering.as_mut().and_then(|peering| peering.handoff.poll_output()) {
             self.carry_out(output);
         }
+        self.tell_election();
+        // The election first: the peer may take the VIP as soon as it hears of it, and it must not come as a surprise here.
+        if self.untold.is_empty()
+            && let Some(peering) = &mut self.peering
+        {
+            peering.post();
+        }
     }
 
     fn carry_out(&mut self, output: Output) {
         let Some(peering) = &mut self.peering else { return };
         match output {
-            Output::Send(message) => {
-                peering.outbox.push_back(message);
-                peering.post();
-            }
+            Output::Send(message) => peering.outbox.push_back(message),
             Output::Run { vip, number, job } => {
                 let kernel = peering.kernel.clone();
                 self.work.spawn(work::job(kernel, vip, number, job));

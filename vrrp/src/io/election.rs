@@ -123,36 +123,13 @@ impl Election {
                 Woken::Ready => {}
                 Woken::Links => self.take_links(),
                 Woken::Report(report) => self.take_report(report),
-                Woken::Command(Some(Command::Configure(configs))) => self.configure(configs),
-                Woken::Command(Some(Command::Serving(serving))) => {
-                    self.serving = Some(serving);
-                    self.feed_all(&Input::Serving(serving));
-                }
-                Woken::Command(Some(Command::Fault { fault, raised })) => {
-                    if raised {
-                        self.faults.insert(fault)
-                    } else {
-                        self.faults.remove(&fault)
-                    };
-                }
-                Woken::Command(Some(Command::Weakened(weakened))) => self.feed_all(&Input::Weakened(weakened)),
-                Woken::Command(Some(Command::Keys(keys))) => {
-                    let now = self.now();
-                    if let Some(pair) = &mut self.pair {
-                        pair.rekey(keys, now);
-                    }
-                }
-                Woken::Command(Some(Command::YieldIsolated(yields))) => self.yield_isolated = yields,
-                Woken::Command(Some(Command::HandOff { router, step })) => {
-                    let now = self.now();
-                    for slot in self.slots.iter_mut().filter(|slot| slot.config.name == router) {
-                        slot.router.handle(step.into(), now);
-                    }
-                }
-                Woken::Command(Some(Command::Shutdown) | None) => {
-                    farewell = Some(Instant::now() + FAREWELL);
-                    self.feed_all(&Input::Shutdown);
-                }
+                Woken::Command(command) => farewell = self.obey(command),
+            }
+            // Commands before what the peer says: it may say it because of a message that was sent behind the command.
+            while farewell.is_none()
+                && let Ok(command) = self.wires.commands.try_recv()
+            {
+                farewell = self.obey(Some(command));
             }
             // Adverts first: one that waits in the socket may move a deadline that looks due.
             self.read_sockets();
@@ -172,6 +149,43 @@ impl Election {
                 return;
             }
         }
+    }
+
+    /// Does as it is told; when it is told to end, or nobody can tell it any more: until when it may take.
+    fn obey(&mut self, command: Option<Command>) -> Option<Instant> {
+        match command {
+            Some(Command::Configure(configs)) => self.configure(configs),
+            Some(Command::Serving(serving)) => {
+                self.serving = Some(serving);
+                self.feed_all(&Input::Serving(serving));
+            }
+            Some(Command::Fault { fault, raised }) => {
+                if raised {
+                    self.faults.insert(fault)
+                } else {
+                    self.faults.remove(&fault)
+                };
+            }
+            Some(Command::Weakened(weakened)) => self.feed_all(&Input::Weakened(weakened)),
+            Some(Command::Keys(keys)) => {
+                let now = self.now();
+                if let Some(pair) = &mut self.pair {
+                    pair.rekey(keys, now);
+                }
+            }
+            Some(Command::YieldIsolated(yields)) => self.yield_isolated = yields,
+            Some(Command::HandOff { router, step }) => {
+                let now = self.now();
+                for slot in self.slots.iter_mut().filter(|slot| slot.config.name == router) {
+                    slot.router.handle(step.into(), now);
+                }
+            }
+            Some(Command::Shutdown) | None => {
+                self.feed_all(&Input::Shutdown);
+                return Some(Instant::now() + FAREWELL);
+            }
+        }
+        None
     }
 
     async fn wait(&mut self, farewell: Option<Instant>) -> Woken {
