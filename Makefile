@@ -72,12 +72,12 @@ lab-tests:       ## real pairs in network namespaces
 	$(CARGO) build --locked -p node
 	$(CARGO) test --locked -p netns-tests
 
-bench: build     ## what a request costs beside haproxy and nginx: the table of docs/performance.md (15 minutes)
+bench: build     ## what a request costs beside haproxy and nginx: the table of docs/performance.md (half an hour)
 	@.ci/setup bench
 	$(CARGO) build --release --locked -p bench
 	$(BENCH)
 
-bench-quick: build  ## the same in two minutes: shows that it works, and roughly where things stand
+bench-quick: build  ## the same in under four minutes: shows that it works, and roughly where things stand
 	@.ci/setup bench
 	$(CARGO) build --release --locked -p bench
 	$(BENCH) --quick

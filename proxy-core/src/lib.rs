@@ -8,6 +8,7 @@ mod check;
 pub mod control;
 mod first;
 pub mod http;
+mod http2;
 pub mod limits;
 pub mod listener;
 mod log;

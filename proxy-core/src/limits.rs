@@ -79,6 +79,10 @@ impl Gate {
         Some(self.limit.load(SeqCst)).filter(|limit| *limit != u32::MAX)
     }
 
+    pub(crate) fn is_full(&self) -> bool {
+        self.inside() >= self.limit.load(SeqCst)
+    }
+
     pub(crate) fn inside(&self) -> u32 {
         self.inside.load(SeqCst)
     }
@@ -100,7 +104,8 @@ impl Gate {
         self.try_enter()
     }
 
-    fn try_enter(self: &Arc<Gate>) -> Option<Pass> {
+    /// Room for one, if there is any now.
+    pub(crate) fn try_enter(self: &Arc<Gate>) -> Option<Pass> {
         let limit = self.limit.load(SeqCst);
         self.inside.fetch_update(SeqCst, SeqCst, |inside| (inside < limit).then_some(inside + 1)).ok()?;
         Some(Pass(Arc::clone(self)))

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::beat::{BeatBoard, MAX_WORKERS};
 use crate::check::Checks;
-use crate::http::head::{BadRequest, BadResponse};
+use crate::http::head::{BadHttp2, BadRequest, BadResponse};
 use crate::limits::{Gate, Limits};
 use crate::listener::{Listener, ListenerKey};
 pub use crate::log::Descriptors as LogDescriptors;
@@ -261,6 +261,7 @@ fn frontend_stats(frontend: &plan::Frontend, live: &FrontendLive) -> FrontendSta
         client_aborts: sum(&live.shards, |shard| &shard.client_aborts),
         http: matches!(frontend.mode, Mode::Http(_)).then(http),
         bad_requests: Reasons::sum(&live.shards, BadRequest::ALL.map(BadRequest::why), |shard| &shard.bad_requests),
+        bad_http2: Reasons::sum(&live.shards, BadHttp2::ALL.map(BadHttp2::why), |shard| &shard.bad_http2),
         tls: frontend.binds.iter().any(|bind| bind.tls.is_some()).then(|| TlsStats {
             full: sum(&live.shards, |shard| &shard.tls.full),
             resumed: sum(&live.shards, |shard| &shard.tls.resumed),

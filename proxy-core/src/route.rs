@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::balance::Balancer;
+use crate::beat::Slot;
 use crate::http::date::Date;
 use crate::http::forwarded::Forwarding;
 use crate::http::pool::Pool;
@@ -20,7 +21,7 @@ use crate::limits::Gate;
 use crate::log::Logger;
 use crate::plan::{self, Balance, Mode};
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
-use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState};
+use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState, WorkerShard};
 use crate::tcp::buffers::Buffers;
 use crate::tcp::pipe::Pipes;
 use crate::tls::admission::Handshakes;
@@ -37,6 +38,9 @@ const HEADS_KEPT: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Desk {
     pub(crate) worker: usize,
+    pub(crate) slot: Slot,
+    /// Counters of all workers.
+    pub(crate) shards: Arc<[WorkerShard]>,
     pub(crate) logger: Logger,
     /// Counts the clients of the process.
     pub(crate) process: Arc<Gate>,
@@ -48,8 +52,10 @@ pub(crate) struct Desk {
     pub(crate) handshakes: Handshakes,
     /// Clients that it serves now.
     pub(crate) clients: Cell<usize>,
+    /// Streams of HTTP/2 among them, each of which may have a connection to a server.
+    pub(crate) streams: Cell<usize>,
     /// HTTP connections to servers, in use or idle. Idle ones are kept only while there are fewer of them than of
-    /// clients, so that a session stays within its two descriptors.
+    /// clients and streams, so that each stays within the descriptors that it has room for.
     pub(crate) server_connections: Cell<usize>,
     /// Of the pools of idle server connections, so far.
     pub(crate) sweeps: Cell<u32>,
@@ -60,9 +66,11 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
-    pub(crate) fn new(worker: u16, logger: Logger, process: Arc<Gate>) -> Desk {
+    pub(crate) fn new(worker: u16, slot: Slot, shards: Arc<[WorkerShard]>, logger: Logger, process: Arc<Gate>) -> Desk {
         Desk {
             worker: usize::from(worker),
+            slot,
+            shards,
             logger,
             process,
             buffers: Buffers::default(),
@@ -72,11 +80,17 @@ impl Desk {
             connects: Semaphore::new(CONNECTS_AT_ONCE),
             handshakes: Handshakes::default(),
             clients: Cell::new(0),
+            streams: Cell::new(0),
             server_connections: Cell::new(0),
             sweeps: Cell::new(0),
             closing_since: Cell::new(None),
             guests: RefCell::default(),
         }
+    }
+
+    /// The worker's own counters.
+    pub(crate) fn counters(&self) -> &WorkerShard {
+        &self.shards[self.worker]
     }
 
     /// Whether it drains: nobody is served another request.
@@ -86,7 +100,7 @@ impl Desk {
 
     /// Whether a server connection may be kept idle that is there now.
     pub(crate) fn has_room_for_idle(&self) -> bool {
-        self.server_connections.get() <= self.clients.get()
+        self.server_connections.get() <= self.clients.get() + self.streams.get()
     }
 
     /// Now, for a `Date` field.

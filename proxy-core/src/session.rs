@@ -15,6 +15,7 @@ use tracing::debug;
 
 use crate::http::connection::Connection;
 use crate::http::rules::{Subject, Verdict};
+use crate::http2;
 use crate::limits::Pass;
 use crate::log::{Ended, Phase, TcpRecord, TcpTimers, Termination, Way};
 use crate::per_source::FromSource;
@@ -83,7 +84,12 @@ fn speak(client: Stream, peer: SocketAddr, entrance: Rc<Entrance>, room: Room) -
         Mode::Tcp => Box::pin(tcp(client, peer, route, room)),
         Mode::Http(_) => {
             let mut connection = Connection::new(client, peer, entrance, room);
-            Box::pin(async move { connection.serve().await })
+            let agreed = connection.speaks_http2();
+            Box::pin(async move {
+                if agreed || connection.serve().await {
+                    Box::pin(http2::connection::serve(connection.into_http2())).await;
+                }
+            })
         }
     }
 }

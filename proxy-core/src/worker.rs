@@ -120,17 +120,8 @@ pub(crate) fn run(seed: Seed, started: &SyncSender<io::Result<()>>) {
 /// What the sessions of a worker share with it.
 #[derive(Debug)]
 struct Own {
-    slot: Slot,
-    number: u16,
-    shards: Arc<[WorkerShard]>,
     desk: Rc<Desk>,
     ended: Notify,
-}
-
-impl Own {
-    fn counters(&self) -> &WorkerShard {
-        &self.shards[usize::from(self.number)]
-    }
 }
 
 /// One accepted client in the counters, until dropped.
@@ -138,7 +129,7 @@ struct Counted(Rc<Own>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.counters().ended.add(1);
+        self.0.desk.counters().ended.add(1);
         self.0.desk.clients.set(self.0.desk.clients.get() - 1);
         if self.0.desk.is_closing() {
             self.0.ended.notify_one();
@@ -172,14 +163,8 @@ impl Worker {
             source: Source::probe(socket).unwrap_or_else(|error| panic!("the probe can't be waited for: {error}")),
             entrance: None,
         });
-        let desk = Rc::new(Desk::new(seed.number, seed.logger, Arc::clone(&seed.gate)));
-        let own = Own {
-            slot: seed.slot,
-            number: seed.number,
-            shards: seed.shards,
-            desk: Rc::clone(&desk),
-            ended: Notify::new(),
-        };
+        let desk = Rc::new(Desk::new(seed.number, seed.slot, seed.shards, seed.logger, Arc::clone(&seed.gate)));
+        let own = Own { desk: Rc::clone(&desk), ended: Notify::new() };
         Worker {
             own: Rc::new(own),
             mailbox: seed.mailbox,
@@ -210,16 +195,16 @@ impl Worker {
             }
         }
         // Before the sessions that are left are dropped, which counts them as ended.
-        own.counters().reset_by_drain.add(own.desk.clients.get() as u64);
+        own.desk.counters().reset_by_drain.add(own.desk.clients.get() as u64);
     }
 
     fn beat(&mut self) {
-        self.own.slot.beat();
+        self.own.desk.slot.beat();
         self.beats = self.beats.wrapping_add(1);
         if self.beats.is_multiple_of(SWEEP_EVERY) {
             self.routes.sweep();
         }
-        let counters = self.own.counters();
+        let counters = self.own.desk.counters();
         counters.server_connections.set(self.own.desk.server_connections.get() as u64);
         counters.idle_server_connections.set(self.routes.idle() as u64);
     }
@@ -290,7 +275,7 @@ impl Worker {
             match (entry.source.poll_accept(cx), room) {
                 (Poll::Pending, _) => return true,
                 (Poll::Ready(Ok(Arrival::Client(client, peer))), Some((entrance, passes))) => {
-                    self.own.slot.accepted(|| client.local_addr().ok().map(|address| address.ip()));
+                    self.own.desk.slot.accepted(|| client.local_addr().ok().map(|address| address.ip()));
                     if let Some(session) = (Session { client, peer, entrance, passes }).begin() {
                         start(&self.own, session);
                     }
@@ -302,8 +287,8 @@ impl Worker {
                     return false;
                 }
                 (Poll::Ready(Err(error)), Some(_)) if is_exhausted(&error) => {
-                    warn!(%error, worker = self.own.number, "accepting rests for {PAUSE:?}");
-                    self.own.counters().accept_pauses.add(1);
+                    warn!(%error, worker = self.own.desk.worker, "accepting rests for {PAUSE:?}");
+                    self.own.desk.counters().accept_pauses.add(1);
                     self.pause = Some(Box::pin(sleep(PAUSE)));
                     cx.waker().wake_by_ref();
                     return true;
@@ -323,13 +308,13 @@ fn is_exhausted(error: &io::Error) -> bool {
 
 /// Runs one client's session as a task of its own.
 fn start(own: &Rc<Own>, session: Pin<Box<dyn Future<Output = ()>>>) {
-    own.counters().accepted.add(1);
+    own.desk.counters().accepted.add(1);
     own.desk.clients.set(own.desk.clients.get() + 1);
     spawn_local(Running { counted: Counted(Rc::clone(own)), session });
 }
 
-/// A session as a task: its polls are seen on the board, and its panic ends nothing but itself. Three words: with what
-/// tokio adds they just fill two cache lines, of which there is one pair for every client.
+/// A session as a task. Three words: with what tokio adds they just fill two cache lines, of which there is one pair for
+/// every client.
 struct Running {
     counted: Counted,
     session: Pin<Box<dyn Future<Output = ()>>>,
@@ -339,15 +324,39 @@ impl Future for Running {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Running { counted: Counted(own), session } = self.get_mut();
-        own.slot.polled();
-        // After a panic it is dropped, and never polled again.
-        catch_unwind(AssertUnwindSafe(|| session.as_mut().poll(cx))).unwrap_or_else(|panic| {
-            own.counters().panics.add(1);
-            error!(worker = own.number, panic = said(&*panic), "a session panicked and was ended");
-            Poll::Ready(())
-        })
+        let Running { counted, session } = self.get_mut();
+        poll_apart(&counted.0.desk, session, cx)
     }
+}
+
+/// Runs a part of a session as a task of its own.
+pub(crate) fn start_part(desk: &Rc<Desk>, part: Pin<Box<dyn Future<Output = ()>>>) {
+    spawn_local(Part { desk: Rc::clone(desk), part });
+}
+
+struct Part {
+    desk: Rc<Desk>,
+    part: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+impl Future for Part {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Part { desk, part } = self.get_mut();
+        poll_apart(desk, part, cx)
+    }
+}
+
+/// Polls so that it is seen on the board, and that a panic ends nothing else.
+fn poll_apart(desk: &Desk, session: &mut Pin<Box<dyn Future<Output = ()>>>, cx: &mut Context<'_>) -> Poll<()> {
+    desk.slot.polled();
+    // After a panic it is dropped, and never polled again.
+    catch_unwind(AssertUnwindSafe(|| session.as_mut().poll(cx))).unwrap_or_else(|panic| {
+        desk.counters().panics.add(1);
+        error!(worker = desk.worker, panic = said(&*panic), "a session panicked and was ended");
+        Poll::Ready(())
+    })
 }
 
 /// `future`, with every poll seen on the board.
@@ -379,9 +388,9 @@ mod tests {
     fn own(board: &BeatBoard) -> Rc<Own> {
         let shards = shards(1).into();
         let logger = Logs::start(&shards).unwrap().1.remove(0);
-        let desk = Rc::new(Desk::new(0, logger, Arc::new(Gate::new(None))));
+        let desk = Rc::new(Desk::new(0, board.slot(0), shards, logger, Arc::new(Gate::new(None))));
         desk.closing_since.set(Some(tokio::time::Instant::now()));
-        Rc::new(Own { slot: board.slot(0), number: 0, shards, desk, ended: Notify::new() })
+        Rc::new(Own { desk, ended: Notify::new() })
     }
 
     /// Whether the polls of worker 0 move within `time`.
@@ -453,10 +462,10 @@ mod tests {
                     }),
                 );
                 own.ended.notified().await;
-                assert_eq!((own.desk.clients.get(), own.counters().panics.get()), (1, 1));
+                assert_eq!((own.desk.clients.get(), own.desk.counters().panics.get()), (1, 1));
                 go.send(()).expect("the other session is alive");
                 own.ended.notified().await;
-                assert_eq!((own.desk.clients.get(), own.counters().panics.get()), (0, 1));
+                assert_eq!((own.desk.clients.get(), own.desk.counters().panics.get()), (0, 1));
             })
             .await;
     }

@@ -17,6 +17,7 @@ use super::head::BadRequest;
 use super::pool::ServerConnection;
 use super::story::Story;
 use crate::alarm::Alarm;
+use crate::http2::connection::Arrived;
 use crate::log::{Ended, Phase};
 use crate::reach::Chosen;
 use crate::route::{Desk, Entrance, Guest, Route};
@@ -27,7 +28,7 @@ use crate::tcp::stream::Source as _;
 use crate::tcp::window::Window;
 
 /// How long an idle client may still send a request after its worker began to drain: one may be under way.
-const LAST_CALL: Duration = Duration::from_secs(1);
+pub(crate) const LAST_CALL: Duration = Duration::from_secs(1);
 /// How long a client may take to read a last answer while it still sends, and how much of that is read.
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 
@@ -51,7 +52,8 @@ pub(crate) struct Connection {
     /// Of the current request; `None`: it isn't logged.
     pub(super) story: Option<Box<Story>>,
     guest: Option<Guest>,
-    _room: Room,
+    /// `None`: it is a part of another one.
+    room: Option<Room>,
 }
 
 /// What becomes of the connection.
@@ -69,6 +71,8 @@ pub(super) enum Next {
 pub(super) enum Outcome {
     Next(Next),
     Tunnel(Box<Tunnel>),
+    /// It wasn't HTTP/1.
+    Http2,
 }
 
 /// Both sides agreed to speak another protocol.
@@ -82,38 +86,58 @@ pub(super) struct Tunnel {
 
 impl Connection {
     pub(crate) fn new(client: Stream, peer: SocketAddr, entrance: Rc<Entrance>, room: Room) -> Connection {
-        let route = entrance.route();
-        let began = Instant::now();
         // A client that is gone already has no address of ours; its first read will say so.
         let own = client.local_addr().unwrap_or(peer);
+        let ends =
+            Ends { client: SocketAddr::new(peer.ip().to_canonical(), peer.port()), own, tls: client.facts().is_some() };
+        Connection { room: Some(room), ..Connection::of_stream(client, ends, entrance, 0) }
+    }
+
+    /// One stream of HTTP/2, of a client that has begun so many before it.
+    pub(crate) fn of_stream(client: Stream, ends: Ends, entrance: Rc<Entrance>, answered: u64) -> Connection {
+        let route = entrance.route();
+        let began = Instant::now();
         Connection {
-            ends: Ends {
-                client: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
-                own,
-                tls: client.facts().is_some(),
-            },
             client,
+            ends,
             desk: Rc::clone(&route.desk),
             entrance,
             input: Window::default(),
             looked_at: 0,
             alarm: Alarm::new(began + route.http().request_timeout),
             began,
-            answered: 0,
+            answered,
             private: Vec::new(),
             story: None,
             guest: None,
-            _room: room,
+            room: None,
         }
     }
 
-    /// To the end of the connection. Small while it waits for a request: what comes then is boxed.
-    pub(crate) async fn serve(&mut self) {
+    /// Whether that was agreed on (RFC 9113 §3.2).
+    pub(crate) fn speaks_http2(&self) -> bool {
+        self.client.facts().is_some_and(|facts| facts.alpn.as_deref() == Some(b"h2"))
+    }
+
+    /// What there is of a client that speaks HTTP/2.
+    pub(crate) fn into_http2(mut self) -> Arrived {
+        let begun = self.input.bytes().to_vec();
+        self.input.clear(&self.desk.buffers);
+        Arrived { client: self.client, begun, ends: self.ends, entrance: self.entrance, room: self.room }
+    }
+
+    /// To the end of the connection, or, with `true`, of HTTP/1 on it: the client speaks HTTP/2. Small while it waits for
+    /// a request: what comes then is boxed.
+    pub(crate) async fn serve(&mut self) -> bool {
         let next = loop {
             let (outcome, route) = self.request().await;
             let next = match outcome {
                 Outcome::Next(next) => next,
-                Outcome::Tunnel(tunnel) => return Box::pin(self.tunnel(route, tunnel)).await,
+                Outcome::Tunnel(tunnel) => {
+                    Box::pin(self.tunnel(route, tunnel)).await;
+                    return false;
+                }
+                Outcome::Http2 => return true,
             };
             if let Some(story) = self.story.take() {
                 story.tell(&route, &self.ends);
@@ -128,6 +152,7 @@ impl Connection {
             Next::Linger => Box::pin(linger(&self.client)).await,
             Next::Reset => self.client.reset_on_close(),
         }
+        false
     }
 
     /// One request, from its first byte to the end of its answer, by the plan of the moment when its head was whole.
@@ -143,6 +168,7 @@ impl Connection {
             Step::Answer(answer, next) => Outcome::Next(Box::pin(self.answer(&route, answer, next)).await),
             Step::Tarpit(answer, delay) => Outcome::Next(Box::pin(self.tarpit(&route, answer, delay)).await),
             Step::End(next) => Outcome::Next(next),
+            Step::Http2 => Outcome::Http2,
         };
         (outcome, route)
     }
@@ -284,7 +310,7 @@ impl Connection {
 
 /// Closes a connection whose client may still be sending: without this, what was said last would be lost to a reset
 /// (RFC 9112 §9.6).
-async fn linger(client: &Stream) {
+pub(crate) async fn linger(client: &Stream) {
     let (time, most) = LINGER;
     let drain = async {
         if poll_fn(|cx| client.poll_shutdown(cx)).await.is_err() {

@@ -17,6 +17,7 @@ use super::rewrite::{Connection as Said, RequestHead};
 use super::rules::{Outcome, Picked, Subject, Verdict};
 use super::story::Story;
 use super::trip::Trip;
+use crate::http2::meter;
 use crate::log::{Ended, Phase, Termination};
 use crate::route::Route;
 use crate::tcp::window::Window;
@@ -30,6 +31,8 @@ pub(super) enum Step {
     Tarpit(Vec<u8>, Duration),
     /// No answer.
     End(Next),
+    /// It is the beginning of HTTP/2.
+    Http2,
 }
 
 impl Connection {
@@ -37,6 +40,14 @@ impl Connection {
     pub(super) fn decide(&mut self, route: &Rc<Route>) -> Option<Step> {
         let mut slots = head::slots();
         let bytes = self.input.bytes();
+        // RFC 9113 §3.3: prior knowledge. Over TLS ALPN has decided.
+        if self.answered == 0
+            && bytes.starts_with(meter::PREFACE_LINE)
+            && route.http().http2
+            && self.client.clear().is_some()
+        {
+            return Some(Step::Http2);
+        }
         let request = match head::request(&mut slots, bytes) {
             Ok(Some(request)) => request,
             Ok(None) if self.input.is_full() => {
@@ -48,7 +59,7 @@ impl Connection {
         route.counters().http.requests.add(1);
         self.story = route.frontend().log.map(|_| Story::new(self.began, route));
         if let Some(story) = &mut self.story {
-            story.asked(&bytes[request.start..request.length]);
+            story.asked(&bytes[request.start..request.length], self.client.is_h2());
         }
         let subject = Subject {
             client: self.ends.client.ip(),

@@ -121,7 +121,7 @@ impl Connection {
                     {
                         trip.up.rewind(body);
                         may_reuse = false;
-                    } else if reused && self.answered > 0 {
+                    } else if reused && self.answered > 0 && !self.client.is_h2() {
                         // As its own server would have done: the client knows what it may send again.
                         self.tell(|story| story.failed(Failure::Server));
                         return Outcome::Next(Next::Close);

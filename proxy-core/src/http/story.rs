@@ -49,10 +49,13 @@ impl Story {
         })
     }
 
-    /// Its head is whole.
-    pub(crate) fn asked(&mut self, head: &[u8]) {
+    /// Its head is whole, and came over HTTP/2 or HTTP/1.
+    pub(crate) fn asked(&mut self, head: &[u8], http2: bool) {
         let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
         self.request.extend_from_slice(request_line(line));
+        if http2 && let Some(version) = self.request.last_chunk_mut::<8>().filter(|last| *last == b"HTTP/1.1") {
+            *version = *b"HTTP/2.0";
+        }
         self.timers.request = Some(self.mark - self.began);
     }
 

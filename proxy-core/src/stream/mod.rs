@@ -15,6 +15,7 @@ use socket2::SockRef;
 use tokio::io::{Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::http2::stream::H2Stream;
 use crate::tcp::stream as clear;
 use crate::tls::Facts;
 use tls::TlsStream;
@@ -24,6 +25,8 @@ use tls::TlsStream;
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Tls(Box<TlsStream>),
+    /// One of many in a connection of HTTP/2, as if it were one of HTTP/1.1 itself.
+    H2(Box<H2Stream>),
 }
 
 impl clear::Source for Stream {
@@ -31,6 +34,7 @@ impl clear::Source for Stream {
         match self {
             Stream::Tcp(stream) => clear::poll_read(cx, stream, buffer),
             Stream::Tls(stream) => stream.poll_read(cx, buffer),
+            Stream::H2(stream) => stream.poll_read(cx, buffer),
         }
     }
 }
@@ -41,6 +45,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => clear::poll_write(cx, stream, bytes),
             Stream::Tls(stream) => stream.poll_write(cx, &[IoSlice::new(bytes)]),
+            Stream::H2(stream) => stream.poll_write(cx, &[IoSlice::new(bytes)]),
         }
     }
 
@@ -49,6 +54,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => clear::poll_write_vectored(cx, stream, parts),
             Stream::Tls(stream) => stream.poll_write(cx, parts),
+            Stream::H2(stream) => stream.poll_write(cx, parts),
         }
     }
 
@@ -57,13 +63,17 @@ impl Stream {
         match self {
             Stream::Tcp(_) => Poll::Ready(Ok(())),
             Stream::Tls(stream) => stream.poll_flush(cx),
+            // What the client's window took is as good as said: h2 holds little of it back.
+            Stream::H2(_) => Poll::Ready(Ok(())),
         }
     }
 
     /// Ends what we say, after everything that was written.
     pub(crate) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Stream::Tls(stream) = self {
-            ready!(stream.poll_close(cx))?;
+        match self {
+            Stream::Tcp(_) => {}
+            Stream::Tls(stream) => ready!(stream.poll_close(cx))?,
+            Stream::H2(stream) => return Poll::Ready(stream.shutdown()),
         }
         Poll::Ready(SockRef::from(self.socket()).shutdown(Shutdown::Write))
     }
@@ -73,6 +83,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => stream.poll_peek(cx, &mut ReadBuf::new(&mut [0])).map_ok(|count| count > 0),
             Stream::Tls(stream) => stream.poll_peek(cx),
+            Stream::H2(stream) => stream.poll_peek(cx),
         }
     }
 
@@ -89,6 +100,7 @@ impl Stream {
                 Poll::Ready(Err(_)) => false,
             },
             Stream::Tls(stream) => stream.poll_peek(cx).is_pending(),
+            Stream::H2(stream) => stream.poll_peek(cx).is_pending(),
         }
     }
 
@@ -96,15 +108,19 @@ impl Stream {
     /// but only the other side can say that it has ended (RFC 8446 §6.1).
     pub(crate) fn ended_soundly(&self) -> bool {
         match self {
-            Stream::Tcp(_) => true,
+            // A stream of HTTP/2 has ended only when its client has said so.
+            Stream::Tcp(_) | Stream::H2(_) => true,
             Stream::Tls(stream) => stream.was_notified(),
         }
     }
 
     /// Closing it from now on sends a reset, and discards what is unsent.
     pub(crate) fn reset_on_close(&self) {
-        if let Stream::Tls(stream) = self {
-            stream.say_no_more();
+        match self {
+            Stream::Tcp(_) => {}
+            Stream::Tls(stream) => stream.say_no_more(),
+            // The others of its connection go on.
+            Stream::H2(stream) => return stream.reset_on_close(),
         }
         reset_on_close(self.socket());
     }
@@ -121,8 +137,11 @@ impl Stream {
 
     /// Ends when the connection is reset.
     pub(crate) async fn resets(&self) {
-        // Should the wait itself fail, it is as good as that.
-        let _ = self.socket().ready(Interest::ERROR).await;
+        match self {
+            Stream::H2(stream) => drop(poll_fn(|cx| stream.poll_reset(cx)).await),
+            // Should the wait itself fail, it is as good as that.
+            _ => drop(self.socket().ready(Interest::ERROR).await),
+        }
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -134,6 +153,7 @@ impl Stream {
         match self {
             Stream::Tcp(_) => None,
             Stream::Tls(stream) => stream.facts(),
+            Stream::H2(stream) => stream.carrier().facts(),
         }
     }
 
@@ -141,14 +161,19 @@ impl Stream {
     pub(crate) fn clear(&self) -> Option<&TcpStream> {
         match self {
             Stream::Tcp(stream) => Some(stream),
-            Stream::Tls(_) => None,
+            Stream::Tls(_) | Stream::H2(_) => None,
         }
+    }
+
+    pub(crate) fn is_h2(&self) -> bool {
+        matches!(self, Stream::H2(_))
     }
 
     fn socket(&self) -> &TcpStream {
         match self {
             Stream::Tcp(stream) => stream,
             Stream::Tls(stream) => stream.socket(),
+            Stream::H2(stream) => stream.carrier().socket(),
         }
     }
 }

@@ -12,7 +12,7 @@ mod response;
 use std::mem::MaybeUninit;
 
 pub(crate) use fault::is_token;
-pub use reason::{BadChunk, BadHead, BadRequest, BadResponse};
+pub use reason::{BadChunk, BadHead, BadHttp2, BadRequest, BadResponse};
 pub use request::request;
 pub use response::{Asked, response};
 

@@ -105,6 +105,23 @@ shared! {
     }
 }
 
+reasons! {
+    /// What was wrong with HTTP/2 itself. `malformed` ends a stream, everything else its connection.
+    BadHttp2 {
+        Malformed "malformed" "A request in HTTP/2 is malformed."
+        Protocol "protocol" "Frames break the rules of HTTP/2."
+        Resets "resets" "Too many streams are reset."
+        Continuations "continuations" "A header section comes in too many frames."
+        Settings "settings" "Settings change too often."
+        Pings "pings" "There are too many pings."
+        Priorities "priorities" "Priorities change too often."
+        EmptyData "empty_data" "There are too many DATA frames with nothing in them."
+        WindowUpdates "window_updates" "Windows open in too small steps."
+        UnknownFrames "unknown_frames" "There are too many frames of unknown kinds."
+        Excess "excess" "Header sections are far too long, or DATA frames far too small."
+    }
+}
+
 impl BadRequest {
     /// The status to answer with.
     pub fn status(self) -> u16 {
