@@ -17,7 +17,7 @@ use crate::limits::{Gate, Limits};
 use crate::listener::{Listener, ListenerKey};
 pub use crate::log::Descriptors as LogDescriptors;
 use crate::log::Logs;
-use crate::plan::{self, Action, List, Mode, Plan, PlanError};
+use crate::plan::{self, List, Mode, Plan, PlanError};
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
 use crate::stats::{
     BackendStats, CheckReport, FrontendStats, HttpCounters, Reasons, ServerState, ServerStats, Stats, TlsStats,
@@ -146,7 +146,7 @@ impl DataPlane {
         self.post(added, removed);
         self.checks.apply(Arc::clone(&self.scheme));
         // Who waits looks again, by the plan that it came with (docs/balancing.md).
-        self.scheme.backends.iter().for_each(|backend| backend.queue.wake());
+        self.scheme.backends.iter().for_each(|backend| backend.wake());
         Ok(())
     }
 
@@ -192,6 +192,7 @@ impl DataPlane {
             backends: backends.collect(),
             workers: self.shards.iter().map(worker_stats).collect(),
             log_sinks: self.logs.stats(),
+            stick_tables: self.scheme.tables.iter().map(|table| table.stats(table.now())).collect(),
         }
     }
 
@@ -241,10 +242,7 @@ impl Drop for DataPlane {
 
 /// Whether a frontend that speaks it leads to the backend.
 fn speaks_http(plan: &Plan, backend: usize) -> bool {
-    let leads = |frontend: &plan::Frontend| {
-        let by_rule = |rule: &plan::Rule| matches!(rule.action, Action::UseBackend(index) if index == backend);
-        frontend.backend == Some(backend) || frontend.rules.iter().any(by_rule)
-    };
+    let leads = |frontend: &plan::Frontend| frontend.leads_to().any(|index| index == backend);
     plan.frontends.iter().any(|frontend| matches!(frontend.mode, Mode::Http(_)) && leads(frontend))
 }
 
@@ -274,7 +272,7 @@ fn backend_stats(backend: &plan::Backend, live: &BackendLive, http: bool) -> Bac
     let servers = backend.servers.iter().zip(&live.servers);
     BackendStats {
         name: backend.name.clone(),
-        queue: u32::try_from(live.queue.len()).expect("the queue is bounded"),
+        queue: u32::try_from(live.waiting()).expect("the queues are bounded"),
         queue_full: sum(&live.shards, |shard| &shard.queue_full),
         queue_timeouts: sum(&live.shards, |shard| &shard.queue_timeouts),
         queue_left: sum(&live.shards, |shard| &shard.queue_left),

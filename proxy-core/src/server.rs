@@ -15,9 +15,11 @@ use crate::limits::Gate;
 use crate::log::Sinks;
 use crate::log_pipe::chain;
 use crate::per_source::PerSource;
+use crate::persist::{Stuck, keys_by_sni, tables};
 use crate::plan::{self, LogSink, Mode, Plan, PlanError};
 use crate::queue::Queue;
 use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState, shards};
+use crate::stick::Table;
 use crate::tls::Configs;
 
 /// A plan with the live state of its parts, index by index.
@@ -32,6 +34,12 @@ pub(crate) struct Scheme {
     pub(crate) forwarding: Vec<Option<Forwarding>>,
     pub(crate) lists: Arc<Lists>,
     pub(crate) tls: Configs,
+    /// By index; those that stay as they are keep what they know.
+    pub(crate) tables: Vec<Arc<Table>>,
+    /// Of each backend; `None`: it uses no stick table.
+    pub(crate) stuck: Vec<Option<Stuck>>,
+    /// Of each frontend: a key needs what a client asks for in its hello, where TLS is only passed on.
+    pub(crate) keys_by_sni: Vec<bool>,
     /// Where the frontends' logs go.
     pub(crate) sinks: Sinks,
 }
@@ -55,6 +63,8 @@ pub(crate) struct BackendLive {
 /// A server, known by its backend's name, its own name and its address.
 #[derive(Debug)]
 pub(crate) struct ServerLive {
+    /// Clients that wait for a place at this very server, because they are to stay with it.
+    pub(crate) faithful: Queue,
     sessions: AtomicU32,
     health: AtomicU8,
     pub(crate) report: Mutex<Report>,
@@ -89,7 +99,7 @@ impl Scheme {
     /// `plan`, which was validated, around the live state of `before`; `open` opens its logs, once nothing can fail any more.
     ///
     /// # Errors
-    /// A rule, or something of TLS, that can't be used.
+    /// A rule, or something of TLS, that can't be used; a stick table for which there isn't the memory.
     pub(crate) fn build(
         plan: Plan,
         before: Option<&Scheme>,
@@ -103,6 +113,9 @@ impl Scheme {
         };
         let rules = plan.frontends.iter().map(compile).collect::<Result<_, _>>()?;
         let tls = Configs::build(&plan, before.map(|before| (&before.plan, &before.tls)))?;
+        let tables = tables(&plan, before)?;
+        let stuck = plan.backends.iter().map(|backend| Stuck::of(backend, &tables)).collect();
+        let keys_by_sni = plan.frontends.iter().map(|frontend| keys_by_sni(&plan, frontend)).collect();
         let forwarding = plan.frontends.iter().map(|frontend| match &frontend.mode {
             Mode::Http(http) => http.forwarded.as_ref().map(Forwarding::new),
             Mode::Tcp => None,
@@ -133,7 +146,7 @@ impl Scheme {
         });
         let backends = backends.collect();
         let sinks = open(&plan.log_sinks);
-        Ok(Scheme { plan, frontends, backends, rules, forwarding, lists, tls, sinks })
+        Ok(Scheme { plan, frontends, backends, rules, forwarding, lists, tls, tables, stuck, keys_by_sni, sinks })
     }
 }
 
@@ -163,6 +176,19 @@ impl BackendLive {
     }
 }
 
+impl BackendLive {
+    /// Whoever waits looks again: something has changed.
+    pub(crate) fn wake(&self) {
+        self.servers.iter().for_each(|server| server.faithful.wake());
+        self.queue.wake();
+    }
+
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.len() + self.servers.iter().map(|server| server.faithful.len()).sum::<usize>()
+    }
+}
+
 fn first_health(backend: &plan::Backend) -> ServerState {
     if backend.check.is_some() { ServerState::Checking } else { ServerState::Up }
 }
@@ -170,6 +196,7 @@ fn first_health(backend: &plan::Backend) -> ServerState {
 impl ServerLive {
     fn new(health: ServerState, workers: u16) -> ServerLive {
         let server = ServerLive {
+            faithful: Queue::default(),
             sessions: AtomicU32::new(0),
             health: AtomicU8::new(0),
             report: Mutex::new(Report { since: Instant::now(), last_check: None }),
@@ -197,6 +224,8 @@ impl ServerLive {
         };
         if self.health.swap(code, SeqCst) != code {
             self.report.lock().unwrap_or_else(PoisonError::into_inner).since = Instant::now();
+            // Whom it can't serve now goes elsewhere.
+            self.faithful.wake();
         }
     }
 
@@ -228,6 +257,7 @@ impl ServerLive {
 impl Drop for Place {
     fn drop(&mut self) {
         self.server.sessions.fetch_sub(1, SeqCst);
+        self.server.faithful.wake();
         self.queue.wake();
     }
 }

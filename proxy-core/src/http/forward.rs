@@ -15,6 +15,7 @@ use crate::plan;
 use crate::reach::{Attempts, Chosen, Unreached};
 use crate::route::Route;
 use crate::server::ServerLive;
+use crate::stick::Event;
 
 /// A server connection that is one client's alone: the server may know its user by it (NTLM, Negotiate).
 pub(super) struct Private {
@@ -35,14 +36,17 @@ impl Connection {
         let mut attempts = Attempts::default();
         self.tell(|story| {
             story.backend = Some(backend);
-            story.queued = u32::try_from(route.backend_live(backend).queue.len()).unwrap_or(u32::MAX);
+            story.queued = u32::try_from(route.backend_live(backend).waiting()).unwrap_or(u32::MAX);
         });
         let (mut chosen, mut at_hand) = match self.own_connection(route, backend) {
             Some(own) => own,
-            None => match route.choose(backend, self.leaves_queue(route.backend(backend))).await {
-                Ok(chosen) => (chosen, None),
-                Err(why) => return self.unreached(route, &trip, why).await,
-            },
+            None => {
+                let wanted = trip.affinity.wanted(route, backend);
+                match route.choose_for(backend, wanted, self.leaves_queue(route.backend(backend))).await {
+                    Ok(chosen) => (chosen, None),
+                    Err(why) => return self.unreached(route, &trip, why).await,
+                }
+            }
         };
         self.tell(|story| {
             story.placed();
@@ -69,6 +73,7 @@ impl Connection {
                 story.server = Some(chosen.server);
                 story.attempts = attempts;
             });
+            trip.affinity.settle(route, backend, chosen.server);
             let counters = route.server_counters(backend, chosen.server);
             counters.total.add(1);
             counters.http.requests.add(1);
@@ -77,6 +82,11 @@ impl Connection {
             let (status, heard) = (exchange.status, exchange.heard);
             let mut down = exchange.into_down();
             count(route, &trip, chosen.server, status, &down);
+            self.tracks.count(Event::In(trip.up.written));
+            self.tracks.count(Event::Out(down.written));
+            if (400..500).contains(&status) {
+                self.tracks.count(Event::Error);
+            }
             self.tell(|story| {
                 story.status = status;
                 story.bytes = down.written;

@@ -14,6 +14,7 @@ pub(crate) mod forwarded;
 pub mod head;
 pub mod host;
 pub(crate) mod lists;
+pub(crate) mod persist;
 pub(crate) mod pool;
 pub(crate) mod reply;
 pub(crate) mod rewrite;

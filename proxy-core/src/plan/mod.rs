@@ -24,7 +24,10 @@ pub use balance::{Balance, HashOf, Hashing};
 pub use check::{Check, Probe};
 pub use http::{ClientCertField, ClientSupplied, Forwarded, Http};
 pub use log::{Log, LogFormat, LogSink, Target};
-pub use persist::{Cookie, CookieMode, Persist, SameSite, StickCounter, StickKey, StickTable};
+pub use persist::{
+    BadCookie, Cookie, CookieMode, MAX_STICK_ENTRIES, Persist, SameSite, StickCounter, StickKey, StickTable,
+};
+pub(crate) use persist::{DATES, PREFIX};
 pub use rule::{Action, Condition, HeaderEdit, List, Pattern, Redirect, Reply, Rule, Sources, Text, regex};
 pub use text::{BadText, MAX_BODY, Side, check_method, check_name, check_path, check_protocol};
 pub use tls::{Authority, Certificate, ClientAuth, Secret, ServerTls, Tls, TlsVersion, Verify};
@@ -170,6 +173,13 @@ pub struct Server {
     pub max_connections: Option<u32>,
 }
 
+impl Server {
+    /// Its name in persistence cookies.
+    pub fn cookie_value(&self) -> &str {
+        self.cookie.as_ref().unwrap_or(&self.name)
+    }
+}
+
 /// The heaviest weight.
 pub const MAX_WEIGHT: u16 = 256;
 
@@ -207,6 +217,7 @@ impl Plan {
             (self.tls.iter().map(|one| &one.name).collect::<Vec<_>>(), "tls"),
             (self.certificates.iter().map(|one| &one.name).collect(), "certificate"),
             (self.authorities.iter().map(|one| &one.name).collect(), "ca"),
+            (self.stick_tables.iter().map(|one| &one.name).collect(), "stick_table"),
         ] {
             let mut seen = HashSet::new();
             if let Some(name) = names.into_iter().find(|name| !seen.insert(*name)) {
@@ -215,6 +226,10 @@ impl Plan {
         }
         for tls in &self.tls {
             tls.validate(self).map_err(|problem| PlanError::new(format!("tls `{}`", tls.name), problem))?;
+        }
+        for table in &self.stick_tables {
+            let place = || format!("stick_table `{}`", table.name);
+            table.validate().map_err(|problem| PlanError::new(place(), problem))?;
         }
         let mut names = HashSet::new();
         let mut binds = HashSet::new();
@@ -240,6 +255,15 @@ impl Plan {
 }
 
 impl Frontend {
+    /// The backends that its clients may be sent to, by index; some of them perhaps twice.
+    pub(crate) fn leads_to(&self) -> impl Iterator<Item = usize> {
+        let by_rule = self.rules.iter().filter_map(|rule| match rule.action {
+            Action::UseBackend(index) => Some(index),
+            _ => None,
+        });
+        self.backend.into_iter().chain(by_rule)
+    }
+
     fn validate(&self, plan: &Plan) -> Result<(), String> {
         match self.backend {
             Some(index) if index >= plan.backends.len() => return Err(format!("there is no backend number {index}")),
@@ -271,10 +295,25 @@ impl Frontend {
                 return Err("the log's format is of the other mode".into());
             }
         }
+        if !http && let Some(backend) = self.leads_to().find(|backend| needs_requests(plan, *backend)) {
+            let name = plan.backends.get(backend).map_or("", |backend| &backend.name);
+            return Err(format!("TCP has no requests, by which the backend `{name}` knows its clients"));
+        }
         for (number, rule) in self.rules.iter().enumerate() {
             rule.validate(plan, http).map_err(|problem| format!("rule {}: {problem}", number + 1))?;
         }
         Ok(())
+    }
+}
+
+/// Whether the clients of a backend are known by something of their requests.
+fn needs_requests(plan: &Plan, backend: usize) -> bool {
+    match plan.backends.get(backend).and_then(|backend| backend.persist.as_ref()) {
+        None => false,
+        Some(Persist::Cookie(_)) => true,
+        Some(Persist::Table(table)) => {
+            plan.stick_tables.get(*table).is_some_and(|table| !table.key.is_of_connections())
+        }
     }
 }
 
@@ -296,6 +335,7 @@ impl Backend {
             return Err("a timeout is zero".into());
         }
         check_edits(&self.request_edits, &self.response_edits)?;
+        self.persist.iter().try_for_each(|persist| persist.validate(plan, &self.servers))?;
         self.tls.iter().try_for_each(|tls| tls.validate(plan))?;
         self.check.as_ref().map_or(Ok(()), |check| check.validate(plan))
     }

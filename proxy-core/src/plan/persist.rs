@@ -1,8 +1,13 @@
 //! How a client stays with its server: by a stick table, or by a cookie.
 
+use std::collections::HashSet;
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use super::text::check_name;
+use super::{Plan, Server};
 
 /// What a backend remembers a client's server by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,4 +117,157 @@ pub enum StickCounter {
     BytesOutRate(Duration),
     /// A counter of the rules' own.
     Gpc0,
+}
+
+/// What a cookie's value is parted by where dates follow it, as in HAProxy.
+pub(crate) const DATES: u8 = b'|';
+/// What is between the server's part and the rest in a prefixed cookie, as in HAProxy.
+pub(crate) const PREFIX: u8 = b'~';
+/// Entries that a table may have.
+pub const MAX_STICK_ENTRIES: u32 = 1 << 28;
+
+impl fmt::Display for StickCounter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, period) = match self {
+            StickCounter::ConnCur => ("conn_cur", None),
+            StickCounter::ConnCnt => ("conn_cnt", None),
+            StickCounter::ConnRate(period) => ("conn_rate", Some(period)),
+            StickCounter::HttpReqCnt => ("http_req_cnt", None),
+            StickCounter::HttpReqRate(period) => ("http_req_rate", Some(period)),
+            StickCounter::HttpErrRate(period) => ("http_err_rate", Some(period)),
+            StickCounter::BytesInRate(period) => ("bytes_in_rate", Some(period)),
+            StickCounter::BytesOutRate(period) => ("bytes_out_rate", Some(period)),
+            StickCounter::Gpc0 => ("gpc0", None),
+        };
+        let Some(period) = period else { return f.write_str(name) };
+        let (seconds, rest) = (period.as_secs(), period.subsec_millis());
+        match (seconds, rest) {
+            (0, _) | (_, 1..) => write!(f, "{name}({}ms)", period.as_millis()),
+            (seconds, _) if seconds % 86_400 == 0 => write!(f, "{name}({}d)", seconds / 86_400),
+            (seconds, _) if seconds % 3600 == 0 => write!(f, "{name}({}h)", seconds / 3600),
+            (seconds, _) if seconds % 60 == 0 => write!(f, "{name}({}m)", seconds / 60),
+            (seconds, _) => write!(f, "{name}({seconds}s)"),
+        }
+    }
+}
+
+impl StickKey {
+    /// Whether it is known of a connection before its first request.
+    pub fn is_of_connections(&self) -> bool {
+        matches!(self, StickKey::Source { .. } | StickKey::Sni)
+    }
+}
+
+impl StickTable {
+    pub(super) fn validate(&self) -> Result<(), String> {
+        if self.size == 0 || self.size > MAX_STICK_ENTRIES {
+            return Err(format!("{} entries: between 1 and {MAX_STICK_ENTRIES} can be kept", self.size));
+        }
+        if self.expire.as_millis() == 0 {
+            return Err("its entries would be over at once".into());
+        }
+        match &self.key {
+            StickKey::Source { v4, v6 } if !(1..=32).contains(v4) || !(1..=128).contains(v6) => {
+                return Err(format!("{v4} and {v6} are no lengths of prefixes"));
+            }
+            StickKey::Header(name) | StickKey::Cookie(name) => {
+                check_name(name).map_err(|problem| problem.to_string())?;
+            }
+            _ => {}
+        }
+        let mut seen = HashSet::new();
+        match self.counters.iter().find(|counter| !seen.insert(**counter)) {
+            Some(twice) => Err(format!("`{twice}` is counted twice")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Persist {
+    /// For a backend whose servers are these.
+    pub(super) fn validate(&self, plan: &Plan, servers: &[Server]) -> Result<(), String> {
+        match self {
+            Persist::Table(index) if *index >= plan.stick_tables.len() => {
+                Err(format!("there is no stick table number {index}"))
+            }
+            Persist::Table(_) => Ok(()),
+            Persist::Cookie(cookie) => {
+                cookie.check().map_err(|problem| problem.to_string())?;
+                let mut seen = HashSet::new();
+                for server in servers {
+                    let value = server.cookie_value();
+                    cookie.check_value(value).map_err(|problem| format!("server `{}`: {problem}", server.name))?;
+                    if !seen.insert(value) {
+                        return Err(format!("server `{}`: the cookie `{value}` is another server's", server.name));
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Why a cookie can't be set so.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what each one is")]
+pub enum BadCookie {
+    #[error(transparent)]
+    Name(#[from] super::BadText),
+    #[error("`{}` can't stand in a cookie: visible ASCII without `\"`, `,`, `;`, `\\`, `|` and `~`, 1 to 256 bytes", .0.escape_debug())]
+    Value(String),
+    #[error("`{}` is no domain: letters, digits, `.` and `-`", .0.escape_debug())]
+    Domain(String),
+    #[error("dates are kept in a cookie with `mode = \"insert\"` only")]
+    Dates,
+    #[error("a length of time is below 4 s, in steps of which dates are kept")]
+    Short,
+    #[error("browsers refuse `SameSite=None` without `Secure`: set `secure = true`")]
+    SameSite,
+    #[error("the cookie is the servers' own, and so are its attributes: `{0}` is for `mode = \"insert\"`")]
+    Attribute(&'static str),
+}
+
+impl Cookie {
+    /// Whether it can be set like that.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self) -> Result<(), BadCookie> {
+        check_name(&self.name)?;
+        let times = [self.max_idle, self.max_life];
+        if self.mode != CookieMode::Insert {
+            let attributes = [
+                (self.secure, "secure"),
+                (self.http_only, "http_only"),
+                (self.same_site.is_some(), "same_site"),
+                (self.domain.is_some(), "domain"),
+            ];
+            if let Some((_, name)) = attributes.into_iter().find(|(there, _)| *there) {
+                return Err(BadCookie::Attribute(name));
+            }
+            if times.iter().any(Option::is_some) {
+                return Err(BadCookie::Dates);
+            }
+        }
+        if times.into_iter().flatten().any(|time| time < Duration::from_secs(4)) {
+            return Err(BadCookie::Short);
+        }
+        if self.same_site == Some(SameSite::None) && !self.secure {
+            return Err(BadCookie::SameSite);
+        }
+        let domain = |domain: &&String| {
+            domain.is_empty() || !domain.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte))
+        };
+        self.domain.as_ref().filter(domain).map_or(Ok(()), |domain| Err(BadCookie::Domain(domain.clone())))
+    }
+
+    /// Whether a server can have this value in it (RFC 6265 §4.1.1, and what parts it from the rest).
+    ///
+    /// # Errors
+    /// It can't.
+    pub fn check_value(&self, value: &str) -> Result<(), BadCookie> {
+        let octet = |byte: u8| byte.is_ascii_graphic() && !b"\",;\\".contains(&byte) && byte != DATES && byte != PREFIX;
+        let fits = (1..=256).contains(&value.len()) && value.bytes().all(octet);
+        if fits { Ok(()) } else { Err(BadCookie::Value(value.to_owned())) }
+    }
 }

@@ -75,7 +75,8 @@ fn streams_that_are_reset_as_fast_as_they_are_begun() {
     let (front, plane) = stage(vec![at("a", server)], |_| {});
     let mut bad = Raw::to(front);
     for stream in (1..MANY as u32).step_by(2) {
-        let both = [frame(HEADERS, END_HEADERS | END_STREAM, stream, &get()), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])];
+        let both =
+            [frame(HEADERS, END_HEADERS | END_STREAM, stream, &get()), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])];
         if !bad.say(both.concat()) {
             break;
         }
@@ -134,7 +135,12 @@ fn a_bomb_of_fields_and_data_in_crumbs() {
     wait_for("the bomb to be counted", || counted(&plane, "excess") == 1);
     // A byte a frame: what they take up here is more than the window tells.
     let mut bad = Raw::to(front);
-    bad.say(frame(HEADERS, END_HEADERS, 1, &fields(&[(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"a"), (b":path", b"/")])));
+    bad.say(frame(
+        HEADERS,
+        END_HEADERS,
+        1,
+        &fields(&[(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"a"), (b":path", b"/")]),
+    ));
     for _ in 0..60 {
         if !bad.say(frame(DATA, 0, 1, b"x").repeat(1000)) {
             break;

@@ -67,8 +67,17 @@ fn walk<T>(rules: &Rules, bytes: &[u8], look: impl FnOnce(Outcome<'_>) -> T) -> 
     let mut slots = head::slots();
     let request = head::request(&mut slots, bytes).expect("it is allowed").expect("it is whole");
     let servers_up = |backend: usize| if backend == 1 { 2 } else { 0 };
-    let subject =
-        Subject { client: CLIENT, port: 80, tls: None, hello: None, request: Some(&request), servers_up: &servers_up };
+    let tracks = Tracks::default();
+    let subject = Subject {
+        client: CLIENT,
+        port: 80,
+        tls: None,
+        hello: None,
+        request: Some(&request),
+        servers_up: &servers_up,
+        tables: &[],
+        tracks: &tracks,
+    };
     look(rules.walk(&subject))
 }
 
@@ -205,7 +214,17 @@ fn in_tcp_conditions_on_a_request_never_hold_and_those_on_the_client_do() {
     let rules = Rules::compile(&frontend, &lists(&["10.8.5.17/32"])).unwrap();
     for (client, verdict) in [("10.8.5.17", Verdict::UseBackend(2)), ("10.8.5.18", Verdict::Reject { reset: true })] {
         let client = client.parse().unwrap();
-        let subject = Subject { client, port: 25, tls: None, hello: None, request: None, servers_up: &|_| 0 };
+        let tracks = Tracks::default();
+        let subject = Subject {
+            client,
+            port: 25,
+            tls: None,
+            hello: None,
+            request: None,
+            servers_up: &|_| 0,
+            tables: &[],
+            tracks: &tracks,
+        };
         assert_eq!(rules.walk(&subject).verdict, verdict, "{client}");
     }
 }
@@ -215,7 +234,17 @@ fn holds_in_tcp(condition: Condition, tls: Option<&Facts>, hello: Option<&Hello>
     let mut frontend = http(vec![when(condition, Action::UseBackend(1))], Vec::new());
     frontend.mode = Mode::Tcp;
     let rules = Rules::compile(&frontend, &lists(&[])).unwrap();
-    let subject = Subject { client: CLIENT, port: 443, tls, hello, request: None, servers_up: &|_| 0 };
+    let tracks = Tracks::default();
+    let subject = Subject {
+        client: CLIENT,
+        port: 443,
+        tls,
+        hello,
+        request: None,
+        servers_up: &|_| 0,
+        tables: &[],
+        tracks: &tracks,
+    };
     rules.walk(&subject).verdict == Verdict::UseBackend(1)
 }
 
