@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::beat::{BeatBoard, MAX_WORKERS};
 use crate::check::Checks;
+use crate::control::{TableAnswer, TableAsk};
 use crate::http::head::{BadHttp2, BadRequest, BadResponse};
 use crate::limits::{Gate, Limits};
 use crate::listener::{Listener, ListenerKey};
@@ -154,6 +155,24 @@ impl DataPlane {
     /// mistake: a new plan and the change of a list may pass each other.
     pub fn replace_list(&self, list: &List) {
         self.scheme.lists.replace(&list.name, &list.networks);
+    }
+
+    /// Shows or forgets entries of a stick table.
+    pub fn ask_table(&self, ask: &TableAsk) -> TableAnswer {
+        let (TableAsk::Show { table, key } | TableAsk::Clear { table, key }) = ask;
+        let tables = &self.scheme.plan.stick_tables;
+        let Some(index) = tables.iter().position(|known| known.name == *table) else {
+            return TableAnswer::NoTable(tables.iter().map(|table| table.name.clone()).collect());
+        };
+        let table = &self.scheme.tables[index];
+        let key = match key.as_ref().map(|text| table.parse_key(text)) {
+            Some(None) => return TableAnswer::BadKey,
+            key => key.flatten(),
+        };
+        match ask {
+            TableAsk::Show { .. } => TableAnswer::Entries(table.show(key.as_ref(), TableAsk::MOST, table.now())),
+            TableAsk::Clear { .. } => TableAnswer::Cleared(table.clear(key.as_ref(), table.now())),
+        }
     }
 
     /// Whether every worker runs the latest plan.

@@ -20,7 +20,9 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::beat::{BeatBoard, MAX_WORKERS};
-use crate::control::{Channel, DescriptorKey, Descriptors, FromCore, Hello, Received, Running, ToCore, VERSION};
+use crate::control::{
+    Channel, DescriptorKey, Descriptors, FromCore, Hello, Received, Running, TableAnswer, ToCore, VERSION,
+};
 use crate::limits::Limits;
 use crate::listener::{Listener, ListenerKey};
 use crate::log;
@@ -205,6 +207,11 @@ impl Core {
                     plane.replace_list(&list);
                 }
                 self.say(FromCore::ListTaken);
+            }
+            ToCore::Table(ask) => {
+                let nothing = || TableAnswer::NoTable(Vec::new());
+                let answer = self.plane.as_ref().map_or_else(nothing, |plane| plane.ask_table(&ask));
+                self.say(FromCore::Table(answer));
             }
             ToCore::HandOver => {
                 if let Some(agent) = &mut self.agent

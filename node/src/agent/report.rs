@@ -72,6 +72,7 @@ impl Agent {
             }),
             log: Log { dropped: crate::log::dropped(), sinks: Vec::new() },
             traffic_log: None,
+            stick_tables: Vec::new(),
         }
     }
 

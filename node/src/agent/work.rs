@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use proxy_core::control::TableAsk;
 use proxy_core::stats::Stats;
 use sync::Channel;
 use tokio::sync::oneshot;
@@ -20,6 +21,7 @@ use crate::status::Status;
 use crate::status::traffic::Traffic;
 use crate::store::{Revision, Store};
 use crate::supervisor::Supervisor;
+use crate::tables;
 use crate::tickle::{Sent, TickleError};
 
 use super::Agent;
@@ -126,6 +128,12 @@ pub(super) async fn answer_status(
 ) -> Done {
     let status = traffic.complete(status, &supervisor).await;
     let _ = reply.send(Response::Status { status: Box::new(status) });
+    Done::Answered
+}
+
+/// Shows or forgets entries of a stick table.
+pub(super) async fn ask_table(ask: TableAsk, supervisor: Supervisor, reply: oneshot::Sender<Response>) -> Done {
+    let _ = reply.send(tables::answer(&supervisor, ask).await);
     Done::Answered
 }
 
