@@ -216,3 +216,43 @@ impl Route {
         Ok(Chosen { server, place })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::valid;
+    use crate::plan::{Rule, StickCounter, StickTable};
+    use std::time::Duration;
+
+    #[test]
+    fn a_hello_is_looked_at_where_a_table_of_server_names_is_used() {
+        let table = |key| StickTable {
+            name: "t".into(),
+            key,
+            size: 1,
+            expire: Duration::from_secs(1),
+            counters: vec![StickCounter::Gpc0],
+        };
+        let rule = |when, action| vec![Rule { when, action }];
+        let rate = Condition::Rate { table: 0, counter: StickCounter::Gpc0, above: 0 };
+        let nested = Condition::Any(vec![Condition::Not(Box::new(rate))]);
+        for (key, asks) in [(StickKey::Sni, true), (StickKey::Source { v4: 32, v6: 128 }, false)] {
+            let mut plan = valid();
+            plan.stick_tables = vec![table(key)];
+            assert!(!keys_by_sni(&plan, &plan.frontends[0]), "it uses no table");
+            for rules in [
+                rule(None, Action::Track(0)),
+                rule(None, Action::IncGpc0(0)),
+                rule(Some(nested.clone()), Action::Reject { reset: true }),
+            ] {
+                let mut plan = plan.clone();
+                plan.frontends[0].rules = rules;
+                assert_eq!(keys_by_sni(&plan, &plan.frontends[0]), asks);
+            }
+            plan.backends[0].persist = Some(Persist::Table(0));
+            assert!(!keys_by_sni(&plan, &plan.frontends[0]), "it leads to the other backend");
+            plan.frontends[0].rules = rule(None, Action::UseBackend(0));
+            assert_eq!(keys_by_sni(&plan, &plan.frontends[0]), asks);
+        }
+    }
+}

@@ -181,7 +181,7 @@ async fn tcp(client: Stream, peer: SocketAddr, route: Rc<Route>, _room: Room) {
         _ => route.frontend().backend.expect("a plan was validated: TCP has a backend"),
     };
     story.backend = Some(backend);
-    story.queued = u32::try_from(route.backend_live(backend).waiting()).unwrap_or(u32::MAX);
+    story.queued = u32::try_from(route.backend_live(backend).queue.len()).unwrap_or(u32::MAX);
     let key = route.scheme.stuck[backend].as_ref().map(|stuck| route.rules.key(&subject, &outcome, stuck.key()));
     let mut affinity = Affinity::by_key(key.flatten());
     let reached = async {

@@ -36,7 +36,7 @@ impl Connection {
         let mut attempts = Attempts::default();
         self.tell(|story| {
             story.backend = Some(backend);
-            story.queued = u32::try_from(route.backend_live(backend).waiting()).unwrap_or(u32::MAX);
+            story.queued = u32::try_from(route.backend_live(backend).queue.len()).unwrap_or(u32::MAX);
         });
         let (mut chosen, mut at_hand) = match self.own_connection(route, backend) {
             Some(own) => own,

@@ -348,10 +348,10 @@ impl PlanError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn valid() -> Plan {
+    pub(crate) fn valid() -> Plan {
         let second = Duration::from_secs(1);
         let server = |name: &str| Server {
             name: name.into(),

@@ -271,3 +271,164 @@ impl Cookie {
         if fits { Ok(()) } else { Err(BadCookie::Value(value.to_owned())) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::valid;
+    use crate::plan::{Action, Condition, Rule};
+
+    const RATE: StickCounter = StickCounter::HttpReqRate(Duration::from_secs(10));
+
+    fn table(plan: &mut Plan) -> &mut StickTable {
+        plan.stick_tables.push(StickTable {
+            name: "t".into(),
+            key: StickKey::Source { v4: 32, v6: 128 },
+            size: 1,
+            expire: Duration::from_secs(1),
+            counters: vec![RATE],
+        });
+        plan.stick_tables.last_mut().expect("it was put there")
+    }
+
+    fn cookie(plan: &mut Plan, change: impl FnOnce(&mut Cookie)) {
+        let mut cookie = Cookie {
+            name: "SRV".into(),
+            mode: CookieMode::Insert,
+            secure: false,
+            http_only: false,
+            same_site: None,
+            domain: None,
+            max_idle: None,
+            max_life: None,
+        };
+        change(&mut cookie);
+        plan.frontends.clear();
+        plan.backends[0].persist = Some(Persist::Cookie(Box::new(cookie)));
+    }
+
+    fn rule(plan: &mut Plan, when: Option<Condition>, action: Action) {
+        plan.frontends[0].rules.push(Rule { when, action });
+    }
+
+    #[test]
+    fn persistence_that_cannot_be_run_is_refused_with_its_place() {
+        type Case = (fn(&mut Plan), &'static str);
+        let refused: [Case; 20] = [
+            (|plan| table(plan).size = 0, "stick_table `t`: 0 entries: between 1 and 268435456 can be kept"),
+            (|plan| table(plan).expire = Duration::ZERO, "stick_table `t`: its entries would be over at once"),
+            (
+                |plan| table(plan).key = StickKey::Source { v4: 0, v6: 129 },
+                "stick_table `t`: 0 and 129 are no lengths of prefixes",
+            ),
+            (|plan| table(plan).counters.push(RATE), "stick_table `t`: `http_req_rate(10s)` is counted twice"),
+            (
+                |plan| {
+                    table(plan);
+                    table(plan);
+                },
+                "stick_table `t`: the name is taken",
+            ),
+            (
+                |plan| plan.backends[0].persist = Some(Persist::Table(0)),
+                "backend `left`: there is no stick table number 0",
+            ),
+            (
+                |plan| {
+                    table(plan).key = StickKey::Path;
+                    plan.backends[1].persist = Some(Persist::Table(0));
+                },
+                "frontend `web`: TCP has no requests, by which the backend `right` knows its clients",
+            ),
+            (|plan| rule(plan, None, Action::Track(0)), "frontend `web`: rule 1: there is no stick table number 0"),
+            (
+                |plan| {
+                    table(plan).key = StickKey::Header("A".into());
+                    rule(plan, None, Action::Track(0));
+                },
+                "frontend `web`: rule 1: TCP has nothing that is a key of the stick table `t`",
+            ),
+            (
+                |plan| {
+                    table(plan);
+                    rule(plan, None, Action::IncGpc0(0));
+                },
+                "frontend `web`: rule 1: the stick table `t` has no `gpc0`",
+            ),
+            (
+                |plan| {
+                    table(plan);
+                    let counter = StickCounter::ConnRate(Duration::from_millis(90_500));
+                    let when = Condition::Not(Box::new(Condition::Rate { table: 0, counter, above: 1 }));
+                    rule(plan, Some(when), Action::Reject { reset: false });
+                },
+                "frontend `web`: rule 1: the stick table `t` has no `conn_rate(90500ms)`",
+            ),
+            (
+                |plan| cookie(plan, |cookie| cookie.name = "a b".into()),
+                "backend `left`: `a b` is no header name: letters, digits and !#$%&'*+-.^_`|~ only",
+            ),
+            (
+                |plan| cookie(plan, |cookie| cookie.domain = Some("a\r\nb".into())),
+                "backend `left`: `a\\r\\nb` is no domain: letters, digits, `.` and `-`",
+            ),
+            (
+                |plan| cookie(plan, |cookie| cookie.same_site = Some(SameSite::None)),
+                "backend `left`: browsers refuse `SameSite=None` without `Secure`: set `secure = true`",
+            ),
+            (
+                |plan| cookie(plan, |cookie| cookie.max_life = Some(Duration::from_secs(3))),
+                "backend `left`: a length of time is below 4 s, in steps of which dates are kept",
+            ),
+            (
+                |plan| {
+                    cookie(plan, |cookie| {
+                        (cookie.mode, cookie.max_idle) = (CookieMode::Prefix, Some(Duration::from_secs(9)));
+                    });
+                },
+                "backend `left`: dates are kept in a cookie with `mode = \"insert\"` only",
+            ),
+            (
+                |plan| cookie(plan, |cookie| (cookie.mode, cookie.http_only) = (CookieMode::Rewrite, true)),
+                "backend `left`: the cookie is the servers' own, and so are its attributes: `http_only` is for `mode = \"insert\"`",
+            ),
+            (
+                |plan| {
+                    cookie(plan, |_| {});
+                    plan.backends[0].servers[1].cookie = Some("a;b".into());
+                },
+                "backend `left`: server `two`: `a;b` can't stand in a cookie: visible ASCII without `\"`, `,`, `;`, `\\`, `|` and `~`, 1 to 256 bytes",
+            ),
+            (
+                |plan| {
+                    cookie(plan, |_| {});
+                    plan.backends[0].servers[1].cookie = Some("one".into());
+                },
+                "backend `left`: server `two`: the cookie `one` is another server's",
+            ),
+            (
+                |plan| {
+                    cookie(plan, |_| {});
+                    plan.backends[0].servers[1].cookie = Some(String::new());
+                },
+                "backend `left`: server `two`: `` can't stand in a cookie: visible ASCII without `\"`, `,`, `;`, `\\`, `|` and `~`, 1 to 256 bytes",
+            ),
+        ];
+        for (change, message) in refused {
+            let mut plan = valid();
+            change(&mut plan);
+            assert_eq!(plan.validate().map_err(|error| error.to_string()), Err(message.to_owned()));
+        }
+    }
+
+    #[test]
+    fn counters_are_written_as_they_are_read() {
+        let rate = |milliseconds| StickCounter::BytesInRate(Duration::from_millis(milliseconds)).to_string();
+        let table = [(250, "250ms"), (1_500, "1500ms"), (10_000, "10s"), (90_000, "90s"), (120_000, "2m")];
+        let table = table.into_iter().chain([(3_600_000, "1h"), (86_400_000, "1d")]);
+        for (milliseconds, text) in table {
+            assert_eq!(rate(milliseconds), format!("bytes_in_rate({text})"));
+        }
+        assert_eq!(StickCounter::ConnCur.to_string(), "conn_cur");
+    }
+}

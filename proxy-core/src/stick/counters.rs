@@ -70,6 +70,11 @@ impl Layout {
         }
     }
 
+    /// Whether an event moves any of them.
+    pub(super) fn counts(&self, event: Event) -> bool {
+        self.slots.iter().any(|(counter, _)| concerns(*counter, event).is_some())
+    }
+
     /// What a counter says at `now`; 0 if it isn't counted.
     pub(super) fn value(&self, words: &[u32], counter: StickCounter, now: u64) -> u32 {
         let Some((_, first)) = self.slots.iter().find(|(known, _)| *known == counter) else { return 0 };

@@ -1,7 +1,7 @@
 //! Stick tables: what is known of clients for a while, shared by all workers.
 //!
 //! An entry has the name of the server that its client is to stay with, and counters. It goes when it wasn't used for
-//! `expire`, or when one more needs its place: then the one that was used longest ago does, of its shard (with up to
+//! `expire`, or when one more needs its place: then the one that was used longest ago does, of its shard (below
 //! 2048 entries there is one shard). An entry with connections that go on (`conn_cur`) is in use: it stays. Every change
 //! is one [`Update`] of one key. Servers are known by name: an apply may reorder or remove them.
 
@@ -145,6 +145,11 @@ impl Table {
             }
         }
         true
+    }
+
+    /// Whether it counts such events.
+    pub(crate) fn counts(&self, event: Event) -> bool {
+        self.common.layout.counts(event)
     }
 
     /// What a counter says of a client; 0 if nothing is known. No use.

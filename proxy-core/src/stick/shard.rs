@@ -52,7 +52,7 @@ pub(super) struct Common {
 pub(super) struct Shard {
     entries: Vec<Entry>,
     words: Vec<u32>,
-    /// First entries of the chains.
+    /// First entries of the chains, counted from 1; 0: none. Zeros cost no memory until something else is written.
     buckets: Box<[u32]>,
     free: u32,
     newest: u32,
@@ -80,11 +80,10 @@ impl Shard {
         };
         shard.entries.try_reserve_exact(entries)?;
         shard.words.try_reserve_exact(entries.saturating_mul(words))?;
-        let mut buckets = Vec::new();
-        let count = entries.next_power_of_two();
-        buckets.try_reserve_exact(count)?;
-        buckets.resize(count, NONE);
-        shard.buckets = buckets.into();
+        let buckets = entries.next_power_of_two();
+        // Asked for in vain, zeros would end the process.
+        Vec::<u32>::new().try_reserve_exact(buckets)?;
+        shard.buckets = vec![0; buckets].into();
         Ok(shard)
     }
 
@@ -97,7 +96,7 @@ impl Shard {
         self.sweep(now, expire, SWEPT, common);
         let index = self.find(key, hash)?;
         if self.is_over(index, now, expire, common) {
-            self.remove(index, hash, common);
+            self.remove(index, hash);
             return None;
         }
         self.touch(index, now);
@@ -138,7 +137,7 @@ impl Shard {
             index
         };
         let bucket = self.bucket(hash);
-        self.entries[index as usize].chain = std::mem::replace(&mut self.buckets[bucket], index);
+        self.entries[index as usize].chain = std::mem::replace(&mut self.buckets[bucket], index + 1).wrapping_sub(1);
         self.length += 1;
         self.link(index);
         Some(index)
@@ -176,7 +175,7 @@ impl Shard {
             if self.in_use(index, common) {
                 self.touch(index, now);
             } else {
-                self.remove(index, self.hash_of(index, common), common);
+                self.remove(index, self.hash_of(index, common));
             }
         }
         true
@@ -199,13 +198,12 @@ impl Shard {
             self.entries[index as usize].server = NONE;
             common.layout.clear(self.words_of(index, common));
         } else {
-            self.remove(index, self.hash_of(index, common), common);
+            self.remove(index, self.hash_of(index, common));
         }
     }
 
-    /// As [`Shard::forget`], at most so many, from the longest unused on. Those in use come last afterwards; `true`:
-    /// there may be more.
-    pub(super) fn forget_oldest(&mut self, most: u32, now: u64, common: &Common) -> bool {
+    /// As [`Shard::forget`], at most so many, from the longest unused on. Those in use were used last afterwards.
+    pub(super) fn forget_oldest(&mut self, most: u32, now: u64, common: &Common) {
         for _ in 0..most.min(self.length) {
             let index = self.oldest;
             self.forget(index, common);
@@ -213,7 +211,6 @@ impl Shard {
                 self.touch(index, now);
             }
         }
-        self.length > 0
     }
 
     /// Makes room for one; `false`: those that were looked at are in use.
@@ -222,7 +219,7 @@ impl Shard {
             let index = self.oldest;
             if !self.in_use(index, common) {
                 self.tally.evicted += 1;
-                self.remove(index, self.hash_of(index, common), common);
+                self.remove(index, self.hash_of(index, common));
                 return true;
             }
             // A session that goes on is a use.
@@ -248,8 +245,13 @@ impl Shard {
         hash as usize & (self.buckets.len() - 1)
     }
 
+    /// The first entry of a chain.
+    fn first(&self, bucket: usize) -> u32 {
+        self.buckets[bucket].wrapping_sub(1)
+    }
+
     fn find(&self, key: &Key, hash: u64) -> Option<u32> {
-        let mut index = self.buckets[self.bucket(hash)];
+        let mut index = self.first(self.bucket(hash));
         loop {
             let entry = self.entries.get(index as usize)?;
             if entry.key == *key {
@@ -259,13 +261,13 @@ impl Shard {
         }
     }
 
-    fn remove(&mut self, index: u32, hash: u64, _: &Common) {
+    fn remove(&mut self, index: u32, hash: u64) {
         self.unlink(index);
         let (bucket, next) = (self.bucket(hash), self.entries[index as usize].chain);
-        if self.buckets[bucket] == index {
-            self.buckets[bucket] = next;
+        let mut before = self.first(bucket);
+        if before == index {
+            self.buckets[bucket] = next.wrapping_add(1);
         } else {
-            let mut before = self.buckets[bucket];
             while let Some(entry) = self.entries.get_mut(before as usize) {
                 if entry.chain == index {
                     entry.chain = next;

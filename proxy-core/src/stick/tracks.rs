@@ -62,7 +62,7 @@ impl Tracks {
         if matches!(event, Event::In(0) | Event::Out(0)) {
             return;
         }
-        for slot in self.0.borrow().iter().filter(|slot| slot.current) {
+        for slot in self.0.borrow().iter().filter(|slot| slot.current && slot.table.counts(event)) {
             slot.table.update(&slot.key, &[Update::Count(event)], slot.table.now());
         }
     }
@@ -97,7 +97,9 @@ impl Tracks {
 
 impl Slot {
     fn end(self) {
-        self.table.update(&self.key, &[Update::Count(Event::End)], self.table.now());
+        if self.table.counts(Event::End) {
+            self.table.update(&self.key, &[Update::Count(Event::End)], self.table.now());
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! The rules of a frontend, compiled once for a plan and walked for each request, or each connection in TCP. Pure.
+//! The rules of a frontend, compiled once for a plan and walked for each request, or each connection in TCP. Pure, but
+//! for what they count in stick tables.
 //!
 //! Rules see the request as the rules before them left it: with its new path, and with the header edits so far, the
 //! frontend's own first (as HAProxy's `http-request` rules do). Nothing is allocated unless a path is changed.

@@ -490,3 +490,44 @@ fn what_cannot_be_compiled_is_named_with_its_rule() {
     );
     assert_eq!(bad(Condition::Source(vec![Sources::List(1)])), "rule 2: there is no list number 1");
 }
+
+#[test]
+fn a_key_is_found_in_the_request_as_the_rules_left_it() {
+    let header = |edit: fn(String, String) -> HeaderEdit| Action::EditRequest(edit("X-Id".into(), "edited".into()));
+    let remove = || Action::EditRequest(HeaderEdit::Remove("x-id".into()));
+    let by_header = || StickKey::Header("x-id".into());
+    let sent = "X-Id: first\r\nX-Id: second\r\nCookie: a=1; id=mine\r\nCookie: id=other\r\n";
+    let table = [
+        (vec![], by_header(), Some("first")),
+        (vec![header(HeaderEdit::Add)], by_header(), Some("first")),
+        (vec![header(HeaderEdit::Set)], by_header(), Some("edited")),
+        (vec![remove()], by_header(), None),
+        (vec![remove(), header(HeaderEdit::Add)], by_header(), Some("edited")),
+        (vec![], StickKey::Cookie("id".into()), Some("mine")),
+        (vec![], StickKey::Cookie("ID".into()), None),
+        (vec![], StickKey::Path, Some("/a")),
+        (vec![Action::SetPath("/b".into())], StickKey::Path, Some("/b")),
+        (vec![], StickKey::Sni, None),
+        (vec![], StickKey::Source { v4: 16, v6: 128 }, Some("198.51.0.0")),
+    ];
+    let bytes = format!("GET /a?q HTTP/1.1\r\nHost: a.test\r\n{sent}\r\n");
+    for (actions, key, expected) in table {
+        let rules = compile(actions.into_iter().map(|action| Rule { when: None, action }).collect());
+        let mut slots = head::slots();
+        let request = head::request(&mut slots, bytes.as_bytes()).expect("it is allowed").expect("it is whole");
+        let tracks = Tracks::default();
+        let subject = Subject {
+            client: CLIENT,
+            port: 80,
+            tls: None,
+            hello: None,
+            request: Some(&request),
+            servers_up: &|_| 0,
+            tables: &[],
+            tracks: &tracks,
+        };
+        let outcome = rules.walk(&subject);
+        let found = rules.key(&subject, &outcome, &key).map(|key| key.to_string());
+        assert_eq!(found.as_deref(), expected, "{key:?}");
+    }
+}
