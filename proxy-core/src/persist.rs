@@ -45,7 +45,6 @@ pub(crate) fn tables(plan: &Plan, before: Option<&Scheme>) -> Result<Vec<Arc<Tab
     let table = |definition: &plan::StickTable| {
         let kept = before.and_then(|before| before.tables.iter().find(|table| table.fits(definition)));
         if let Some(table) = kept {
-            table.set_expire(definition.expire);
             return Ok(Arc::clone(table));
         }
         Table::new(definition).map(Arc::new).map_err(|error| {
@@ -53,7 +52,10 @@ pub(crate) fn tables(plan: &Plan, before: Option<&Scheme>) -> Result<Vec<Arc<Tab
             PlanError::new(format!("stick_table `{}`", definition.name), problem)
         })
     };
-    plan.stick_tables.iter().map(table).collect()
+    let tables: Vec<Arc<Table>> = plan.stick_tables.iter().map(table).collect::<Result<_, _>>()?;
+    // Only now: a plan that is refused changes nothing.
+    tables.iter().zip(&plan.stick_tables).for_each(|(table, definition)| table.set_expire(definition.expire));
+    Ok(tables)
 }
 
 /// Whether a frontend's rules or backends know clients by the server name in their hello.
