@@ -135,7 +135,6 @@ fn period(counter: StickCounter) -> Option<u64> {
 }
 
 /// The number of the period, from 1 so that an entry's first one has none before it, and how much of it is over.
-#[expect(clippy::cast_possible_truncation, reason = "only whether two numbers are neighbours matters")]
 fn period_at(now: u64, period: u64) -> (u32, u64) {
     ((now / period).wrapping_add(1) as u32, now % period)
 }

@@ -247,7 +247,6 @@ impl Table {
         self.common.hasher.hash_one(key)
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "some of the bits are what is wanted")]
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
         // The low bits choose the chain within it.
         lock(&self.shards[(hash >> 48) as usize & (self.shards.len() - 1)])

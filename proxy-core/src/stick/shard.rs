@@ -240,7 +240,6 @@ impl Shard {
         common.hasher.hash_one(&self.entries[index as usize].key)
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "some of the bits are what is wanted")]
     fn bucket(&self, hash: u64) -> usize {
         hash as usize & (self.buckets.len() - 1)
     }
