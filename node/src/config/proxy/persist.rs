@@ -136,6 +136,9 @@ fn read_key(value: Value<'_>) -> Option<StickKey> {
     }
 }
 
+/// A counter with a period.
+type Rate = fn(Duration) -> StickCounter;
+
 /// `conn_cur`, `http_req_rate(10s)` and the like.
 fn read_counter(value: Value<'_>) -> Option<StickCounter> {
     const PLAIN: [(&str, StickCounter); 4] = [
@@ -144,7 +147,7 @@ fn read_counter(value: Value<'_>) -> Option<StickCounter> {
         ("http_req_cnt", StickCounter::HttpReqCnt),
         ("gpc0", StickCounter::Gpc0),
     ];
-    const RATES: [(&str, fn(Duration) -> StickCounter); 5] = [
+    const RATES: [(&str, Rate); 5] = [
         ("conn_rate", StickCounter::ConnRate),
         ("http_req_rate", StickCounter::HttpReqRate),
         ("http_err_rate", StickCounter::HttpErrRate),
