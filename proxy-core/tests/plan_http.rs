@@ -337,6 +337,9 @@ fn tcp_has_no_request_to_look_at_or_answer() {
         Action::EditRequest(HeaderEdit::Remove("A".into())),
     ];
     for action in needs_request {
-        assert_eq!(rule(1, None, action), "frontend `mail`: rule 1: TCP knows only reject, use_backend, track and inc_gpc0");
+        assert_eq!(
+            rule(1, None, action),
+            "frontend `mail`: rule 1: TCP knows only reject, use_backend, track and inc_gpc0"
+        );
     }
 }

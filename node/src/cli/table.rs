@@ -13,6 +13,7 @@ use crate::control::{Request, Response};
 #[derive(Debug, Subcommand)]
 pub(super) enum TableCommand {
     /// Which stick tables there are, and how full they are
+    #[command(after_help = "Examples:\n  lbnode table list\n  lbnode table list --json | jq '.tables[].evicted'")]
     List(Json),
     /// What is known of clients, the last used first: at most 1000 of them, or one
     #[command(after_help = "Examples:\n  lbnode table show mag\n  lbnode table show mag 198.51.100.7")]
