@@ -68,7 +68,7 @@ fn measure(way: &Balance, count: usize) -> (f64, f64) {
         for _ in 0..ROUND {
             client += 1;
             balancer.follow(0, Instant::now, standing);
-            let wanted = Wanted { hash: Some(hash::of(&client.to_le_bytes())), last: None };
+            let wanted = Wanted { hash: Some(hash::of(&client.to_le_bytes())), last: None, home: None };
             if let Pick::Server(server) =
                 black_box(balancer.pick(wanted, None, |server| sessions[server].0.load(SeqCst)))
             {
@@ -100,6 +100,8 @@ fn server(index: usize) -> Server {
         address: SocketAddr::from(([192, 0, 2, 1], 80)),
         host: None,
         tls_name: None,
+        stick: true,
+        cookie: None,
         weight,
         backup: false,
         max_connections: Some(1_000_000),

@@ -29,4 +29,5 @@ pub mod status;
 pub mod store;
 pub mod supervisor;
 mod systemd;
+mod tables;
 pub mod tickle;

@@ -15,12 +15,13 @@ use tokio::sync::mpsc;
 use crate::beat::{BeatBoard, MAX_WORKERS};
 use crate::check::Checks;
 use crate::check::program::{RunProgram, WAITING};
+use crate::control::{TableAnswer, TableAsk};
 use crate::http::head::{BadHttp2, BadRequest, BadResponse};
 use crate::limits::{Gate, Limits};
 use crate::listener::{Listener, ListenerKey};
 pub use crate::log::Descriptors as LogDescriptors;
 use crate::log::Logs;
-use crate::plan::{self, Action, List, Mode, Plan, PlanError};
+use crate::plan::{self, List, Mode, Plan, PlanError};
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
 use crate::stats::{
     BackendStats, CheckReport, FrontendStats, HttpCounters, Reasons, ServerState, ServerStats, Stats, TlsStats,
@@ -162,6 +163,24 @@ impl DataPlane {
         self.scheme.lists.replace(&list.name, &list.networks);
     }
 
+    /// Shows or forgets entries of a stick table.
+    pub fn ask_table(&self, ask: &TableAsk) -> TableAnswer {
+        let (TableAsk::Show { table, key } | TableAsk::Clear { table, key }) = ask;
+        let tables = &self.scheme.plan.stick_tables;
+        let Some(index) = tables.iter().position(|known| known.name == *table) else {
+            return TableAnswer::NoTable(tables.iter().map(|table| table.name.clone()).collect());
+        };
+        let table = &self.scheme.tables[index];
+        let key = match key.as_ref().map(|text| table.parse_key(text)) {
+            Some(None) => return TableAnswer::BadKey,
+            key => key.flatten(),
+        };
+        match ask {
+            TableAsk::Show { .. } => TableAnswer::Entries(table.show(key.as_ref(), TableAsk::MOST, table.now())),
+            TableAsk::Clear { .. } => TableAnswer::Cleared(table.clear(key.as_ref(), table.now())),
+        }
+    }
+
     /// Whether every worker runs the latest plan.
     pub fn ready(&self) -> bool {
         self.mailboxes.iter().all(|mailbox| mailbox.applied.load(SeqCst) >= self.generation)
@@ -198,6 +217,7 @@ impl DataPlane {
             backends: backends.collect(),
             workers: self.shards.iter().map(worker_stats).collect(),
             log_sinks: self.logs.stats(),
+            stick_tables: self.scheme.tables.iter().map(|table| table.stats(table.now())).collect(),
         }
     }
 
@@ -253,10 +273,7 @@ impl Drop for DataPlane {
 
 /// Whether a frontend that speaks it leads to the backend.
 fn speaks_http(plan: &Plan, backend: usize) -> bool {
-    let leads = |frontend: &plan::Frontend| {
-        let by_rule = |rule: &plan::Rule| matches!(rule.action, Action::UseBackend(index) if index == backend);
-        frontend.backend == Some(backend) || frontend.rules.iter().any(by_rule)
-    };
+    let leads = |frontend: &plan::Frontend| frontend.leads_to().any(|index| index == backend);
     plan.frontends.iter().any(|frontend| matches!(frontend.mode, Mode::Http(_)) && leads(frontend))
 }
 

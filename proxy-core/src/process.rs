@@ -23,7 +23,9 @@ use tracing::{error, info, warn};
 
 use crate::beat::{BeatBoard, MAX_WORKERS};
 use crate::check::program::{ProgramEnd, RunProgram};
-use crate::control::{Channel, DescriptorKey, Descriptors, FromCore, Hello, Received, Running, ToCore, VERSION};
+use crate::control::{
+    Channel, DescriptorKey, Descriptors, FromCore, Hello, Received, Running, TableAnswer, ToCore, VERSION,
+};
 use crate::limits::Limits;
 use crate::listener::{Listener, ListenerKey};
 use crate::log;
@@ -257,6 +259,11 @@ impl Core {
                 self.say(FromCore::ListTaken);
             }
             ToCore::ProgramEnded { ticket, ok, what } => self.programs.ended(ticket, ProgramEnd { ok, what }),
+            ToCore::Table(ask) => {
+                let nothing = || TableAnswer::NoTable(Vec::new());
+                let answer = self.plane.as_ref().map_or_else(nothing, |plane| plane.ask_table(&ask));
+                self.say(FromCore::Table(answer));
+            }
             ToCore::HandOver => {
                 self.programs.welcome = true;
                 if let Some(agent) = &mut self.agent

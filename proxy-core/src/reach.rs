@@ -169,6 +169,11 @@ impl Route {
     /// What the balancer says, and the limit of the server that it chose.
     fn look(&self, backend: usize, wanted: Wanted, except: Option<usize>) -> (Pick, u32) {
         let (slow_start, live) = (self.backend(backend).slow_start, self.backend_live(backend));
+        if let Some(home) = wanted.home.filter(|home| self.may_stay(backend, *home)) {
+            let limit = self.backend(backend).servers[home].max_connections.unwrap_or(u32::MAX);
+            let full = live.servers[home].sessions() >= limit;
+            return (if full { Pick::Busy(home) } else { Pick::Server(home) }, limit);
+        }
         let mut balancer = self.backends[backend].balancer.borrow_mut();
         let changes = live.changes.load(SeqCst);
         balancer.follow(changes, Instant::now, |server, now| live.servers[server].standing(slow_start, now));

@@ -17,9 +17,11 @@ use crate::limits::Gate;
 use crate::log::Sinks;
 use crate::log_pipe::chain;
 use crate::per_source::PerSource;
+use crate::persist::{Stuck, keys_by_sni, tables};
 use crate::plan::{self, LogSink, Mode, Plan, PlanError};
 use crate::queue::{Lane, Queue};
 use crate::stats::{BackendShard, FrontendShard, ServerShard, ServerState, shards};
+use crate::stick::Table;
 use crate::tls::Configs;
 
 /// A plan with the live state of its parts, index by index.
@@ -34,6 +36,12 @@ pub(crate) struct Scheme {
     pub(crate) forwarding: Vec<Option<Forwarding>>,
     pub(crate) lists: Arc<Lists>,
     pub(crate) tls: Configs,
+    /// By index; those that stay as they are keep what they know.
+    pub(crate) tables: Vec<Arc<Table>>,
+    /// Of each backend; `None`: it uses no stick table.
+    pub(crate) stuck: Vec<Option<Stuck>>,
+    /// Of each frontend: a key needs what a client asks for in its hello, where TLS is only passed on.
+    pub(crate) keys_by_sni: Vec<bool>,
     /// Where the frontends' logs go.
     pub(crate) sinks: Sinks,
 }
@@ -103,7 +111,7 @@ impl Scheme {
     /// `plan`, which was validated, around the live state of `before`; `open` opens its logs, once nothing can fail any more.
     ///
     /// # Errors
-    /// A rule, or something of TLS, that can't be used.
+    /// A rule, or something of TLS, that can't be used; a stick table for which there isn't the memory.
     pub(crate) fn build(
         plan: Plan,
         before: Option<&Scheme>,
@@ -117,6 +125,9 @@ impl Scheme {
         };
         let rules = plan.frontends.iter().map(compile).collect::<Result<_, _>>()?;
         let tls = Configs::build(&plan, before.map(|before| (&before.plan, &before.tls)))?;
+        let tables = tables(&plan, before)?;
+        let stuck = plan.backends.iter().map(|backend| Stuck::of(backend, &tables)).collect();
+        let keys_by_sni = plan.frontends.iter().map(|frontend| keys_by_sni(&plan, frontend)).collect();
         let forwarding = plan.frontends.iter().map(|frontend| match &frontend.mode {
             Mode::Http(http) => http.forwarded.as_ref().map(Forwarding::new),
             Mode::Tcp => None,
@@ -147,7 +158,7 @@ impl Scheme {
         });
         let backends = backends.collect();
         let sinks = open(&plan.log_sinks);
-        Ok(Scheme { plan, frontends, backends, rules, forwarding, lists, tls, sinks })
+        Ok(Scheme { plan, frontends, backends, rules, forwarding, lists, tls, tables, stuck, keys_by_sni, sinks })
     }
 }
 

@@ -20,15 +20,18 @@ use crate::http2;
 use crate::limits::Pass;
 use crate::log::{Ended, Phase, TcpRecord, TcpTimers, Termination, Way};
 use crate::per_source::FromSource;
+use crate::persist::Affinity;
 use crate::plan::Mode;
 use crate::reach::{Attempts, Chosen, Unreached};
 use crate::route::{Entrance, Route};
+use crate::stats::Counter;
+use crate::stick::Tracks;
 use crate::stream::Stream;
 use crate::tcp::relay::{End, Relay};
 use crate::tls::admits;
 use crate::tls::fault::Fault;
 use crate::tls::handshake;
-use crate::tls::hello::{self, Hello};
+use crate::tls::hello;
 
 /// How long a client of a TCP frontend may take for its handshake, if it may be silent for longer.
 const HANDSHAKE: Duration = Duration::from_secs(15);
@@ -147,12 +150,25 @@ async fn tcp(client: Stream, peer: SocketAddr, route: Rc<Route>, _room: Room) {
     let mut story = Story { tls: client.stream().facts().is_some(), ..Story::default() };
     let hello = match client.stream().clear() {
         // Apart, so that nobody who isn't asked for it has room for it.
-        Some(socket) if route.rules.looks_into_hellos() => {
+        Some(socket) if route.rules.looks_into_hellos() || route.scheme.keys_by_sni[route.index] => {
             Box::pin(hello::peek_from(socket, route.frontend().client_timeout)).await.map(Box::new)
         }
         _ => None,
     };
-    let backend = match judge(client.stream(), peer, &route, hello.as_deref()) {
+    let tracks = Tracks::default();
+    let servers_up = |backend| route.servers_up(backend);
+    let subject = Subject {
+        client: peer.ip().to_canonical(),
+        port: client.stream().local_addr().unwrap_or(peer).port(),
+        tls: client.stream().facts(),
+        hello: hello.as_deref(),
+        request: None,
+        servers_up: &servers_up,
+        tables: &route.scheme.tables,
+        tracks: &tracks,
+    };
+    let outcome = route.rules.walk(&subject);
+    let backend = match outcome.verdict {
         Verdict::UseBackend(backend) => backend,
         Verdict::Reject { reset } => {
             route.counters().denied.add(1);
@@ -167,14 +183,17 @@ async fn tcp(client: Stream, peer: SocketAddr, route: Rc<Route>, _room: Room) {
     };
     story.backend = Some(backend);
     story.queued = u32::try_from(route.backend_live(backend).queue.len()).unwrap_or(u32::MAX);
+    let key = route.scheme.stuck[backend].as_ref().map(|stuck| route.rules.key(&subject, &outcome, stuck.key()));
+    let mut affinity = Affinity::by_key(key.flatten());
     let reached = async {
         let hash = hash::of_client(&route.backend(backend).balance, peer.ip());
-        let wanted = Wanted { hash, last: None };
+        let wanted = Wanted { hash, last: None, home: affinity.wanted(&route, backend) };
         let mut chosen = route.choose(backend, wanted, client.stream().leaves()).await?;
         story.server = Some(chosen.server);
         story.timers.queue = Some(began.elapsed());
         let stream = route.open(backend, &mut chosen, &mut story.attempts).await?;
         story.timers.connect = Some(began.elapsed() - story.timers.queue.unwrap_or_default());
+        affinity.settle(&route, backend, chosen.server);
         Ok::<_, Unreached>((chosen, stream))
     };
     let (Chosen { server, place }, stream) = match reached.await {
@@ -193,10 +212,12 @@ async fn tcp(client: Stream, peer: SocketAddr, route: Rc<Route>, _room: Room) {
     let (counters, server) = (route.counters(), route.server_counters(backend, server));
     server.total.add(1);
     let idle = plan.tunnel_timeout.unwrap_or(frontend.client_timeout.min(plan.server_timeout));
-    let up = [&counters.bytes_in, &server.bytes_in];
-    let down = [&counters.bytes_out, &server.bytes_out];
+    let (tracked_up, tracked_down) = (Counter::default(), Counter::default());
+    let up = [&counters.bytes_in, &server.bytes_in, &tracked_up];
+    let down = [&counters.bytes_out, &server.bytes_out, &tracked_down];
     let client = client.served();
-    let (end, bytes) = Relay::new(&client, &stream, &route.desk.buffers).run(idle, &up, &down).await;
+    let relay = Relay::new(&client, &stream, &route.desk.buffers).run(idle, &up, &down);
+    let (end, bytes) = tracks.watch(&tracked_up, &tracked_down, relay).await;
     debug!(frontend = frontend.name, client = %peer, ?end, "session ended");
     story.bytes = bytes;
     story.end = match end {
@@ -207,19 +228,6 @@ async fn tcp(client: Stream, peer: SocketAddr, route: Rc<Route>, _room: Room) {
     };
     story.tell(&route, peer, began);
     drop(place);
-}
-
-/// What the rules say of a client.
-fn judge<'r>(client: &Stream, peer: SocketAddr, route: &'r Route, hello: Option<&Hello>) -> Verdict<'r> {
-    let subject = Subject {
-        client: peer.ip().to_canonical(),
-        port: client.local_addr().unwrap_or(peer).port(),
-        tls: client.facts(),
-        hello,
-        request: None,
-        servers_up: &|backend| route.servers_up(backend),
-    };
-    route.rules.walk(&subject).verdict
 }
 
 /// What the log will say of a TCP session.

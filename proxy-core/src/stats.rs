@@ -33,6 +33,8 @@ pub struct Stats {
     pub workers: Vec<WorkerStats>,
     /// In the order of the plan.
     pub log_sinks: Vec<LogSinkStats>,
+    /// In the order of the plan.
+    pub stick_tables: Vec<StickTableStats>,
 }
 
 /// One frontend.
@@ -227,6 +229,40 @@ pub struct LogSinkStats {
     pub written: u64,
     /// Lines dropped because it was full, failed or could not be opened.
     pub dropped: u64,
+}
+
+/// One stick table. Counted since it was made: an apply that changes its key, size or counters makes another one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StickTableStats {
+    /// As in the plan.
+    pub name: String,
+    /// Entries at most.
+    pub size: u32,
+    /// Now.
+    pub entries: u32,
+    /// Clients that asked for their server, and have one.
+    pub hits: u64,
+    /// Clients that asked and have none.
+    pub misses: u64,
+    /// Entries that had to go for another one before their time: the table is too small.
+    pub evicted: u64,
+    /// Clients that are not in it because everybody who is has connections.
+    pub refused: u64,
+}
+
+/// One entry of a stick table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StickEntry {
+    /// An address, or a text with what is no visible ASCII escaped; of a long text its beginning, `~` and its SHA-256.
+    pub key: String,
+    /// Name of the server that its client stays with; `None`: with none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// Milliseconds until it goes, if it isn't used before; while it has connections it stays.
+    pub expires_in_ms: u64,
+    /// By the names that the configuration has.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub counters: BTreeMap<String, u32>,
 }
 
 /// A number that one thread adds to and any thread reads.

@@ -48,6 +48,7 @@ fn valid() -> Plan {
         queue_timeout: SECOND,
         tunnel_timeout: None,
         abort_on_close: false,
+        persist: None,
         prefer_last_server: false,
         slow_start: None,
         all_backups: false,
@@ -341,7 +342,7 @@ fn tcp_has_no_request_to_look_at_or_answer() {
     ];
     for condition in asks_request {
         let message =
-            "frontend `mail`: rule 1: TCP knows only source, port, servers_up, tls, sni, alpn and client_cert";
+            "frontend `mail`: rule 1: TCP knows only source, port, servers_up, rate, tls, sni, alpn and client_cert";
         assert_eq!(rule(1, Some(condition.clone()), reject.clone()), message);
         assert_eq!(rule(1, Some(Condition::All(vec![condition])), reject.clone()), message);
     }
@@ -363,6 +364,9 @@ fn tcp_has_no_request_to_look_at_or_answer() {
         Action::EditRequest(HeaderEdit::Remove("A".into())),
     ];
     for action in needs_request {
-        assert_eq!(rule(1, None, action), "frontend `mail`: rule 1: TCP knows only reject and use_backend");
+        assert_eq!(
+            rule(1, None, action),
+            "frontend `mail`: rule 1: TCP knows only reject, use_backend, track and inc_gpc0"
+        );
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use node::config::{ClusterConfig, load_cluster, parse_cluster, parse_kept};
 use proxy_core::plan::{
-    Action, ClientSupplied, Condition, Forwarded, HeaderEdit, Http, Log, LogFormat, LogSink, Mode, Pattern, Plan,
-    Redirect, Reply, Rule, Sources, Text,
+    Action, ClientSupplied, Condition, Cookie, CookieMode, Forwarded, HeaderEdit, Http, Log, LogFormat, LogSink, Mode,
+    Pattern, Persist, Plan, Redirect, Reply, Rule, SameSite, Sources, StickCounter, StickKey, StickTable, Text,
 };
 
 /// A cluster file whose frontend `web` has these lines, after these tables.
@@ -347,4 +347,95 @@ fn lists_and_pages_are_read_once_and_kept_with_the_text() {
     assert!(parse_cluster("c", &text).is_err(), "the files are gone");
     assert_eq!(parse_kept("c", &text, &first.files).unwrap_or_else(|error| panic!("{error}")), first);
     assert!(parse_kept("c", &text, &BTreeMap::new()).is_err());
+}
+
+#[test]
+fn clients_stay_with_their_servers_by_tables_and_cookies() {
+    let text = r#"
+[pair]
+name = "x"
+[stick_table.mag]
+key = "source"
+size = 10_485_760
+expire = "60m"
+counters = ["conn_cur", "conn_rate(10s)", "http_req_rate(1m)", "gpc0"]
+replicate = false
+[stick_table.net]
+key = "source/24/56"
+size = 1
+expire = "1s"
+[frontend.web]
+mode = "http"
+bind = "*:80"
+default_backend = "app"
+[[frontend.web.rule]]
+track = "mag"
+[[frontend.web.rule]]
+when = { rate = { table = "mag", counter = "http_req_rate(60s)", above = 100 } }
+deny = 429
+[[frontend.web.rule]]
+when = { path = "/trap" }
+inc_gpc0 = "mag"
+[frontend.raw]
+mode = "tcp"
+bind = "*:81"
+default_backend = "raw"
+[[frontend.raw.rule]]
+when = { rate = [{ table = "mag", counter = "conn_cur", above = 0 }, { table = "mag", counter = "gpc0", above = 9 }] }
+reject = true
+[backend.app]
+mode = "http"
+persist = { cookie = { name = "SRV", secure = true, http_only = true, same_site = "none", domain = ".a.test", max_idle = "30m", max_life = "8h" } }
+servers = [{ name = "a", address = "192.0.2.1:80", cookie = "one" }, { name = "s", address = "192.0.2.2:80", stick = false }]
+[backend.raw]
+mode = "tcp"
+persist = { table = "net" }
+servers = [{ name = "a", address = "192.0.2.1:80" }]
+"#;
+    let plan = parse_cluster("c", text).unwrap_or_else(|error| panic!("{error}")).plan;
+    assert_eq!(plan.validate(), Ok(()), "what was read can be run");
+    let seconds = Duration::from_secs;
+    let rate = StickCounter::HttpReqRate(seconds(60));
+    assert_eq!(
+        plan.stick_tables,
+        [
+            StickTable {
+                name: "mag".into(),
+                key: StickKey::Source { v4: 32, v6: 128 },
+                size: 10_485_760,
+                expire: seconds(3600),
+                counters: vec![StickCounter::ConnCur, StickCounter::ConnRate(seconds(10)), rate, StickCounter::Gpc0],
+            },
+            StickTable {
+                name: "net".into(),
+                key: StickKey::Source { v4: 24, v6: 56 },
+                size: 1,
+                expire: seconds(1),
+                counters: Vec::new(),
+            },
+        ]
+    );
+    let frontend = |name: &str| plan.frontends.iter().find(|frontend| frontend.name == name).unwrap();
+    let above = |counter, above| Condition::Rate { table: 0, counter, above };
+    let rules = &frontend("web").rules;
+    assert_eq!(rules[0], Rule { when: None, action: Action::Track(0) });
+    assert_eq!(rules[1].when, Some(above(rate, 100)));
+    assert_eq!(rules[2].action, Action::IncGpc0(0));
+    let any = Condition::Any(vec![above(StickCounter::ConnCur, 0), above(StickCounter::Gpc0, 9)]);
+    assert_eq!(frontend("raw").rules[0].when, Some(any));
+    let cookie = Cookie {
+        name: "SRV".into(),
+        mode: CookieMode::Insert,
+        secure: true,
+        http_only: true,
+        same_site: Some(SameSite::None),
+        domain: Some(".a.test".into()),
+        max_idle: Some(seconds(1800)),
+        max_life: Some(seconds(8 * 3600)),
+    };
+    assert_eq!(plan.backends[0].persist, Some(Persist::Cookie(Box::new(cookie))));
+    let servers = &plan.backends[0].servers;
+    assert_eq!((servers[0].cookie_value(), servers[0].stick), ("one", true));
+    assert_eq!((servers[1].cookie_value(), servers[1].stick), ("s", false));
+    assert_eq!(plan.backends[1].persist, Some(Persist::Table(1)));
 }

@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use proxy_core::control::TableAsk;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -450,6 +451,15 @@ impl Agent {
                 tracing::info!(uid, list, added = add.len(), removed = remove.len(), "changing a list");
                 let change = work::ListChange { list, add, remove };
                 self.work.spawn(work::change_list(change, self.running(), self.events.clone(), reply));
+                return;
+            }
+            Request::TableShow { table, key } => {
+                self.work.spawn(work::ask_table(TableAsk::Show { table, key }, self.supervisor.clone(), reply));
+                return;
+            }
+            Request::TableClear { table, key } => {
+                tracing::info!(uid, table, key, "clearing a stick table");
+                self.work.spawn(work::ask_table(TableAsk::Clear { table, key }, self.supervisor.clone(), reply));
                 return;
             }
             // The server answers it from the store.

@@ -73,6 +73,7 @@ impl Agent {
             }),
             log: Log { dropped: crate::log::dropped(), sinks: Vec::new() },
             traffic_log: None,
+            stick_tables: Vec::new(),
         }
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use proxy_core::control::TableAsk;
 use proxy_core::stats::Stats;
 use sync::Channel;
 use tokio::sync::oneshot;
@@ -21,6 +22,7 @@ use crate::status::Status;
 use crate::status::traffic::Traffic;
 use crate::store::{Revision, Store};
 use crate::supervisor::Supervisor;
+use crate::tables;
 use crate::tickle::{Sent, TickleError};
 
 /// How a task ended.
@@ -146,6 +148,12 @@ pub(super) async fn answer_status(
 ) -> Done {
     let status = traffic.complete(status, &supervisor).await;
     let _ = reply.send(Response::Status { status: Box::new(status) });
+    Done::Answered
+}
+
+/// Shows or forgets entries of a stick table.
+pub(super) async fn ask_table(ask: TableAsk, supervisor: Supervisor, reply: oneshot::Sender<Response>) -> Done {
+    let _ = reply.send(tables::answer(&supervisor, ask).await);
     Done::Answered
 }
 

@@ -14,6 +14,7 @@ mod pair;
 mod reference;
 mod release;
 mod remote;
+mod table;
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -160,6 +161,9 @@ Examples:
   lbnode list add blocked 198.51.100.7     from the next request on; on this node"
     )]
     List(list::ListCommand),
+    /// The stick tables: which server clients stay with, and what is counted of them
+    #[command(subcommand, after_help = "Examples:\n  lbnode table list\n  lbnode table show mag 198.51.100.7")]
+    Table(table::TableCommand),
     /// Make two nodes a pair: who this one is, and whom it trusts
     #[command(
         subcommand,
@@ -260,6 +264,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Failover(options) => failover::failover(&socket, &options).into(),
         Command::Events(options) => events::events(&socket, &options).into(),
         Command::List(command) => list::list(command, &socket).into(),
+        Command::Table(command) => table::table(command, &socket).into(),
         Command::Pair(command) => pair::pair(command, &socket).into(),
         Command::Release { config, json } => release::release(&config, json).into(),
         Command::Lab(options) => crate::lab::run(options),

@@ -15,10 +15,8 @@ use super::reader::{Section, Value};
 use crate::certificates::{Known, Warning};
 
 /// What a cluster file starts its tables with.
-pub(super) const TOP_LEVEL: [&str; 9] =
-    ["pair", "vip", "defaults", "list", "certificate", "ca", "tls", "frontend", "backend"];
-/// Tables that a later version will know.
-const LATER: [&str; 1] = ["stick_table"];
+pub(super) const TOP_LEVEL: [&str; 10] =
+    ["pair", "vip", "defaults", "list", "certificate", "ca", "tls", "stick_table", "frontend", "backend"];
 
 /// A checked cluster file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +109,6 @@ pub struct Vip {
 }
 
 pub(super) fn read<'a>(root: Section<'a>, findings: &'a Findings<'a>, files: Files<'_>) -> Option<ClusterConfig> {
-    root.later(&LATER);
     let pair = root.required("pair", |value| {
         let section = value.section()?;
         let name = section.required("name", Value::string);

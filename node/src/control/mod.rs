@@ -9,6 +9,7 @@ mod server;
 mod stream;
 
 use ipnetwork::IpNetwork;
+use proxy_core::stats::StickEntry;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Diagnostic;
@@ -83,18 +84,39 @@ pub enum Request {
         #[serde(default)]
         remove: Vec<String>,
     },
+    /// The entries of a stick table that were used last, at most 1000, or one of them.
+    TableShow {
+        /// Its name in the cluster file.
+        table: String,
+        /// The key of the one.
+        #[serde(default)]
+        key: Option<String>,
+    },
+    /// Forget the entries of a stick table, or one of them.
+    TableClear {
+        /// Its name in the cluster file.
+        table: String,
+        /// The key of the one.
+        #[serde(default)]
+        key: Option<String>,
+    },
 }
 
 impl Request {
     /// Whether it changes something, and so needs root.
     pub fn changes(&self) -> bool {
         match self {
-            Request::Status | Request::ConfigShow | Request::Events { .. } | Request::ListShow { .. } => false,
+            Request::Status
+            | Request::ConfigShow
+            | Request::Events { .. }
+            | Request::ListShow { .. }
+            | Request::TableShow { .. } => false,
             Request::ConfigApply { .. }
             | Request::Maintenance { .. }
             | Request::Failover { .. }
             | Request::PairRotate
-            | Request::ListChange { .. } => true,
+            | Request::ListChange { .. }
+            | Request::TableClear { .. } => true,
         }
     }
 
@@ -111,6 +133,8 @@ impl Request {
             Request::ListShow { .. } => "list show",
             Request::ListChange { add, remove, .. } if add.is_empty() && !remove.is_empty() => "list remove",
             Request::ListChange { .. } => "list add",
+            Request::TableShow { .. } => "table show",
+            Request::TableClear { .. } => "table clear",
         }
     }
 }
@@ -210,6 +234,20 @@ pub enum Response {
         removed: Vec<IpNetwork>,
         /// Were as they were wanted already.
         unchanged: Vec<IpNetwork>,
+    },
+    /// To [`Request::TableShow`].
+    Table {
+        /// Its name.
+        table: String,
+        /// The last used first.
+        entries: Vec<StickEntry>,
+    },
+    /// To [`Request::TableClear`].
+    TableCleared {
+        /// Its name.
+        table: String,
+        /// How many entries were forgotten.
+        cleared: u64,
     },
     /// The caller may not ask for that.
     NotPermitted {

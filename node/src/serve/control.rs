@@ -2,10 +2,14 @@
 
 use std::time::{Instant, SystemTime};
 
+use proxy_core::control::TableAsk;
+use tokio::sync::oneshot;
+
 use super::{Done, Serve};
 use crate::config;
 use crate::control::{Call, Request, Response};
 use crate::status::{Config, Log, Moment, Node, Pair, ProxyState, Role, Status, certificates, traffic};
+use crate::tables;
 
 impl Serve {
     pub(super) fn call(&mut self, Call { request, reply, .. }: Call) {
@@ -36,6 +40,8 @@ impl Serve {
                 });
                 return;
             }
+            Request::TableShow { table, key } => return self.ask_table(TableAsk::Show { table, key }, reply),
+            Request::TableClear { table, key } => return self.ask_table(TableAsk::Clear { table, key }, reply),
             Request::ConfigShow => Response::Config {
                 revision: self.revision.number,
                 digest: self.revision.digest(),
@@ -52,6 +58,14 @@ impl Serve {
             }
         };
         let _ = reply.send(response);
+    }
+
+    fn ask_table(&mut self, ask: TableAsk, reply: oneshot::Sender<Response>) {
+        let supervisor = self.supervisor.clone();
+        self.work.spawn(async move {
+            let _ = reply.send(tables::answer(&supervisor, ask).await);
+            Done::Nothing
+        });
     }
 
     /// Everything but the counters of the proxy core.
@@ -95,6 +109,7 @@ impl Serve {
             dual_active: None,
             log: Log { dropped: crate::log::dropped(), sinks: Vec::new() },
             traffic_log: None,
+            stick_tables: Vec::new(),
         }
     }
 }

@@ -11,7 +11,7 @@ pub(crate) mod traffic;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
-pub use proxy_core::stats::{HttpStats, LogSinkStats, Responses, TlsStats, WorkerStats};
+pub use proxy_core::stats::{HttpStats, LogSinkStats, Responses, StickTableStats, TlsStats, WorkerStats};
 use serde::{Deserialize, Serialize};
 use vrrp::event::{Fault, State};
 
@@ -66,6 +66,9 @@ pub struct Status {
     /// What became of the lines about clients; absent: nothing is logged, or the proxy core does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traffic_log: Option<TrafficLog>,
+    /// What is known of clients, by table; absent: there is no stick table, or the proxy core does not answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stick_tables: Vec<StickTableStats>,
 }
 
 /// The pair as a whole.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Backend, Certificate, Frontend, HandOff, HttpStats, Node, Proxy, ProxyState, Responses, Role, Server, ServerState,
-    Status, Sync, SyncPath, SyncState, TlsStats, Vip,
+    Status, StickTableStats, Sync, SyncPath, SyncState, TlsStats, Vip,
 };
 
 /// Servers in trouble that the page has room for; `--json` has all of them.
@@ -46,6 +46,14 @@ pub fn render(status: &Status) -> String {
             page += &format!("  ! {} log lines about clients were dropped: {} took none\n", sink.dropped, sink.target);
         }
     }
+    for table in status.stick_tables.iter().filter(|table| table.evicted > 0) {
+        let (name, evicted) = (&table.name, grouped(table.evicted));
+        page += &format!("  ! stick table {name}: {evicted} entries were evicted before their time: it is too small\n");
+    }
+    for table in status.stick_tables.iter().filter(|table| table.refused > 0) {
+        let (name, refused) = (&table.name, grouped(table.refused));
+        page += &format!("  ! stick table {name}: {refused} clients found no room beside those that are connected\n");
+    }
     for sink in status.log.sinks.iter().filter(|sink| sink.dropped > 0) {
         page += &format!("  ! {} log lines were dropped: {} did not take them\n", sink.dropped, sink.target);
     }
@@ -72,6 +80,7 @@ pub fn render(status: &Status) -> String {
     page += &table(&["SERVER", "ADDRESS", "STATE", "SINCE", "WHY"], troubled_rows(status));
     page += &table(&["HTTP", "REQUESTS", "2XX", "3XX", "4XX", "5XX", "DENIED", "REFUSED"], http_rows(status));
     page += &table(&["TLS", "FULL", "RESUMED", "FAILED"], tls_rows(status));
+    page += &table(&["STICK TABLE", "ENTRIES", "SIZE", "HITS", "MISSES", "EVICTED", "REFUSED"], stick_rows(status));
     if let Some(limits) = &status.limits {
         page += &format!("\n  {} connections: {}\n", grouped(limits.connections), limits.derived);
     }
@@ -301,6 +310,18 @@ fn tls_rows(status: &Status) -> Vec<(bool, Vec<String>)> {
         Some((false, vec![frontend.name.clone(), grouped(*full), grouped(*resumed), most_frequent(failed)]))
     };
     status.frontends.iter().filter_map(row).collect()
+}
+
+/// How full each stick table is, and what that cost.
+fn stick_rows(status: &Status) -> Vec<(bool, Vec<String>)> {
+    let row = |table: &StickTableStats| {
+        let StickTableStats { name, size, entries, hits, misses, evicted, refused } = table;
+        let counts = [u64::from(*entries), u64::from(*size), *hits, *misses, *evicted, *refused];
+        let mut cells = vec![name.clone()];
+        cells.extend(counts.map(grouped));
+        (false, cells)
+    };
+    status.stick_tables.iter().map(row).collect()
 }
 
 /// The three reasons that were given most, and how often another one was.

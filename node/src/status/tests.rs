@@ -217,6 +217,15 @@ fn full() -> Status {
             overrun: 5,
             sinks: vec![LogSink { target: "syslog:127.0.0.1:514".into(), written: 1_000, dropped: 12 }],
         }),
+        stick_tables: vec![StickTableStats {
+            name: "mag".into(),
+            size: 1_000,
+            entries: 999,
+            hits: 70_000,
+            misses: 1_200,
+            evicted: 1_500,
+            refused: 2,
+        }],
     }
 }
 
@@ -242,6 +251,7 @@ fn sparse() -> Status {
     status.log.sinks = vec![];
     status.dual_active = None;
     status.traffic_log = None;
+    status.stick_tables = vec![];
     status
 }
 

@@ -62,6 +62,7 @@ impl Traffic {
         status.backends = stats.backends.iter().map(|backend| self::backend(backend, status, now)).collect();
         status.workers.clone_from(&stats.workers);
         status.log.sinks.clone_from(&stats.log_sinks);
+        status.stick_tables.clone_from(&stats.stick_tables);
     }
 
     /// The same with what the core counts at this moment, if it answers.

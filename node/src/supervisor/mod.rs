@@ -21,6 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use proxy_core::beat::BeatBoard;
+use proxy_core::control::{TableAnswer, TableAsk};
 use proxy_core::limits::Limits;
 use proxy_core::plan::{List, Plan};
 use proxy_core::stats::Stats;
@@ -36,6 +37,8 @@ use crate::logs::OpenError;
 const COMMANDS: usize = 16;
 /// Events that may wait for the agent; further ones are dropped, [`Status`] has the truth.
 const EVENTS: usize = 256;
+/// How long a core may take over a stick table.
+const TABLES: Duration = Duration::from_secs(10);
 /// How long the core may take to answer a question about its counters.
 const STATISTICS: Duration = Duration::from_millis(500);
 /// How long it may take to take up the new content of a list.
@@ -230,6 +233,7 @@ enum Command {
     Stats(oneshot::Sender<Stats>),
     ReopenLogs,
     List(List, oneshot::Sender<()>),
+    Table(TableAsk, oneshot::Sender<TableAnswer>),
 }
 
 impl Supervisor {
@@ -316,6 +320,16 @@ impl Supervisor {
             answer.await.ok()
         };
         tokio::time::timeout(STATISTICS, ask).await.ok()?
+    }
+
+    /// Shows or forgets entries of a stick table; `None` when no core answers within ten seconds.
+    pub async fn table(&self, ask: TableAsk) -> Option<TableAnswer> {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.commands.send(Command::Table(ask, reply)).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::time::timeout(TABLES, asked).await.ok()?
     }
 
     /// Has the log sinks of the plan that runs opened anew, now or after the change that is on its way: their files were

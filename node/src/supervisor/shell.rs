@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use proxy_core::beat::BeatBoard;
-use proxy_core::control::{ChannelError, DescriptorKey, Descriptors, FromCore, Received, ToCore};
+use proxy_core::control::{ChannelError, DescriptorKey, Descriptors, FromCore, Received, TableAnswer, ToCore};
 use proxy_core::listener::ListenerKey;
 use proxy_core::plan::{List, Plan};
 use proxy_core::stats::Stats;
@@ -103,6 +103,7 @@ async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends)
         asking: VecDeque::new(),
         programs: None,
         listing: VecDeque::new(),
+        tabling: VecDeque::new(),
         stopping: Vec::new(),
         reset: None,
         spawned: false,
@@ -165,6 +166,8 @@ struct Shell {
     programs: Option<Programs>,
     /// Who waits for a list's new content to be taken up. As many as change lists at once, which is few.
     listing: VecDeque<oneshot::Sender<()>>,
+    /// Who asked for stick tables, in their order.
+    tabling: VecDeque<oneshot::Sender<TableAnswer>>,
     stopping: Vec<oneshot::Sender<Stopped>>,
     reset: Option<u64>,
     /// A core was there before.
@@ -322,6 +325,10 @@ impl Shell {
             Received::Message(FromCore::RunProgram { ticket, backend, server }) => {
                 self.run_program(ticket, &backend, &server);
             }
+            Received::Message(FromCore::Table(answer)) => {
+                // Likewise.
+                self.tabling.pop_front().map(|reply| reply.send(answer));
+            }
             Received::Message(FromCore::Drained { reset }) => self.reset = Some(reset),
             Received::Message(FromCore::Draining { deadline }) => {
                 // Workers without a session are done and silent, and a plan is for the successor.
@@ -422,6 +429,12 @@ impl Shell {
                 }
             }
             Command::List(list, reply) => self.replace_list(list, reply),
+            Command::Table(ask, reply) => {
+                if self.liveness.is_some() && self.tabling.len() < ASKING {
+                    self.tabling.push_back(reply);
+                    self.say(&ToCore::Table(ask));
+                }
+            }
         }
     }
 
@@ -516,6 +529,7 @@ impl Shell {
         self.liveness = None;
         self.asking.clear();
         self.listing.clear();
+        self.tabling.clear();
         self.ends.publish.send_modify(|status| status.pid = None);
         if self.change.as_ref().is_some_and(|change| change.sent.is_some()) {
             let why = format!("it ended: {exit}");

@@ -45,6 +45,8 @@ pub struct Wanted {
     pub hash: Option<u64>,
     /// The server that it was with before, which it gets if that has room.
     pub last: Option<usize>,
+    /// The server that it belongs to, full or draining: there it waits. No balancer is asked while that is usable.
+    pub home: Option<usize>,
 }
 
 /// The answer.

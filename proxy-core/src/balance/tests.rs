@@ -31,7 +31,17 @@ struct Group {
 
 fn named(name: String, weight: u16) -> Server {
     let address = SocketAddr::from(([192, 0, 2, 1], 80));
-    Server { name, address, host: None, tls_name: None, weight, backup: false, max_connections: None }
+    Server {
+        name,
+        address,
+        host: None,
+        tls_name: None,
+        stick: true,
+        cookie: None,
+        weight,
+        backup: false,
+        max_connections: None,
+    }
 }
 
 impl Group {
@@ -85,7 +95,7 @@ impl Group {
 
 /// A client like no other.
 fn by(client: u64) -> Wanted {
-    Wanted { hash: Some(hash::of(&client.to_be_bytes())), last: None }
+    Wanted { hash: Some(hash::of(&client.to_be_bytes())), last: None, home: None }
 }
 
 fn server(name: &str) -> Server {

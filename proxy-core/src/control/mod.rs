@@ -21,7 +21,7 @@ pub use codec::{FrameError, MAX_FRAME};
 use crate::limits::Limits;
 use crate::listener::ListenerKey;
 use crate::plan::{List, Plan};
-use crate::stats::Stats;
+use crate::stats::{Stats, StickEntry};
 
 /// Changes with every change of a message; a core and an agent of different versions do not adopt each other.
 pub const VERSION: u32 = 3;
@@ -104,6 +104,8 @@ pub enum ToCore {
     Stats,
     /// The plan's list of this name has these networks from now on. Answered by [`FromCore::ListTaken`].
     List(List),
+    /// Answered by [`FromCore::Table`].
+    Table(TableAsk),
     /// Use the log sinks that came from now on, for the plan that runs: their files were moved away.
     ReopenLogs,
     /// What came of the program of this [`FromCore::RunProgram`].
@@ -160,6 +162,8 @@ pub enum FromCore {
     },
     /// Every rule is measured against the list's new networks; or there is no list of that name.
     ListTaken,
+    /// To [`ToCore::Table`].
+    Table(TableAnswer),
     /// Nothing is left to carry.
     Drained {
         /// Sessions that were reset at the deadline.
@@ -170,6 +174,43 @@ pub enum FromCore {
         /// From now on.
         deadline: Duration,
     },
+}
+
+/// What is wanted of a stick table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TableAsk {
+    /// The entries that were used last, at most [`TableAsk::MOST`], or the one of this key.
+    Show {
+        /// Its name.
+        table: String,
+        /// As it is shown.
+        key: Option<String>,
+    },
+    /// To forget everything, or this key.
+    Clear {
+        /// Its name.
+        table: String,
+        /// As it is shown.
+        key: Option<String>,
+    },
+}
+
+impl TableAsk {
+    /// Entries in one answer.
+    pub const MOST: usize = 1000;
+}
+
+/// What comes of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TableAnswer {
+    /// They are there.
+    Entries(Vec<StickEntry>),
+    /// So many were forgotten.
+    Cleared(u64),
+    /// There is none of this name; there are these.
+    NoTable(Vec<String>),
+    /// The table's keys are addresses, and this is none.
+    BadKey,
 }
 
 /// Who answers at the other end.

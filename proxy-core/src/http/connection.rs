@@ -23,6 +23,8 @@ use crate::log::{Ended, Phase};
 use crate::reach::Chosen;
 use crate::route::{Entrance, Guest, Route};
 use crate::session::Room;
+use crate::stats::Counter;
+use crate::stick::{Event, Tracks};
 use crate::stream::Stream;
 use crate::tcp::relay::{End, Relay};
 use crate::tcp::stream::Source as _;
@@ -53,6 +55,8 @@ pub(crate) struct Connection {
     pub(crate) last: Option<Rc<LastServers>>,
     /// Of the current request; `None`: it isn't logged.
     pub(super) story: Option<Box<Story>>,
+    /// What it is counted in.
+    pub(super) tracks: Tracks,
     guest: Option<Guest>,
     /// `None`: it is a part of another one.
     room: Option<Room>,
@@ -112,6 +116,7 @@ impl Connection {
             private: Vec::new(),
             last: None,
             story: None,
+            tracks: Tracks::default(),
             guest: None,
             room: None,
         }
@@ -266,6 +271,7 @@ impl Connection {
         })
         .await;
         route.counters().bytes_out.add(said as u64);
+        self.tracks.count(Event::Out(said as u64));
         self.tell(|story| {
             story.bytes += said as u64;
             if let Some(by) = done {
@@ -293,11 +299,12 @@ impl Connection {
         let (frontend, plan) = (route.frontend(), route.backend(backend));
         let idle = plan.tunnel_timeout.unwrap_or(frontend.client_timeout.min(plan.server_timeout));
         let (counters, served) = (route.counters(), route.server_counters(backend, chosen.server));
-        let up = [&counters.bytes_in, &served.bytes_in];
-        let down = [&counters.bytes_out, &served.bytes_out];
+        let (tracked_up, tracked_down) = (Counter::default(), Counter::default());
+        let up = [&counters.bytes_in, &served.bytes_in, &tracked_up];
+        let down = [&counters.bytes_out, &served.bytes_out, &tracked_down];
         let relay =
             Relay::new(&self.client, &server.stream, &self.entrance.desk.buffers).with(from_client, from_server);
-        let (end, passed) = relay.run(idle, &up, &down).await;
+        let (end, passed) = self.tracks.watch(&tracked_up, &tracked_down, relay.run(idle, &up, &down)).await;
         debug!(frontend = frontend.name, client = %self.ends.client, ?end, "tunnel ended");
         if let Some(mut story) = self.story.take() {
             story.bytes += passed;

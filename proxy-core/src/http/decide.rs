@@ -20,7 +20,9 @@ use super::trip::Trip;
 use crate::balance::hash;
 use crate::http2::meter;
 use crate::log::{Ended, Phase, Termination};
+use crate::persist::Affinity;
 use crate::route::Route;
+use crate::stick::Event;
 use crate::tcp::window::Window;
 
 /// What is to be done about a head.
@@ -67,7 +69,10 @@ impl Connection {
             hello: None,
             request: Some(&request),
             servers_up: &|backend| route.servers_up(backend),
+            tables: &route.scheme.tables,
+            tracks: &self.tracks,
         };
+        self.tracks.next_request();
         let outcome = route.rules.walk(&subject);
         // What is at hand of a body: all of it, or it is not worth counting on.
         let at_hand = bytes.len() - request.length;
@@ -83,7 +88,10 @@ impl Connection {
         };
         let length = request.length;
         if let Some(backend) = backend {
-            let trip = self.compose(route, &request, bytes, backend, body, outcome);
+            let key = route.scheme.stuck[backend].as_ref();
+            let key = key.and_then(|stuck| route.rules.key(&subject, &outcome, stuck.key()));
+            let mut trip = self.compose(route, &request, bytes, backend, body, outcome);
+            trip.affinity = Affinity::of_request(route, backend, key, &mut trip.up.head);
             self.input.consume(length);
             return Some(Step::Forward(Box::new(trip)));
         }
@@ -137,6 +145,7 @@ impl Connection {
             private: request.hop.connection_auth,
             replay: body.filter(|_| is_idempotent(request.method)),
             response_edits: outcome.response_edits,
+            affinity: Affinity::None,
             up: Flow::new(out, Window::default(), Body::of(request.framing, Keep::Framing)),
         }
     }
@@ -160,6 +169,7 @@ impl Connection {
         };
         if matches!(outcome.verdict, Verdict::Deny(_) | Verdict::Reject { .. } | Verdict::Tarpit(_)) {
             route.counters().denied.add(1);
+            self.tracks.count(Event::Error);
         }
         let mut out = route.desk.lend_head();
         let (status, by, during) = match outcome.verdict {
@@ -190,6 +200,10 @@ impl Connection {
                 (503, Ended::Server, Phase::Connect)
             }
         };
+        let refused = matches!(outcome.verdict, Verdict::Deny(_) | Verdict::Tarpit(_));
+        if !refused && (400..500).contains(&status) {
+            self.tracks.count(Event::Error);
+        }
         route.counters().http.count_response(status);
         let step = match outcome.verdict {
             Verdict::Tarpit(delay) => Step::Tarpit(Box::new((out, delay))),
@@ -226,6 +240,9 @@ impl Connection {
         };
         answer.error(&mut out, status, sentence);
         route.counters().http.count_response(status);
+        if (400..500).contains(&status) {
+            self.tracks.count(Event::Error);
+        }
         self.tell(|story| story.status = status);
         out
     }

@@ -293,6 +293,9 @@ impl<'t> Exchange<'t> {
                 Some(same) => self.down.head.extend_from_slice(same),
                 None => head.write(&mut self.down.head),
             }
+            if final_only > 0 || status == 101 {
+                self.trip.affinity.set_cookie(self.route, self.trip.backend, &mut self.down.head);
+            }
         }
         self.down.window.consume(length);
         // What is wrong at once with a body is known before anything of the answer is out.

@@ -16,6 +16,7 @@ use crate::plan;
 use crate::reach::{Attempts, Chosen, Unreached};
 use crate::route::Route;
 use crate::server::ServerLive;
+use crate::stick::Event;
 
 /// A server connection that is one client's alone: the server may know its user by it (NTLM, Negotiate).
 pub(super) struct Private {
@@ -42,7 +43,7 @@ impl Connection {
             Some(own) => own,
             None => {
                 let left = self.leaves_queue(route.backend(backend));
-                match Box::pin(route.choose(backend, self.wants(route, &trip), left)).await {
+                match Box::pin(route.choose(backend, self.wants(route, &mut trip), left)).await {
                     Ok(chosen) => (chosen, None),
                     Err(why) => return Box::pin(self.unreached(route, &trip, why)).await,
                 }
@@ -76,6 +77,7 @@ impl Connection {
                 story.server = Some(chosen.server);
                 story.attempts = attempts;
             });
+            trip.affinity.settle(route, backend, chosen.server);
             let counters = route.server_counters(backend, chosen.server);
             counters.total.add(1);
             counters.http.requests.add(1);
@@ -84,6 +86,11 @@ impl Connection {
             let (status, heard) = (exchange.status, exchange.heard);
             let mut down = exchange.into_down();
             count(route, &trip, chosen.server, status, &down);
+            self.tracks.count(Event::In(trip.up.written));
+            self.tracks.count(Event::Out(down.written));
+            if (400..500).contains(&status) {
+                self.tracks.count(Event::Error);
+            }
             self.tell(|story| {
                 story.status = status;
                 story.bytes = down.written;

@@ -47,9 +47,9 @@ fn find(servers: &[Arc<ServerLive>], index: usize, server: &Arc<ServerLive>) -> 
 
 impl Connection {
     /// What the balancer is asked for.
-    pub(super) fn wants(&self, route: &Route, trip: &Trip) -> Wanted {
+    pub(super) fn wants(&self, route: &Route, trip: &mut Trip) -> Wanted {
         let last = self.last.as_ref().and_then(|last| last.of(&route.backend_live(trip.backend).servers));
-        Wanted { hash: trip.hash, last }
+        Wanted { hash: trip.hash, last, home: trip.affinity.wanted(route, trip.backend) }
     }
 
     /// Remembers the server of a request that was answered, if that matters.

@@ -15,6 +15,7 @@ pub mod head;
 pub mod host;
 pub(crate) mod last;
 pub(crate) mod lists;
+pub(crate) mod persist;
 pub(crate) mod pool;
 pub(crate) mod reply;
 pub(crate) mod rewrite;

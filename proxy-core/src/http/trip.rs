@@ -3,6 +3,7 @@
 use super::flow::Flow;
 use super::head::{Asked, Version};
 use super::rules::Picked;
+use crate::persist::Affinity;
 
 /// What is kept of a request when its head was composed anew.
 #[derive(Debug)]
@@ -27,4 +28,6 @@ pub(crate) struct Trip {
     pub(crate) replay: Option<usize>,
     /// What the rules change of the answer.
     pub(crate) response_edits: Picked,
+    /// Where its client belongs.
+    pub(crate) affinity: Affinity,
 }

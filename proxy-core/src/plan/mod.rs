@@ -7,6 +7,7 @@ mod balance;
 mod check;
 mod http;
 mod log;
+mod persist;
 mod rule;
 mod text;
 mod tls;
@@ -23,6 +24,10 @@ pub use balance::{Balance, HashOf, Hashing};
 pub use check::{AgentCheck, Check, Content, HttpProbe, Observe, OnError, Probe, Program, check_probe_header};
 pub use http::{ClientCertField, ClientSupplied, Forwarded, Http};
 pub use log::{Log, LogFormat, LogSink, Target};
+pub use persist::{
+    BadCookie, Cookie, CookieMode, MAX_STICK_ENTRIES, Persist, SameSite, StickCounter, StickKey, StickTable,
+};
+pub(crate) use persist::{DATES, PREFIX};
 pub use rule::{Action, Condition, HeaderEdit, List, Pattern, Redirect, Reply, Rule, Sources, Text, regex};
 pub use text::{BadText, MAX_BODY, Side, check_expression, check_method, check_name, check_path, check_protocol};
 pub use tls::{Authority, Certificate, ClientAuth, Secret, ServerTls, Tls, TlsVersion, Verify};
@@ -46,6 +51,8 @@ pub struct Plan {
     pub certificates: Vec<Certificate>,
     /// Who is trusted to sign; referred to by index.
     pub authorities: Vec<Authority>,
+    /// Referred to by index.
+    pub stick_tables: Vec<StickTable>,
     /// Whom the agent asks what servers' names stand for; empty: whom its system asks.
     pub nameservers: Vec<SocketAddr>,
 }
@@ -104,6 +111,8 @@ pub struct Backend {
     pub all_backups: bool,
     /// `None`: the servers are spoken to in the clear.
     pub tls: Option<ServerTls>,
+    /// How a client stays with its server; `None`: it needn't.
+    pub persist: Option<Persist>,
     /// HTTP: a client that asks again on its connection goes to the server that it was with, if that has a place.
     pub prefer_last_server: bool,
     /// How long a server that was down takes to get its whole weight, and limit.
@@ -145,6 +154,10 @@ pub struct Server {
     pub host: Option<Host>,
     /// The name on its certificate: as its address was written, or as it is told otherwise; `None`: the address itself.
     pub tls_name: Option<String>,
+    /// Clients may be made to stay with it.
+    pub stick: bool,
+    /// Its name in persistence cookies; `None`: its name.
+    pub cookie: Option<String>,
     /// 0 to 256; 0 takes no new sessions.
     pub weight: u16,
     /// Used only while no other server is up.
@@ -163,6 +176,11 @@ pub struct Host {
 }
 
 impl Server {
+    /// Its name in persistence cookies.
+    pub fn cookie_value(&self) -> &str {
+        self.cookie.as_ref().unwrap_or(&self.name)
+    }
+
     /// Why it has no address, if it has none.
     pub fn unresolved(&self) -> Option<&str> {
         let host = self.host.as_ref().filter(|_| self.address.ip().is_unspecified())?;
@@ -207,6 +225,7 @@ impl Plan {
             (self.tls.iter().map(|one| &one.name).collect::<Vec<_>>(), "tls"),
             (self.certificates.iter().map(|one| &one.name).collect(), "certificate"),
             (self.authorities.iter().map(|one| &one.name).collect(), "ca"),
+            (self.stick_tables.iter().map(|one| &one.name).collect(), "stick_table"),
         ] {
             let mut seen = HashSet::new();
             if let Some(name) = names.into_iter().find(|name| !seen.insert(*name)) {
@@ -215,6 +234,10 @@ impl Plan {
         }
         for tls in &self.tls {
             tls.validate(self).map_err(|problem| PlanError::new(format!("tls `{}`", tls.name), problem))?;
+        }
+        for table in &self.stick_tables {
+            let place = || format!("stick_table `{}`", table.name);
+            table.validate().map_err(|problem| PlanError::new(place(), problem))?;
         }
         let mut names = HashSet::new();
         let mut binds = HashSet::new();
@@ -240,6 +263,15 @@ impl Plan {
 }
 
 impl Frontend {
+    /// The backends that its clients may be sent to, by index; some of them perhaps twice.
+    pub(crate) fn leads_to(&self) -> impl Iterator<Item = usize> {
+        let by_rule = self.rules.iter().filter_map(|rule| match rule.action {
+            Action::UseBackend(index) => Some(index),
+            _ => None,
+        });
+        self.backend.into_iter().chain(by_rule)
+    }
+
     fn validate(&self, plan: &Plan) -> Result<(), String> {
         match self.backend {
             Some(index) if index >= plan.backends.len() => return Err(format!("there is no backend number {index}")),
@@ -271,10 +303,25 @@ impl Frontend {
                 return Err("the log's format is of the other mode".into());
             }
         }
+        if !http && let Some(backend) = self.leads_to().find(|backend| needs_requests(plan, *backend)) {
+            let name = plan.backends.get(backend).map_or("", |backend| &backend.name);
+            return Err(format!("TCP has no requests, by which the backend `{name}` knows its clients"));
+        }
         for (number, rule) in self.rules.iter().enumerate() {
             rule.validate(plan, http).map_err(|problem| format!("rule {}: {problem}", number + 1))?;
         }
         Ok(())
+    }
+}
+
+/// Whether the clients of a backend are known by something of their requests.
+fn needs_requests(plan: &Plan, backend: usize) -> bool {
+    match plan.backends.get(backend).and_then(|backend| backend.persist.as_ref()) {
+        None => false,
+        Some(Persist::Cookie(_)) => true,
+        Some(Persist::Table(table)) => {
+            plan.stick_tables.get(*table).is_some_and(|table| !table.key.is_of_connections())
+        }
     }
 }
 
@@ -300,6 +347,7 @@ impl Backend {
         }
         self.balance.check(&self.servers, self.all_backups)?;
         check_edits(&self.request_edits, &self.response_edits)?;
+        self.persist.iter().try_for_each(|persist| persist.validate(plan, &self.servers))?;
         self.tls.iter().try_for_each(|tls| tls.validate(plan))?;
         self.agent_check.as_ref().map_or(Ok(()), AgentCheck::validate)?;
         self.check.as_ref().map_or(Ok(()), |check| check.validate(plan))
@@ -313,16 +361,18 @@ impl PlanError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn valid() -> Plan {
+    pub(crate) fn valid() -> Plan {
         let second = Duration::from_secs(1);
         let server = |name: &str| Server {
             name: name.into(),
             address: SocketAddr::from(([192, 0, 2, 1], 80)),
             host: None,
             tls_name: None,
+            stick: true,
+            cookie: None,
             weight: 1,
             backup: false,
             max_connections: None,
@@ -343,6 +393,7 @@ mod tests {
             queue_timeout: second,
             tunnel_timeout: None,
             abort_on_close: false,
+            persist: None,
             prefer_last_server: false,
             slow_start: None,
             all_backups: false,

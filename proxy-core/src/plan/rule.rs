@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use regex::bytes::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
-use super::Plan;
+use super::{Plan, StickCounter, StickTable};
 
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,17 +25,38 @@ impl Rule {
             when.check().map_err(|problem| problem.to_string())?;
             when.validate(plan, http)?;
         }
-        if !http && !matches!(self.action, Action::Reject { .. } | Action::UseBackend(_)) {
-            return Err("TCP knows only reject and use_backend".into());
+        let both = matches!(
+            self.action,
+            Action::Reject { .. } | Action::UseBackend(_) | Action::Track(_) | Action::IncGpc0(_)
+        );
+        if !http && !both {
+            return Err("TCP knows only reject, use_backend, track and inc_gpc0".into());
         }
         self.action.check().map_err(|problem| problem.to_string())?;
         match self.action {
             Action::UseBackend(index) if index >= plan.backends.len() => {
                 Err(format!("there is no backend number {index}"))
             }
+            Action::Track(index) => usable_table(plan, index, http).map(|_| ()),
+            Action::IncGpc0(index) => counted_by(plan, index, StickCounter::Gpc0, http),
             _ => Ok(()),
         }
     }
+}
+
+/// A table that clients of such a frontend can be found in.
+fn usable_table(plan: &Plan, index: usize, http: bool) -> Result<&StickTable, String> {
+    let table = plan.stick_tables.get(index).ok_or_else(|| format!("there is no stick table number {index}"))?;
+    if !http && !table.key.is_of_connections() {
+        return Err(format!("TCP has nothing that is a key of the stick table `{}`", table.name));
+    }
+    Ok(table)
+}
+
+fn counted_by(plan: &Plan, index: usize, counter: StickCounter, http: bool) -> Result<(), String> {
+    let table = usable_table(plan, index, http)?;
+    let counted = table.counters.contains(&counter);
+    if counted { Ok(()) } else { Err(format!("the stick table `{}` has no `{counter}`", table.name)) }
 }
 
 /// What must hold.
@@ -80,6 +101,15 @@ pub enum Condition {
         /// At least so many.
         at_least: u32,
     },
+    /// A counter of the client's entry in a stick table says more than so much; of a client without one it says 0.
+    Rate {
+        /// Index into [`super::Plan::stick_tables`].
+        table: usize,
+        /// One of the table's.
+        counter: StickCounter,
+        /// More than so much.
+        above: u32,
+    },
 }
 
 impl Condition {
@@ -96,13 +126,14 @@ impl Condition {
             Condition::ServersUp { backend, .. } if *backend >= plan.backends.len() => {
                 Err(format!("there is no backend number {backend}"))
             }
+            Condition::Rate { table, counter, .. } => counted_by(plan, *table, *counter, http),
             Condition::Port(_)
             | Condition::ServersUp { .. }
             | Condition::Tls(_)
             | Condition::Sni(_)
             | Condition::Alpn(_)
             | Condition::ClientCert(_) => Ok(()),
-            _ if !http => Err("TCP knows only source, port, servers_up, tls, sni, alpn and client_cert".into()),
+            _ if !http => Err("TCP knows only source, port, servers_up, rate, tls, sni, alpn and client_cert".into()),
             _ => Ok(()),
         }
     }
@@ -199,12 +230,24 @@ pub enum Action {
     },
     /// An answer of our own.
     Return(Reply),
+    /// The client is counted in a stick table: index into [`super::Plan::stick_tables`].
+    Track(usize),
+    /// One more on `gpc0` of its entry in that table.
+    IncGpc0(usize),
 }
 
 impl Action {
     /// Whether no later rule is looked at.
     pub fn ends(&self) -> bool {
-        !matches!(self, Action::EditRequest(_) | Action::EditResponse(_) | Action::SetPath(_) | Action::Rewrite { .. })
+        !matches!(
+            self,
+            Action::EditRequest(_)
+                | Action::EditResponse(_)
+                | Action::SetPath(_)
+                | Action::Rewrite { .. }
+                | Action::Track(_)
+                | Action::IncGpc0(_)
+        )
     }
 }
 

@@ -232,7 +232,7 @@ impl Action {
     pub fn check(&self) -> Result<(), BadText> {
         match self {
             Action::Deny(reply) | Action::Return(reply) => reply.check(),
-            Action::Reject { .. } | Action::UseBackend(_) => Ok(()),
+            Action::Reject { .. } | Action::UseBackend(_) | Action::Track(_) | Action::IncGpc0(_) => Ok(()),
             Action::Tarpit(time) if time.is_zero() => Err(BadText::Tarpit),
             Action::Tarpit(_) => Ok(()),
             Action::Redirect { code, .. } if ![301, 302, 303, 307, 308].contains(code) => {
@@ -325,7 +325,7 @@ impl Condition {
             }
             Condition::Source(sources) => some(sources.is_empty()),
             Condition::Port(ports) => some(ports.is_empty()),
-            Condition::Tls(_) | Condition::ServersUp { .. } => Ok(()),
+            Condition::Tls(_) | Condition::ServersUp { .. } | Condition::Rate { .. } => Ok(()),
         }
     }
 }

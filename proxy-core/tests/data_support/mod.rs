@@ -78,7 +78,17 @@ pub(crate) fn nobody() -> SocketAddr {
 }
 
 pub(crate) fn at(name: &str, address: SocketAddr) -> Server {
-    Server { name: name.into(), address, host: None, tls_name: None, weight: 1, backup: false, max_connections: None }
+    Server {
+        name: name.into(),
+        address,
+        host: None,
+        tls_name: None,
+        stick: true,
+        cookie: None,
+        weight: 1,
+        backup: false,
+        max_connections: None,
+    }
 }
 
 /// One frontend, one backend, patient timeouts.
@@ -108,6 +118,7 @@ pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
         queue_timeout: PATIENCE,
         tunnel_timeout: None,
         abort_on_close: false,
+        persist: None,
         prefer_last_server: false,
         slow_start: None,
         all_backups: false,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proxy_core::plan::{Backend, Host, Server};
 
 use super::super::reader::{Section, Value};
-use super::{CONNECTIONS, Certificates, Defaults, NEEDS_HTTP, Speaks, Timeouts, balance, check, headers, tls};
+use super::{CONNECTIONS, Certificates, Defaults, NEEDS_HTTP, Speaks, Timeouts, balance, check, headers, persist, tls};
 
 /// Reads a backend whose mode is known, or is wrong.
 pub(super) fn read(
@@ -16,17 +16,24 @@ pub(super) fn read(
     mode: Option<Speaks>,
     defaults: &Defaults,
     certificates: &Certificates,
+    tables: &persist::Tables,
 ) -> Option<Backend> {
     let http = mode != Some(Speaks::Tcp);
-    section.later(&["persist", "on_marked_down", "transparent"]);
+    section.later(&["on_marked_down", "transparent"]);
     let http2 = http && section.optional("http2", Value::boolean).unwrap_or(false);
     let tls = section.optional("tls", |value| tls::read_servers(value, certificates, mode, http2));
-    let mut server_names = Vec::new();
+    let persist = section.optional("persist", |value| persist::read_persist(value, mode, tables));
+    let broken_persist = section.has("persist") && persist.is_none();
+    let (mut server_names, mut of_servers) = (Vec::new(), persist::OfServers::default());
     let servers = section.required("servers", |value| {
         let mut names = BTreeSet::new();
-        value.each("the backend could serve nobody", |value| {
-            read_server(value.section()?, &mut names, &mut server_names)
-        })
+        let read = value.clone().each("the backend could serve nobody", |value| {
+            read_server(value.section()?, &mut names, &mut server_names, &mut of_servers)
+        });
+        if !broken_persist {
+            of_servers.check(persist.as_ref(), read.as_deref(), &value);
+        }
+        read
     });
     let choice = balance::read(&section, http, servers.as_deref());
     let timeouts = Timeouts::read(&section, &["connect", "server", "queue", "tunnel", "check"], true);
@@ -74,6 +81,7 @@ pub(super) fn read(
         queue_timeout: or(timeouts.queue, 60),
         tunnel_timeout: timeouts.tunnel,
         abort_on_close: abort_on_close.unwrap_or(false),
+        persist,
         prefer_last_server: choice.prefer_last_server,
         slow_start: choice.slow_start,
         all_backups: choice.all_backups,
@@ -87,8 +95,9 @@ fn read_server<'a>(
     section: Section<'a>,
     names: &mut BTreeSet<String>,
     server_names: &mut Vec<Value<'a>>,
+    of_servers: &mut persist::OfServers<'a>,
 ) -> Option<Server> {
-    section.later(&["stick"]);
+    let (stick, cookie) = of_servers.read(&section);
     let name = section.required("name", |value| {
         let name = value.clone().string()?;
         if !names.insert(name.clone()) {
@@ -118,6 +127,8 @@ fn read_server<'a>(
         tls_name: tls_name.or(named),
         weight: weight.unwrap_or(1),
         backup: backup.unwrap_or(false),
+        stick,
+        cookie,
         max_connections,
     })
 }

@@ -11,6 +11,7 @@ mod frontend;
 mod headers;
 mod list;
 mod log;
+mod persist;
 mod rule;
 mod timeouts;
 mod tls;
@@ -82,6 +83,7 @@ struct Known {
 struct Around<'r> {
     defaults: Defaults,
     lists: &'r [List],
+    tables: persist::Tables,
     backends: BTreeMap<String, Known>,
     files: &'r Files<'r>,
 }
@@ -106,13 +108,14 @@ pub(super) fn read(root: &Section<'_>, vips: &BTreeMap<String, Option<Ipv4Addr>>
     let profiles = tls::read(root, &certificates);
     let nameservers = root.optional("resolver", |value| read_resolver(value.section()?)).unwrap_or_default();
     let mut plan = Plan { lists, nameservers, ..Plan::default() };
+    let tables = persist::read(root);
     let mut backends = BTreeMap::new();
     root.optional("backend", |value| {
         for (name, _, value) in value.section()?.entries() {
             let mut known = Known { index: plan.backends.len(), mode: None, servers: None };
             if let Some(section) = value.section() {
                 known.mode = read_mode(&section);
-                let backend = backend::read(name, section, known.mode, &defaults, &certificates);
+                let backend = backend::read(name, section, known.mode, &defaults, &certificates, &tables);
                 known.servers = backend.as_ref().map(|backend| backend.servers.len());
                 plan.backends.extend(backend);
             }
@@ -120,7 +123,7 @@ pub(super) fn read(root: &Section<'_>, vips: &BTreeMap<String, Option<Ipv4Addr>>
         }
         Some(())
     });
-    let around = Around { defaults, lists: &plan.lists, backends, files };
+    let around = Around { defaults, lists: &plan.lists, tables, backends, files };
     let mut bind_names = Vec::new();
     let mut binds = frontend::Binds::new(vips, profiles);
     root.required("frontend", |value| {
@@ -135,6 +138,7 @@ pub(super) fn read(root: &Section<'_>, vips: &BTreeMap<String, Option<Ipv4Addr>>
         Some(())
     });
     plan.tls = binds.into_profiles().into_plan();
+    plan.stick_tables = around.tables.tables;
     let handoff_timeout = around.defaults.handoff_timeout.unwrap_or(Some(HANDOFF_DEFAULT));
     let Certificates { certificates, authorities, entries, remarks, .. } = certificates;
     plan.certificates = certificates;

@@ -3,15 +3,17 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use proxy_core::plan::{Action, Condition, HeaderEdit, Redirect, Reply, Rule, Side};
+use proxy_core::plan::{Action, Condition, HeaderEdit, Redirect, Reply, Rule, Side, StickCounter};
 
 use super::super::reader::{Section, Value};
 use super::{Around, NEEDS_HTTP, Speaks, headers, when};
 
-/// Of which a rule has one. The first two are TCP's as well.
-const ACTIONS: [&str; 14] = [
+/// Of which a rule has one. The first four are TCP's as well.
+const ACTIONS: [&str; 16] = [
     "reject",
     "use_backend",
+    "track",
+    "inc_gpc0",
     "deny",
     "tarpit",
     "redirect",
@@ -42,13 +44,11 @@ pub(super) fn read(value: Value<'_>, mode: Option<Speaks>, around: &Around<'_>) 
 /// A rule that changes several headers becomes several rules with the same condition.
 fn read_one(section: Section<'_>, mode: Option<Speaks>, around: &Around<'_>) -> Vec<Rule> {
     let when = section.optional("when", |value| when::read(value, mode, around));
-    section.later(&["track"]);
-    let known = if mode == Some(Speaks::Tcp) { &ACTIONS[..2] } else { &ACTIONS[..] };
+    let known = if mode == Some(Speaks::Tcp) { &ACTIONS[..4] } else { &ACTIONS[..] };
     section.refuse(&ACTIONS[known.len()..], NEEDS_HTTP);
     let there: Vec<&str> = ACTIONS.into_iter().filter(|key| section.has(key)).collect();
     match there[..] {
         [_] => {}
-        [] if section.has("track") => {}
         [] => section.report(format!("a rule needs an action: one of `{}`", known.join("`, `"))),
         _ => section.report(format!("a rule has one action, not `{}`; write a rule for each", there.join("` and `"))),
     }
@@ -91,6 +91,12 @@ fn read_action(key: &str, value: Value<'_>, mode: Option<Speaks>, around: &Aroun
     let action = match key {
         "reject" => read_reject(value.clone())?,
         "use_backend" => Action::UseBackend(around.backend_of(&value, mode)?),
+        "track" => Action::Track(around.tables.find(&value, mode)?),
+        "inc_gpc0" => {
+            let table = around.tables.find(&value, mode)?;
+            around.tables.counts(table, StickCounter::Gpc0, &value);
+            Action::IncGpc0(table)
+        }
         "deny" => Action::Deny(read_reply(value.clone(), 403)?),
         "return" => Action::Return(read_reply(value.clone(), 200)?),
         "tarpit" => Action::Tarpit(value.clone().duration(TARPIT)?),

@@ -6,7 +6,7 @@ use proxy_core::plan::{Condition, Pattern, Sources, Text, check_method, check_na
 
 use super::super::diagnostic::suggestion;
 use super::super::reader::{Section, Value};
-use super::{Around, NEEDS_HTTP, Speaks, list};
+use super::{Around, NEEDS_HTTP, Speaks, list, persist};
 
 /// Keys that `ignore_case` concerns. Hosts are compared without regard to case anyway.
 const TEXTS: [&str; 8] =
@@ -26,7 +26,6 @@ pub(super) fn read(value: Value<'_>, mode: Option<Speaks>, around: &Around<'_>) 
         return None;
     }
     let mut parts = Vec::new();
-    section.later(&["rate"]);
     let ignore_case = section.optional("ignore_case", |value| {
         if !TEXTS.iter().any(|key| section.has(key)) {
             value.report(format!("`ignore_case` is for texts beside it, and there is none: `{}`", TEXTS.join("`, `")));
@@ -47,6 +46,11 @@ pub(super) fn read(value: Value<'_>, mode: Option<Speaks>, around: &Around<'_>) 
         value.each("it would hold for nobody", |value| value.integer(1..=u16::MAX)).map(Condition::Port)
     }));
     parts.extend(section.optional("servers_up", |value| read_servers_up(value.section()?, around)));
+    parts.extend(section.optional("rate", |value| {
+        let rate = |value: Value<'_>| persist::read_rate(value.section()?, mode, &around.tables);
+        let mut rates = value.each("it would hold for nobody", rate)?;
+        if rates.len() == 1 { rates.pop() } else { Some(Condition::Any(rates)) }
+    }));
     let several = |value: Value<'_>| {
         let read = value.clone().list()?;
         if read.is_empty() {

@@ -84,6 +84,8 @@ impl Compiler<'_> {
             Action::EditRequest(edit) => Act::EditRequest(push(&mut self.request_edits, edit.clone())),
             Action::EditResponse(edit) => Act::EditResponse(push(&mut self.response_edits, edit.clone())),
             Action::SetPath(path) => Act::SetPath(path.clone()),
+            Action::Track(table) => Act::Track(*table),
+            Action::IncGpc0(table) => Act::IncGpc0(*table),
             Action::Rewrite { path_regex, to } => {
                 Act::Rewrite { regex: self.regex(path_regex, false)?, to: to.clone() }
             }
@@ -108,6 +110,7 @@ impl Compiler<'_> {
             Condition::Source(any) => self.source(any)?,
             Condition::Port(any) => Test::Port(any.clone().into()),
             Condition::ServersUp { backend, at_least } => Test::ServersUp { backend: *backend, at_least: *at_least },
+            Condition::Rate { table, counter, above } => Test::Rate { table: *table, counter: *counter, above: *above },
         })
     }
 

@@ -1,11 +1,14 @@
 //! Whether a condition holds for a client or a request.
 
+use std::sync::Arc;
+
 use memchr::memmem;
 
 use super::{Picked, Rules, Subject, path_and_query};
 use crate::http::lists::Networks;
 use crate::http::{cookie, host};
-use crate::plan::HeaderEdit;
+use crate::plan::{HeaderEdit, StickCounter, StickKey};
+use crate::stick::{Key, Table};
 
 /// [`crate::plan::Condition`]; regular expressions and lists by their numbers.
 #[derive(Debug)]
@@ -26,6 +29,7 @@ pub(super) enum Test {
     Source { networks: Networks, lists: Box<[usize]> },
     Port(Box<[u16]>),
     ServersUp { backend: usize, at_least: u32 },
+    Rate { table: usize, counter: StickCounter, above: u32 },
 }
 
 /// [`crate::plan::Text`].
@@ -88,6 +92,9 @@ impl View<'_> {
             }
             Test::Port(any) => any.contains(&self.subject.port),
             Test::ServersUp { backend, at_least } => (self.subject.servers_up)(*backend) >= *at_least,
+            Test::Rate { table, counter, above } => {
+                self.entry(*table).is_some_and(|(table, key)| table.value(&key, *counter, table.now()) > *above)
+            }
         }
     }
 
@@ -125,6 +132,44 @@ impl View<'_> {
         }
         let fields = if sent { request.fields } else { &[] };
         found || fields.iter().any(|field| field.name.eq_ignore_ascii_case(name) && is(field.value))
+    }
+
+    /// A stick table, and what it finds the client by.
+    pub(super) fn entry(&self, table: usize) -> Option<(&Arc<Table>, Key)> {
+        let table = self.subject.tables.get(table)?;
+        Some((table, self.key(table.key())?))
+    }
+
+    pub(super) fn key(&self, key: &StickKey) -> Option<Key> {
+        match key {
+            StickKey::Source { v4, v6 } => Some(Key::address(self.subject.client, *v4, *v6)),
+            StickKey::Sni => Key::text(self.subject.sni()?.as_bytes()),
+            StickKey::Path => Key::text(path_and_query(self.target?).0.as_bytes()),
+            StickKey::Header(name) => self.first_value(name, Key::text),
+            StickKey::Cookie(name) => self.first_value("Cookie", |value| {
+                cookie::pairs(value).find(|(sent, _)| *sent == name.as_bytes()).and_then(|(_, value)| Key::text(value))
+            }),
+        }
+    }
+
+    /// What `pick` makes of the first field of this name, by now, of which it makes something.
+    fn first_value<T>(&self, name: &str, pick: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
+        let (mut sent, mut found) = (true, None);
+        for edit in self.edits() {
+            match edit {
+                HeaderEdit::Set(edited, value) if edited.eq_ignore_ascii_case(name) => {
+                    (sent, found) = (false, pick(value.as_bytes()));
+                }
+                HeaderEdit::Remove(edited) if edited.eq_ignore_ascii_case(name) => (sent, found) = (false, None),
+                HeaderEdit::Add(edited, value) if edited.eq_ignore_ascii_case(name) => {
+                    found = found.or_else(|| pick(value.as_bytes()));
+                }
+                _ => {}
+            }
+        }
+        let fields = if sent { self.subject.request?.fields } else { &[] };
+        let mut fields = fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name));
+        fields.find_map(|field| pick(field.value)).or(found)
     }
 
     fn host(&self) -> Option<&str> {

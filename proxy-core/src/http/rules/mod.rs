@@ -1,4 +1,5 @@
-//! The rules of a frontend, compiled once for a plan and walked for each request, or each connection in TCP. Pure.
+//! The rules of a frontend, compiled once for a plan and walked for each request, or each connection in TCP. Pure, but
+//! for what they count in stick tables.
 //!
 //! Rules see the request as the rules before them left it: with its new path, and with the header edits so far, the
 //! frontend's own first (as HAProxy's `http-request` rules do). Nothing is allocated unless a path is changed.
@@ -17,7 +18,8 @@ use regex::bytes::Regex;
 use super::edits::Edits;
 use super::head::Request;
 use super::lists::Lists;
-use crate::plan::{HeaderEdit, Redirect, Reply};
+use crate::plan::{HeaderEdit, Redirect, Reply, StickKey};
+use crate::stick::{Event, Key, Table, Tracks, Update};
 use crate::tls::Facts;
 use crate::tls::hello::Hello;
 
@@ -56,6 +58,8 @@ enum Act {
     EditResponse(usize),
     SetPath(String),
     Rewrite { regex: usize, to: String },
+    Track(usize),
+    IncGpc0(usize),
 }
 
 #[derive(Debug)]
@@ -83,6 +87,10 @@ pub(crate) struct Subject<'a> {
     pub(crate) request: Option<&'a Request<'a, 'a>>,
     /// How many servers of a backend, by its index, can be used.
     pub(crate) servers_up: &'a dyn Fn(usize) -> u32,
+    /// Stick tables, by index.
+    pub(crate) tables: &'a [Arc<Table>],
+    /// What the session is counted in.
+    pub(crate) tracks: &'a Tracks,
 }
 
 /// What a walk came to.
@@ -169,6 +177,16 @@ impl Rules {
                             outcome.target = replaced.or(outcome.target);
                         }
                     }
+                    Act::Track(table) => {
+                        if let Some((table, key)) = self.view(subject, &outcome).entry(*table) {
+                            subject.tracks.track(table, key, subject.request.is_some());
+                        }
+                    }
+                    Act::IncGpc0(table) => {
+                        if let Some((table, key)) = self.view(subject, &outcome).entry(*table) {
+                            table.update(&key, &[Update::Count(Event::Gpc0)], table.now());
+                        }
+                    }
                     Act::End(end) => {
                         outcome.verdict = end.verdict();
                         break;
@@ -177,6 +195,11 @@ impl Rules {
             }
         }
         outcome
+    }
+
+    /// What a stick table finds the client by, after the walk; `None`: it has nothing of the kind.
+    pub(crate) fn key(&self, subject: &Subject<'_>, outcome: &Outcome<'_>, key: &StickKey) -> Option<Key> {
+        self.view(subject, outcome).key(key)
     }
 
     /// The edits of a request that a walk picked.

@@ -67,8 +67,17 @@ fn walk<T>(rules: &Rules, bytes: &[u8], look: impl FnOnce(Outcome<'_>) -> T) -> 
     let mut slots = head::slots();
     let request = head::request(&mut slots, bytes).expect("it is allowed").expect("it is whole");
     let servers_up = |backend: usize| if backend == 1 { 2 } else { 0 };
-    let subject =
-        Subject { client: CLIENT, port: 80, tls: None, hello: None, request: Some(&request), servers_up: &servers_up };
+    let tracks = Tracks::default();
+    let subject = Subject {
+        client: CLIENT,
+        port: 80,
+        tls: None,
+        hello: None,
+        request: Some(&request),
+        servers_up: &servers_up,
+        tables: &[],
+        tracks: &tracks,
+    };
     look(rules.walk(&subject))
 }
 
@@ -205,7 +214,17 @@ fn in_tcp_conditions_on_a_request_never_hold_and_those_on_the_client_do() {
     let rules = Rules::compile(&frontend, &lists(&["10.8.5.17/32"])).unwrap();
     for (client, verdict) in [("10.8.5.17", Verdict::UseBackend(2)), ("10.8.5.18", Verdict::Reject { reset: true })] {
         let client = client.parse().unwrap();
-        let subject = Subject { client, port: 25, tls: None, hello: None, request: None, servers_up: &|_| 0 };
+        let tracks = Tracks::default();
+        let subject = Subject {
+            client,
+            port: 25,
+            tls: None,
+            hello: None,
+            request: None,
+            servers_up: &|_| 0,
+            tables: &[],
+            tracks: &tracks,
+        };
         assert_eq!(rules.walk(&subject).verdict, verdict, "{client}");
     }
 }
@@ -215,7 +234,17 @@ fn holds_in_tcp(condition: Condition, tls: Option<&Facts>, hello: Option<&Hello>
     let mut frontend = http(vec![when(condition, Action::UseBackend(1))], Vec::new());
     frontend.mode = Mode::Tcp;
     let rules = Rules::compile(&frontend, &lists(&[])).unwrap();
-    let subject = Subject { client: CLIENT, port: 443, tls, hello, request: None, servers_up: &|_| 0 };
+    let tracks = Tracks::default();
+    let subject = Subject {
+        client: CLIENT,
+        port: 443,
+        tls,
+        hello,
+        request: None,
+        servers_up: &|_| 0,
+        tables: &[],
+        tracks: &tracks,
+    };
     rules.walk(&subject).verdict == Verdict::UseBackend(1)
 }
 
@@ -460,4 +489,45 @@ fn what_cannot_be_compiled_is_named_with_its_rule() {
         "rule 2: `(a{1000}){1000}` is no regular expression that can be used"
     );
     assert_eq!(bad(Condition::Source(vec![Sources::List(1)])), "rule 2: there is no list number 1");
+}
+
+#[test]
+fn a_key_is_found_in_the_request_as_the_rules_left_it() {
+    let header = |edit: fn(String, String) -> HeaderEdit| Action::EditRequest(edit("X-Id".into(), "edited".into()));
+    let remove = || Action::EditRequest(HeaderEdit::Remove("x-id".into()));
+    let by_header = || StickKey::Header("x-id".into());
+    let sent = "X-Id: first\r\nX-Id: second\r\nCookie: a=1; id=mine\r\nCookie: id=other\r\n";
+    let table = [
+        (vec![], by_header(), Some("first")),
+        (vec![header(HeaderEdit::Add)], by_header(), Some("first")),
+        (vec![header(HeaderEdit::Set)], by_header(), Some("edited")),
+        (vec![remove()], by_header(), None),
+        (vec![remove(), header(HeaderEdit::Add)], by_header(), Some("edited")),
+        (vec![], StickKey::Cookie("id".into()), Some("mine")),
+        (vec![], StickKey::Cookie("ID".into()), None),
+        (vec![], StickKey::Path, Some("/a")),
+        (vec![Action::SetPath("/b".into())], StickKey::Path, Some("/b")),
+        (vec![], StickKey::Sni, None),
+        (vec![], StickKey::Source { v4: 16, v6: 128 }, Some("198.51.0.0")),
+    ];
+    let bytes = format!("GET /a?q HTTP/1.1\r\nHost: a.test\r\n{sent}\r\n");
+    for (actions, key, expected) in table {
+        let rules = compile(actions.into_iter().map(|action| Rule { when: None, action }).collect());
+        let mut slots = head::slots();
+        let request = head::request(&mut slots, bytes.as_bytes()).expect("it is allowed").expect("it is whole");
+        let tracks = Tracks::default();
+        let subject = Subject {
+            client: CLIENT,
+            port: 80,
+            tls: None,
+            hello: None,
+            request: Some(&request),
+            servers_up: &|_| 0,
+            tables: &[],
+            tracks: &tracks,
+        };
+        let outcome = rules.walk(&subject);
+        let found = rules.key(&subject, &outcome, &key).map(|key| key.to_string());
+        assert_eq!(found.as_deref(), expected, "{key:?}");
+    }
 }
