@@ -12,8 +12,8 @@ use std::time::Duration;
 use data_support::http::{Peer, get, serving, web};
 use data_support::{Plane, at, listeners, start, wait_for};
 use proxy_core::plan::{
-    Action, Check, Condition, Cookie, CookieMode, Mode, Persist, Plan, Probe, Reply, Rule, Server, StickCounter,
-    StickKey, StickTable,
+    Action, Check, Condition, Cookie, CookieMode, HttpProbe, Mode, Persist, Plan, Probe, Reply, Rule, Server,
+    StickCounter, StickKey, StickTable,
 };
 use proxy_core::plane::LogDescriptors;
 use proxy_core::stats::ServerState;
@@ -65,14 +65,12 @@ fn stage(servers: Vec<Server>, mode: &Mode, change: impl FnOnce(&mut Plan)) -> (
     plan.stick_tables = vec![table(&[])];
     plan.backends[0].persist = Some(Persist::Table(0));
     plan.backends[0].check = Some(Check {
-        tls: None,
-        probe: Probe::Http { method: "GET".into(), path: "/health".into(), host: None, expect: vec![(200, 399)] },
-        port: None,
+        probe: Probe::Http(HttpProbe { path: "/health".into(), ..HttpProbe::default() }),
         interval: Duration::from_millis(20),
         timeout: Duration::from_secs(5),
         rise: 1,
         fall: 1,
-        log: false,
+        ..Check::default()
     });
     change(&mut plan);
     let plane = start(plan.clone(), 1, sockets);
