@@ -23,6 +23,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proxy_core::control::TableAsk;
@@ -31,7 +32,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use vrrp::event::{Fault, Note, State, Why};
 use vrrp::io::driver::{Command, Driver, NotTaken};
-use vrrp::io::snapshot::{Event, EventKind, Step};
+use vrrp::io::snapshot::{Event, EventKind, Snapshot, Step};
 
 use crate::bridge;
 use crate::causes::chain;
@@ -162,7 +163,7 @@ impl Agent {
                 biased;
                 Some(state) = events.core.recv() => self.core_event(&state),
                 Ok(()) = self.core.changed() => self.core_changed(),
-                Ok(()) = snapshots.changed() => self.routers_changed(),
+                Ok(()) = snapshots.changed() => drop(self.routers_changed()),
                 Some(event) = events.vrrp.recv() => self.election_event(event),
                 told = next(&mut events.channel) => match told {
                     Some(event) => self.channel_event(event),
@@ -261,12 +262,14 @@ impl Agent {
         }
     }
 
-    fn routers_changed(&mut self) {
+    /// Tells everybody whom it concerns of the election's newest picture.
+    fn routers_changed(&mut self) -> Arc<Snapshot> {
         let snapshot = self.vrrp.snapshot();
         for router in &snapshot.routers {
             self.policy.handle(Input::Faults { vip: router.config.name.clone(), faults: router.faults.clone() });
         }
         self.feed_peering(&snapshot);
+        snapshot
     }
 
     fn election_event(&mut self, Event { router, kind, instant, .. }: Event) {
@@ -414,9 +417,9 @@ impl Agent {
     fn call(&mut self, Call { request, uid, reply }: Call) {
         let response = match request {
             Request::Status => {
-                // The picture may be newer than what the policy was told of it.
-                self.routers_changed();
-                let (status, supervisor) = (self.status(), self.supervisor.clone());
+                // One picture for both: the policy may not have been told of the newest, and the next may come at any moment.
+                let snapshot = self.routers_changed();
+                let (status, supervisor) = (self.status(&snapshot), self.supervisor.clone());
                 self.work.spawn(work::answer_status(status, self.traffic.clone(), supervisor, reply));
                 return;
             }

@@ -26,17 +26,16 @@ pub(super) struct DualActive {
 
 impl Agent {
     /// Everything but the counters of the proxy core, which [`traffic::Traffic::fill`] adds when it answers.
-    pub(super) fn status(&self) -> Status {
+    pub(super) fn status(&self, snapshot: &Snapshot) -> Status {
         let now = SystemTime::now();
         let ago = |at: Instant| Moment::ago(at.elapsed(), now);
-        let snapshot = self.vrrp.snapshot();
         let core = self.core.borrow().clone();
         let node = Node {
             name: self.node.name.clone(),
             this: true,
-            role: self.role(&snapshot),
-            fit: self.reasons(&snapshot).is_empty(),
-            reasons: self.reasons(&snapshot),
+            role: self.role(snapshot),
+            fit: self.reasons(snapshot).is_empty(),
+            reasons: self.reasons(snapshot),
             priority: Some(self.node.vrrp.priority.get()),
             proxy: Some(traffic::proxy(&core, self.last_exit.as_deref(), now)),
             revision: Some(self.revision.number),
@@ -44,11 +43,11 @@ impl Agent {
         };
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
-            pair: Pair { name: self.cluster.name.clone(), redundant: self.redundant(&snapshot) },
-            degraded: self.degraded(&snapshot),
-            nodes: std::iter::once(node).chain(self.peer_node(&snapshot, now)).collect(),
-            vips: snapshot.routers.iter().map(|router| self.vip(router, &snapshot, now)).collect(),
-            sync: self.sync_status(&snapshot, now),
+            pair: Pair { name: self.cluster.name.clone(), redundant: self.redundant(snapshot) },
+            degraded: self.degraded(snapshot),
+            nodes: std::iter::once(node).chain(self.peer_node(snapshot, now)).collect(),
+            vips: snapshot.routers.iter().map(|router| self.vip(router, snapshot, now)).collect(),
+            sync: self.sync_status(snapshot, now),
             handoff: self.handoffs(now),
             config: Config {
                 revision: self.revision.number,
