@@ -213,7 +213,8 @@ impl<'v> Binds<'v> {
             table.finish();
             return read.map(|(name, address)| (name, Bind { address, tls, accept_proxy }));
         }
-        self.read_address(frontend, value).map(|(name, address)| (name, Bind { address, tls: None, accept_proxy: None }))
+        self.read_address(frontend, value)
+            .map(|(name, address)| (name, Bind { address, tls: None, accept_proxy: None }))
     }
 
     fn read_address(&mut self, frontend: &str, value: Value<'_>) -> Option<(String, SocketAddr)> {
