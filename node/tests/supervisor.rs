@@ -74,7 +74,7 @@ impl Bench {
             revision,
             frontends: vec![Frontend {
                 name: "front".into(),
-                binds: binds.iter().map(|&address| Bind { address, tls: None }).collect(),
+                binds: binds.iter().map(|&address| Bind { address, tls: None, accept_proxy: None }).collect(),
                 mode: Mode::Tcp,
                 rules: Vec::new(),
                 backend: Some(0),
@@ -99,6 +99,7 @@ impl Bench {
                 abort_on_close: false,
                 persist: None,
                 prefer_last_server: false,
+                send_proxy: None,
                 slow_start: None,
                 all_backups: false,
                 http2: false,

@@ -1,9 +1,12 @@
 //! What is tried with any input, by libFuzzer and by `cargo test` alike: nothing panics, and what was accepted means the
 //! same to a reader that knows nothing of ours.
 
+use std::net::SocketAddr;
+
 use proxy_core::http::chunked::{Chunked, Keep};
 use proxy_core::http::head::{Asked, Framing, Version, request, response, slots};
 use proxy_core::http::{cookie, host};
+use proxy_core::proxy_protocol;
 use proxy_core::tls::hello::{MOST, Peek, peek};
 use rustls::server::Acceptor;
 
@@ -160,4 +163,30 @@ pub(crate) fn hello(data: &[u8]) {
     assert_eq!(ours.sni.as_deref(), theirs.server_name().map(|name| name.strip_suffix('.').unwrap_or(name)));
     let alpn: Vec<&[u8]> = theirs.alpn().into_iter().flatten().collect();
     assert_eq!(ours.alpn.iter().map(|name| &**name).collect::<Vec<_>>(), alpn);
+}
+
+/// The beginning of a connection that another proxy makes: what was read of it is read again from what we would say.
+pub(crate) fn proxy_protocol(data: &[u8]) {
+    let read = proxy_protocol::read(data);
+    for length in [data.len() / 2, data.len().saturating_sub(1)] {
+        let earlier = proxy_protocol::read(&data[..length]);
+        assert!(matches!(earlier, Ok(None)) || earlier == read, "{length} bytes meant more than all");
+    }
+    let Ok(Some(header)) = read else {
+        assert!(read.is_err() || data.len() < proxy_protocol::MOST, "it would never be whole");
+        return;
+    };
+    assert!(matches!(proxy_protocol::read(&data[..header.length - 1]), Ok(None)), "it was whole before its end");
+    assert_eq!(proxy_protocol::read(&data[..header.length]), read, "what follows it matters");
+    let Some((client, own)) = header.ends else { return assert!(header.tlvs.is_empty() || data.starts_with(b"\r\n")) };
+    let mut said = Vec::new();
+    proxy_protocol::write_v2(&mut said, client, own, &header.tlvs);
+    let again = proxy_protocol::read(&said).expect("we said it").expect("all of it");
+    let plain = |end: SocketAddr| (end.ip().to_canonical(), end.port());
+    let ends = again.ends.map(|(client, own)| (plain(client), plain(own)));
+    assert_eq!(ends, Some((plain(client), plain(own))));
+    assert_eq!((again.length, again.tlvs), (said.len(), header.tlvs));
+    said.clear();
+    proxy_protocol::write_v1(&mut said, client, own);
+    assert!(matches!(proxy_protocol::read(&said), Ok(Some(line)) if line.length == said.len() && said.len() <= 107));
 }

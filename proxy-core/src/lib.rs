@@ -1,6 +1,7 @@
 //! The data plane of `lbnode`: a process without privileges that carries the clients' bytes.
 
 mod alarm;
+mod announce;
 pub mod balance;
 pub mod beat;
 mod calendar;
@@ -18,6 +19,7 @@ mod persist;
 pub mod plan;
 pub mod plane;
 pub mod process;
+pub mod proxy_protocol;
 mod queue;
 mod reach;
 mod reasons;

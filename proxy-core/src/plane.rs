@@ -22,6 +22,7 @@ use crate::listener::{Listener, ListenerKey};
 pub use crate::log::Descriptors as LogDescriptors;
 use crate::log::Logs;
 use crate::plan::{self, List, Mode, Plan, PlanError};
+use crate::proxy_protocol::BadProxy;
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
 use crate::stats::{
     BackendStats, CheckReport, FrontendStats, HttpCounters, Reasons, ServerState, ServerStats, Stats, TlsStats,
@@ -291,6 +292,7 @@ fn frontend_stats(frontend: &plan::Frontend, live: &FrontendLive) -> FrontendSta
         http: matches!(frontend.mode, Mode::Http(_)).then(http),
         bad_requests: Reasons::sum(&live.shards, BadRequest::ALL.map(BadRequest::why), |shard| &shard.bad_requests),
         bad_http2: Reasons::sum(&live.shards, BadHttp2::ALL.map(BadHttp2::why), |shard| &shard.bad_http2),
+        bad_proxy: Reasons::sum(&live.shards, BadProxy::ALL.map(BadProxy::why), |shard| &shard.bad_proxy),
         tls: frontend.binds.iter().any(|bind| bind.tls.is_some()).then(|| TlsStats {
             full: sum(&live.shards, |shard| &shard.tls.full),
             resumed: sum(&live.shards, |shard| &shard.tls.resumed),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
@@ -192,17 +193,19 @@ impl Route {
         Some(Chosen { server: index, place: server.take(u32::MAX, &live.queue)? })
     }
 
-    /// A new connection to the server that was chosen, or, after failures, to another one: `chosen` says to which.
+    /// A new connection to the server that was chosen, or, after failures, to another one: `chosen` says to which. It
+    /// begins with `header`.
     pub(crate) async fn open(
         &self,
         backend: usize,
         chosen: &mut Chosen,
         attempts: &mut Attempts,
+        header: Option<&[u8]>,
     ) -> Result<Stream, Unreached> {
         let plan = self.backend(backend);
         loop {
             let server = &plan.servers[chosen.server];
-            match self.connect(backend, chosen.server).await {
+            match self.connect(backend, chosen.server, header).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => {
                     self.server_counters(backend, chosen.server).connect_errors.add(1);
@@ -269,25 +272,25 @@ impl Route {
         }
     }
 
-    async fn connect(&self, backend: usize, server: usize) -> io::Result<Stream> {
+    async fn connect(&self, backend: usize, server: usize, header: Option<&[u8]>) -> io::Result<Stream> {
         let plan = self.backend(backend);
         let connect = async {
             if !plan.http2 {
-                return self.dial(backend, server).await;
+                return self.dial(backend, server, header).await;
             }
             // Apart, so that nobody who needs none has room for it.
             let lines = &self.backends[backend].pools[server].lines;
-            let stream = Box::pin(lines.stream(&self.desk, self.dial(backend, server))).await?;
+            let stream = Box::pin(lines.stream(&self.desk, self.dial(backend, server, None))).await?;
             Ok(Stream::H2Server(Box::new(stream)))
         };
         // The wait for a turn counts, and so does a handshake: the limit is what the client waits.
         timeout(plan.connect_timeout, connect).await?
     }
 
-    async fn dial(&self, backend: usize, server: usize) -> io::Result<Stream> {
+    async fn dial(&self, backend: usize, server: usize, header: Option<&[u8]>) -> io::Result<Stream> {
         let turn = self.desk.connects.acquire().await.expect("the semaphore is never closed");
         let mut connecting = pin!(TcpStream::connect(self.backend(backend).servers[server].address));
-        let stream = match timeout(TURN, &mut connecting).await {
+        let mut stream = match timeout(TURN, &mut connecting).await {
             Ok(connected) => connected?,
             Err(_) => {
                 drop(turn);
@@ -295,6 +298,10 @@ impl Route {
             }
         };
         stream.set_nodelay(true)?;
+        if let Some(header) = header {
+            // A new socket takes it all at once.
+            stream.write_all(header).await?;
+        }
         let Some(tls) = self.scheme.tls.server(backend, server) else { return Ok(Stream::Tcp(stream)) };
         let handshake = handshake::connect(stream, Arc::clone(&tls.config), tls.name.clone(), &self.desk);
         Ok(Stream::Tls(Box::new(Box::pin(handshake).await?)))

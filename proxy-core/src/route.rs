@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::SystemTime;
 
+use ipnetwork::IpNetwork;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -59,6 +60,8 @@ pub(crate) struct Desk {
     /// HTTP connections to servers, in use or idle. Idle ones are kept only while there are fewer of them than of
     /// clients and streams, so that each stays within the descriptors that it has room for.
     pub(crate) server_connections: Cell<usize>,
+    /// Clients that it gave a unique id, so far.
+    pub(crate) announced: Cell<u32>,
     /// Of the pools of idle server connections, so far.
     pub(crate) sweeps: Cell<u32>,
     /// The worker drains: nobody is served another request.
@@ -84,6 +87,7 @@ impl Desk {
             clients: Cell::new(0),
             streams: Cell::new(0),
             server_connections: Cell::new(0),
+            announced: Cell::new(0),
             sweeps: Cell::new(0),
             closing_since: Cell::new(None),
             guests: RefCell::default(),
@@ -184,6 +188,8 @@ pub(crate) struct Entrance {
     route: RefCell<Rc<Route>>,
     /// Index of the latest scheme's profile; `None`: clients come in the clear.
     pub(crate) tls: Cell<Option<usize>>,
+    /// Which of the binds of the latest scheme's frontend.
+    bind: Cell<usize>,
     /// No longer in the plan: who is inside is served what was asked for, and no more.
     pub(crate) closed: Cell<bool>,
 }
@@ -196,6 +202,11 @@ impl Entrance {
 
     pub(crate) fn route(&self) -> Rc<Route> {
         Rc::clone(&self.route.borrow())
+    }
+
+    /// Who announces the clients that come here; `None`: they come themselves.
+    pub(crate) fn announcers<'r>(&self, route: &'r Route) -> Option<&'r [IpNetwork]> {
+        route.frontend().binds[self.bind.get()].accept_proxy.as_deref()
     }
 
     fn speaks(&self, mode: &Mode) -> bool {
@@ -361,7 +372,7 @@ impl Routes {
             let (scheme, backends, desk) = (Arc::clone(scheme), Rc::clone(&backends), Rc::clone(&self.desk));
             let rules = scheme.rules[index].clone();
             let route = Rc::new(Route { scheme, index, rules, backends, desk });
-            for bind in &frontend.binds {
+            for (number, bind) in frontend.binds.iter().enumerate() {
                 // Who came to speak HTTP is not served by a route that speaks TCP.
                 let kept = closed.get(&bind.address).is_some_and(|old| old.speaks(&frontend.mode));
                 let entrance = if kept { closed.remove(&bind.address) } else { None };
@@ -370,11 +381,13 @@ impl Routes {
                         desk: Rc::clone(&self.desk),
                         route: RefCell::new(Rc::clone(&route)),
                         tls: Cell::new(None),
+                        bind: Cell::new(number),
                         closed: Cell::new(false),
                     })
                 });
                 entrance.route.replace(Rc::clone(&route));
                 entrance.tls.set(bind.tls);
+                entrance.bind.set(number);
                 self.entrances.insert(bind.address, entrance);
             }
         }

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+use crate::announce::{self, Announcing, Arrival, Beside};
 use crate::balance::{Wanted, hash};
 use crate::http::connection::Connection;
 use crate::http::rules::{Subject, Verdict};
@@ -57,9 +58,41 @@ impl Session {
     /// All that follows, in memory of its own: each kind of session takes no more than it needs. `None`: there is no
     /// room for one more of its source.
     pub(crate) fn begin(self) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
+        let route = self.entrance.route();
+        route.counters().total.add(1);
+        // Small writes go out at once; a client that is gone already shows when it is read.
+        let _ = self.client.set_nodelay(true);
+        if self.entrance.announcers(&route).is_none() {
+            return self.begin_with(None);
+        }
+        Some(Box::pin(async move {
+            // Apart, and gone before the client is served.
+            if let Some(session) = Box::pin(self.announced(&route)).await {
+                session.await;
+            }
+        }))
+    }
+
+    /// The same, once it was heard who the client is.
+    async fn announced(mut self, route: &Route) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
+        let trusted = self.entrance.announcers(route)?;
+        match announce::hear(&mut self.client, self.peer, trusted, handshake_limit(route)).await {
+            Ok(None) => self.begin_with(None),
+            Ok(Some(announced)) => {
+                self.peer = announced.client;
+                self.begin_with(Some(Box::new(announced.beside)))
+            }
+            Err(bad) => {
+                route.counters().bad_proxy.0[bad.index()].add(1);
+                debug!(frontend = route.frontend().name, peer = %self.peer, why = bad.why(), "no client was announced");
+                None
+            }
+        }
+    }
+
+    fn begin_with(self, beside: Option<Box<Beside>>) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
         let Session { client, peer, entrance, passes } = self;
         let route = entrance.route();
-        route.counters().total.add(1);
         let limit = route.frontend().max_connections_per_source;
         let of_source = limit.map(|limit| route.live().per_source.enter(peer.ip().to_canonical(), limit));
         if matches!(of_source, Some(None)) {
@@ -68,26 +101,32 @@ impl Session {
             return None;
         }
         let room = Room { _passes: passes, _of_source: of_source.flatten().map(Box::new) };
-        // Small writes go out at once; a client that is gone already shows when it is read.
-        let _ = client.set_nodelay(true);
-        let Some(profile) = entrance.tls.get() else { return Some(speak(Stream::Tcp(client), peer, entrance, room)) };
+        let Some(profile) = entrance.tls.get() else {
+            return Some(speak(Stream::Tcp(client), peer, beside, entrance, room));
+        };
         Some(Box::pin(async move {
             // Apart, and gone before the client is served.
             let secured = Box::pin(secure(client, peer, profile, &route)).await;
             if let Some(client) = secured {
-                speak(client, peer, entrance, room).await;
+                speak(client, peer, beside, entrance, room).await;
             }
         }))
     }
 }
 
 /// What the frontend speaks, with a client who can be heard.
-fn speak(client: Stream, peer: SocketAddr, entrance: Rc<Entrance>, room: Room) -> Pin<Box<dyn Future<Output = ()>>> {
+fn speak(
+    client: Stream,
+    peer: SocketAddr,
+    beside: Option<Box<Beside>>,
+    entrance: Rc<Entrance>,
+    room: Room,
+) -> Pin<Box<dyn Future<Output = ()>>> {
     let route = entrance.route();
     match route.frontend().mode {
-        Mode::Tcp => Box::pin(tcp(client, peer, route, room)),
+        Mode::Tcp => Box::pin(tcp(client, peer, beside, route, room)),
         Mode::Http(_) => {
-            let mut connection = Connection::new(client, peer, entrance, room);
+            let mut connection = Connection::new(client, peer, beside, entrance, room);
             let agreed = connection.speaks_http2();
             Box::pin(async move {
                 if agreed || connection.serve().await {
@@ -98,12 +137,17 @@ fn speak(client: Stream, peer: SocketAddr, entrance: Rc<Entrance>, room: Room) -
     }
 }
 
-/// Shakes hands with a client; `None`: nothing came of it.
-async fn secure(client: TcpStream, peer: SocketAddr, profile: usize, route: &Route) -> Option<Stream> {
-    let limit = match &route.frontend().mode {
+/// How long a client may take before it can be served.
+fn handshake_limit(route: &Route) -> Duration {
+    match &route.frontend().mode {
         Mode::Tcp => route.frontend().client_timeout.min(HANDSHAKE),
         Mode::Http(http) => http.request_timeout,
-    };
+    }
+}
+
+/// Shakes hands with a client; `None`: nothing came of it.
+async fn secure(client: TcpStream, peer: SocketAddr, profile: usize, route: &Route) -> Option<Stream> {
+    let limit = handshake_limit(route);
     let scheme = &route.scheme;
     let handshake = handshake::accept(client, Arc::clone(scheme.tls.bind(profile)), &route.desk);
     let secured = timeout(limit, handshake).await.unwrap_or(Err(Fault::Timeout)).and_then(|stream| {
@@ -144,7 +188,7 @@ impl Drop for Unserved {
     }
 }
 
-async fn tcp(client: Stream, peer: SocketAddr, route: Rc<Route>, _room: Room) {
+async fn tcp(client: Stream, peer: SocketAddr, beside: Option<Box<Beside>>, route: Rc<Route>, _room: Room) {
     let began = Instant::now();
     let client = Unserved(Some(client));
     let mut story = Story { tls: client.stream().facts().is_some(), ..Story::default() };
@@ -155,11 +199,15 @@ async fn tcp(client: Stream, peer: SocketAddr, route: Rc<Route>, _room: Room) {
         }
         _ => None,
     };
+    let own = match &beside {
+        Some(beside) => beside.own,
+        None => client.stream().local_addr().unwrap_or(peer),
+    };
     let tracks = Tracks::default();
     let servers_up = |backend| route.servers_up(backend);
     let subject = Subject {
         client: peer.ip().to_canonical(),
-        port: client.stream().local_addr().unwrap_or(peer).port(),
+        port: own.port(),
         tls: client.stream().facts(),
         hello: hello.as_deref(),
         request: None,
@@ -191,7 +239,15 @@ async fn tcp(client: Stream, peer: SocketAddr, route: Rc<Route>, _room: Room) {
         let mut chosen = route.choose(backend, wanted, client.stream().leaves()).await?;
         story.server = Some(chosen.server);
         story.timers.queue = Some(began.elapsed());
-        let stream = route.open(backend, &mut chosen, &mut story.attempts).await?;
+        let header = route.backend(backend).send_proxy.map(|how| {
+            let announcing = beside.map_or_else(Announcing::default, |beside| Announcing::after(*beside));
+            let asked = hello.as_deref().and_then(|hello| hello.sni.as_deref());
+            let arrival = Arrival { client: peer, own, tls: client.stream().facts(), asked };
+            let header = announcing.header(how, arrival, &route.desk);
+            story.unique_id = announcing.told_id().map(Into::into);
+            header
+        });
+        let stream = route.open(backend, &mut chosen, &mut story.attempts, header.as_deref()).await?;
         story.timers.connect = Some(began.elapsed() - story.timers.queue.unwrap_or_default());
         affinity.settle(&route, backend, chosen.server);
         Ok::<_, Unreached>((chosen, stream))
@@ -239,6 +295,7 @@ struct Story {
     server: Option<usize>,
     queued: u32,
     attempts: Attempts,
+    unique_id: Option<Box<[u8]>>,
     bytes: u64,
     end: Termination,
 }
@@ -259,6 +316,7 @@ impl Story {
             end: self.end,
             load: route.load(self.backend, self.server, self.attempts, self.queued),
             why: None,
+            unique_id: self.unique_id.as_deref(),
         };
         route.desk.logger.tcp(&route.scheme.sinks, log, &TcpRecord { way, timers: self.timers });
     }

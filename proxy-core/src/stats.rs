@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use serde::{Deserialize, Serialize};
 
 use crate::http::head::{BadHttp2, BadRequest, BadResponse};
+use crate::proxy_protocol::BadProxy;
 use crate::tls::fault::Fault;
 
 /// The state of the data plane. Counters run from the start of the process; those of a frontend, backend or
@@ -63,6 +64,8 @@ pub struct FrontendStats {
     pub bad_requests: BTreeMap<String, u64>,
     /// What was wrong with HTTP/2 itself, by [`BadHttp2::why`]; a reason that never was one is absent.
     pub bad_http2: BTreeMap<String, u64>,
+    /// Clients that no proxy announced as it should have, by [`BadProxy::why`]; a reason that never was one is absent.
+    pub bad_proxy: BTreeMap<String, u64>,
     /// `None`: none of its binds speaks TLS.
     pub tls: Option<TlsStats>,
 }
@@ -326,6 +329,7 @@ pub(crate) struct FrontendShard {
     pub(crate) http: HttpCounters,
     pub(crate) bad_requests: Reasons<{ BadRequest::ALL.len() }>,
     pub(crate) bad_http2: Reasons<{ BadHttp2::ALL.len() }>,
+    pub(crate) bad_proxy: Reasons<{ BadProxy::ALL.len() }>,
     pub(crate) tls: TlsCounters,
 }
 

@@ -8,7 +8,7 @@ mod bodies;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Pieces that mean something somewhere.
-const WORDS: [&[u8]; 28] = [
+const WORDS: [&[u8]; 33] = [
     b"\r\n",
     b"\n",
     b"\r",
@@ -37,6 +37,11 @@ const WORDS: [&[u8]; 28] = [
     b"\0\0\0\x06\0\x04\0\0\x01a",
     b"\0\x10\0\x05\0\x03\x02h2",
     b"\0\x01",
+    b"PROXY TCP4 ",
+    b" 192.0.2.1",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11",
+    b"\x02\0\x01a",
+    b"\x20\0\x05\x01\0\0\0\0",
 ];
 
 /// xorshift64*: the same numbers everywhere.
@@ -116,4 +121,9 @@ fn hosts() {
 #[test]
 fn hellos() {
     run("hello", bodies::hello);
+}
+
+#[test]
+fn proxy_headers() {
+    run("proxy_protocol", bodies::proxy_protocol);
 }

@@ -25,7 +25,7 @@ fn valid() -> Plan {
     };
     let frontend = |name: &str, port, mode| Frontend {
         name: name.into(),
-        binds: vec![Bind { address: SocketAddr::from(([192, 0, 2, 9], port)), tls: None }],
+        binds: vec![Bind { address: SocketAddr::from(([192, 0, 2, 9], port)), tls: None, accept_proxy: None }],
         mode,
         rules: Vec::new(),
         backend: Some(0),
@@ -50,6 +50,7 @@ fn valid() -> Plan {
         abort_on_close: false,
         persist: None,
         prefer_last_server: false,
+        send_proxy: None,
         slow_start: None,
         all_backups: false,
         http2: false,

@@ -3,6 +3,7 @@
 
 mod data_support;
 mod tls {
+    mod announced;
     pub(crate) mod ends;
     mod handshakes;
     mod rules;

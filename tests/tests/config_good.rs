@@ -8,6 +8,7 @@ use std::time::Duration;
 use node::config::{LogFormat, OnIsolation, load_cluster, load_node, parse_cluster, parse_node, routers};
 use proxy_core::plan::{
     AgentCheck, Backend, Balance, Check, Content, HashOf, Hashing, Host, HttpProbe, Observe, OnError, Probe, Program,
+    SendProxy,
 };
 use vrrp::config::{Checksum, Transport, UnicastPeer};
 
@@ -277,4 +278,33 @@ fn what_goes_with_a_balance_can_be_written() {
     assert!(balanced("balance = \"first\"\nslow_start = \"30s\"").slow_start.is_some());
     let backend = balanced("");
     assert_eq!((backend.all_backups, backend.prefer_last_server, backend.slow_start), (false, false, None));
+}
+
+#[test]
+fn who_announces_clients_and_who_is_told_of_them_is_as_it_is_written() {
+    let text = CLUSTER.replace(
+        "\"web:80\", \"*:8080\"",
+        "{ to = \"web:80\", accept_proxy = true }, { to = \"*:8080\", accept_proxy = { from = \"10.0.0.0/8\" } }, \
+        { to = \"*:8081\", accept_proxy = false }",
+    );
+    let servers = "servers = [{ name = \"s1\", address = \"192.0.2.1:80\" }]\n";
+    let backend = |name: &str, more: &str| format!("[backend.{name}]\nmode = \"tcp\"\n{servers}{more}\n");
+    let text = text
+        + &backend("v1", "send_proxy = \"v1\"\ncheck = { tcp = {} }")
+        + &backend("not", "send_proxy = \"v2\"\ncheck = { tcp = {}, send_proxy = false }")
+        + &backend("elsewhere", "send_proxy = \"v2\"\ncheck = { tcp = { port = 1 } }")
+        + &backend("both", "send_proxy = \"v2\"\ncheck = { tcp = { port = 1 }, send_proxy = \"v1\" }")
+        + &backend("check", "check = { tcp = {}, send_proxy = \"v2\" }");
+    let plan = parse_cluster("c", &text).unwrap_or_else(|error| panic!("{error}")).plan;
+    let accepted: Vec<_> = plan.frontends[0].binds.iter().map(|bind| bind.accept_proxy.clone()).collect();
+    assert_eq!(accepted[..4], [Some(vec![]), Some(vec!["10.0.0.0/8".parse().unwrap()]), None, None]);
+    let of = |name: &str| {
+        let backend = plan.backends.iter().find(|backend| backend.name == name).unwrap();
+        (backend.send_proxy, backend.check.as_ref().and_then(|check| check.send_proxy))
+    };
+    let (v1, v2) = (Some(SendProxy::V1), Some(SendProxy::V2));
+    assert_eq!(
+        [of("v1"), of("not"), of("elsewhere"), of("both"), of("check"), of("web")],
+        [(v1, v1), (v2, None), (v2, None), (v2, v1), (None, v2), (None, None)]
+    );
 }

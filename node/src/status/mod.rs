@@ -318,6 +318,8 @@ pub struct Frontend {
     pub bad_requests: BTreeMap<String, u64>,
     /// What was wrong with HTTP/2 itself, by the reasons of docs/http-refusals.md.
     pub bad_http2: BTreeMap<String, u64>,
+    /// Clients that no proxy announced as it should have, by the reasons of docs/proxy-protocol.md.
+    pub bad_proxy: BTreeMap<String, u64>,
     /// Handshakes; absent: none of its binds speaks TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsStats>,

@@ -54,6 +54,7 @@ impl Traffic {
                 frontend.http = counted.http;
                 frontend.bad_requests.clone_from(&counted.bad_requests);
                 frontend.bad_http2.clone_from(&counted.bad_http2);
+                frontend.bad_proxy.clone_from(&counted.bad_proxy);
                 frontend.tls.clone_from(&counted.tls);
             }
         }

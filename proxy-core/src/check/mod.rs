@@ -207,7 +207,7 @@ impl Job {
             let started = Instant::now();
             // Apart: who sleeps has no room for a handshake.
             let answer = match &question {
-                Some(question) => Some(Box::pin(probe::ask(address, question, self.tls.as_ref(), check.timeout)).await),
+                Some(question) => Some(Box::pin(probe::ask(address, question, self.tls.as_ref(), check)).await),
                 None => program::ask(&means.agent, &self.backend, &self.server, check.timeout).await,
             };
             drop(turn);

@@ -4,12 +4,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::http::Http;
 use super::mail;
+use crate::plan::{Check, SendProxy};
+use crate::proxy_protocol as protocol;
 use crate::stream::reset_on_close;
 use crate::tls::Outbound;
 
@@ -41,13 +44,9 @@ impl Answer {
 }
 
 /// Never fails: whatever goes wrong is the answer.
-pub(super) async fn ask(
-    address: SocketAddr,
-    question: &Question,
-    tls: Option<&Outbound>,
-    within: std::time::Duration,
-) -> Answer {
-    match timeout(within, converse(address, question, tls)).await {
+pub(super) async fn ask(address: SocketAddr, question: &Question, tls: Option<&Outbound>, check: &Check) -> Answer {
+    let within = check.timeout;
+    match timeout(within, converse(address, question, tls, check.send_proxy)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => Answer::failed(words(&error)),
         Err(_) => Answer::failed(format!("no answer within {within:?}")),
@@ -62,10 +61,24 @@ pub(super) fn words(error: &io::Error) -> String {
     }
 }
 
-async fn converse(address: SocketAddr, question: &Question, tls: Option<&Outbound>) -> io::Result<Answer> {
-    let stream = TcpStream::connect(address).await?;
+async fn converse(
+    address: SocketAddr,
+    question: &Question,
+    tls: Option<&Outbound>,
+    send_proxy: Option<SendProxy>,
+) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect(address).await?;
     // Frequent checks would pile up sockets in TIME_WAIT.
     reset_on_close(&stream);
+    if let Some(how) = send_proxy {
+        let mut header = Vec::new();
+        match how {
+            // Servers may refuse what says UNKNOWN (proxy-protocol.txt §2.1): these are the connection's own ends.
+            SendProxy::V1 => protocol::write_v1(&mut header, stream.local_addr()?, stream.peer_addr()?),
+            SendProxy::V2 => protocol::local(&mut header),
+        }
+        stream.write_all(&header).await?;
+    }
     let Some(tls) = tls else {
         return match question {
             Question::Connect => Ok(Answer::passed("connected")),

@@ -18,6 +18,7 @@ use super::last::LastServers;
 use super::pool::ServerConnection;
 use super::story::Story;
 use crate::alarm::Alarm;
+use crate::announce::{Announcing, Beside};
 use crate::http2::connection::Arrived;
 use crate::log::{Ended, Phase};
 use crate::reach::Chosen;
@@ -53,6 +54,8 @@ pub(crate) struct Connection {
     pub(super) private: Vec<Private>,
     /// The servers that it was with, if that matters; its other streams have the same.
     pub(crate) last: Option<Rc<LastServers>>,
+    /// What servers are told of it, if they are, or what we were told; its other streams have the same.
+    pub(crate) announcing: Option<Rc<Announcing>>,
     /// Of the current request; `None`: it isn't logged.
     pub(super) story: Option<Box<Story>>,
     /// What it is counted in.
@@ -92,12 +95,22 @@ pub(super) struct Tunnel {
 }
 
 impl Connection {
-    pub(crate) fn new(client: Stream, peer: SocketAddr, entrance: Rc<Entrance>, room: Room) -> Connection {
-        // A client that is gone already has no address of ours; its first read will say so.
-        let own = client.local_addr().unwrap_or(peer);
+    pub(crate) fn new(
+        client: Stream,
+        peer: SocketAddr,
+        beside: Option<Box<Beside>>,
+        entrance: Rc<Entrance>,
+        room: Room,
+    ) -> Connection {
+        let own = match &beside {
+            Some(beside) => beside.own,
+            // A client that is gone already has no address of ours; its first read will say so.
+            None => client.local_addr().unwrap_or(peer),
+        };
+        let announcing = beside.map(|beside| Rc::new(Announcing::after(*beside)));
         let ends =
             Ends { client: SocketAddr::new(peer.ip().to_canonical(), peer.port()), own, tls: client.facts().is_some() };
-        Connection { room: Some(room), ..Connection::of_stream(client, ends, entrance, 0) }
+        Connection { room: Some(room), announcing, ..Connection::of_stream(client, ends, entrance, 0) }
     }
 
     /// One stream of HTTP/2, of a client that has begun so many before it.
@@ -115,6 +128,7 @@ impl Connection {
             answered,
             private: Vec::new(),
             last: None,
+            announcing: None,
             story: None,
             tracks: Tracks::default(),
             guest: None,
@@ -131,7 +145,8 @@ impl Connection {
     pub(crate) fn into_http2(mut self) -> Arrived {
         let begun = self.input.bytes().to_vec();
         self.input.clear(&self.entrance.desk.buffers);
-        Arrived { client: self.client, begun, ends: self.ends, entrance: self.entrance, room: self.room }
+        let Connection { client, ends, entrance, announcing, room, .. } = self;
+        Arrived { client, begun, ends, entrance, announcing: announcing.unwrap_or_default(), room }
     }
 
     /// To the end of the connection, or, with `true`, of HTTP/1 on it: the client speaks HTTP/2. Small while it waits for

@@ -60,23 +60,27 @@ impl Connection {
         loop {
             let at_hand = match own.take() {
                 Some(own) => Some(*own),
-                None if may_reuse => route.backends[backend].pools[chosen.server].lend(),
+                None if may_reuse => self.at_hand(route, backend, chosen.server),
                 None => None,
             };
             let reused = at_hand.is_some();
             let server = match at_hand {
                 Some(server) => server,
                 // Apart: most requests find a connection that is open.
-                None => match Box::pin(route.open(backend, &mut chosen, &mut attempts)).await {
-                    Ok(stream) => ServerConnection::new(stream, &route.desk),
-                    Err(why) => return Box::pin(self.unreached(route, &trip, why)).await,
-                },
+                None => {
+                    let header = self.proxy_header(route, backend);
+                    match Box::pin(route.open(backend, &mut chosen, &mut attempts, header.as_deref())).await {
+                        Ok(stream) => ServerConnection::new(stream, &route.desk),
+                        Err(why) => return Box::pin(self.unreached(route, &trip, why)).await,
+                    }
+                }
             };
             self.tell(|story| {
                 story.connected();
                 story.server = Some(chosen.server);
                 story.attempts = attempts;
             });
+            self.tell_id(route, backend);
             trip.affinity.settle(route, backend, chosen.server);
             let counters = route.server_counters(backend, chosen.server);
             counters.total.add(1);
@@ -188,7 +192,7 @@ impl Connection {
             let server = Arc::clone(route.server_live(trip.backend, chosen.server));
             self.private.push(Private { server, connection });
         } else {
-            route.backends[trip.backend].pools[chosen.server].give_back(connection);
+            self.give_back(route, trip.backend, chosen.server, connection);
         }
     }
 

@@ -1,5 +1,6 @@
 //! HTTP/1: strict heads and bodies (pure), and the engine that carries them.
 
+mod announced;
 pub mod chunked;
 mod client_cert;
 pub(crate) mod connection;

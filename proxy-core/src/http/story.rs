@@ -28,6 +28,7 @@ pub(crate) struct Story {
     pub(crate) bytes: u64,
     pub(crate) end: Termination,
     pub(crate) why: Option<&'static str>,
+    pub(crate) unique_id: Option<Box<[u8]>>,
 }
 
 impl Story {
@@ -46,6 +47,7 @@ impl Story {
             bytes: 0,
             end: Termination::default(),
             why: None,
+            unique_id: None,
         })
     }
 
@@ -132,6 +134,7 @@ impl Story {
             end: self.end,
             load: route.load(self.backend, self.server, self.attempts, self.queued),
             why: self.why,
+            unique_id: self.unique_id.as_deref(),
         };
         let timers = HttpTimers { active: self.began.elapsed(), ..self.timers };
         let status = Some(self.status).filter(|status| *status != 0);

@@ -21,6 +21,7 @@ use super::meter::Meter;
 use super::request::{self, Refused};
 use super::stream::H2Stream;
 use crate::alarm::Alarm;
+use crate::announce::Announcing;
 use crate::http::connection::{self as engine, LAST_CALL, linger};
 use crate::http::forwarded::Ends;
 use crate::http::head::BadHttp2;
@@ -55,12 +56,13 @@ pub(crate) struct Arrived {
     pub(crate) begun: Vec<u8>,
     pub(crate) ends: Ends,
     pub(crate) entrance: Rc<Entrance>,
+    pub(crate) announcing: Rc<Announcing>,
     pub(crate) room: Option<Room>,
 }
 
 /// Serves a client to the end of its connection.
 pub(crate) async fn serve(arrived: Arrived) {
-    let Arrived { client, begun, ends, entrance, room } = arrived;
+    let Arrived { client, begun, ends, entrance, announcing, room } = arrived;
     let route = entrance.route();
     let carrier = Rc::new(client);
     let meter = Rc::new(RefCell::new(Meter::new(Instant::now())));
@@ -89,6 +91,7 @@ pub(crate) async fn serve(arrived: Arrived) {
                 entrance,
                 shared,
                 last: Rc::default(),
+                announcing,
                 waiting: None,
                 released: now,
                 unneeded: 0,
@@ -228,6 +231,7 @@ struct Front {
     entrance: Rc<Entrance>,
     shared: Rc<Shared>,
     last: Rc<LastServers>,
+    announcing: Rc<Announcing>,
     /// A stream for which there was no room.
     waiting: Option<Begun>,
     /// When room was last given back, and how much of it has been spare ever since.
@@ -324,6 +328,7 @@ impl Front {
         let client = Stream::H2(Box::new(stream));
         let mut served = engine::Connection::of_stream(client, self.ends, Rc::clone(&self.entrance), self.begun);
         served.last = Some(Rc::clone(&self.last));
+        served.announcing = Some(Rc::clone(&self.announcing));
         self.begun += 1;
         worker::start_part(
             &self.desk,

@@ -62,6 +62,7 @@ fn end(out: &mut Vec<u8>, way: &Way<'_>) {
     unsigned(out, "server_queue", Some(load.server_queue.into()));
     unsigned(out, "backend_queue", Some(load.backend_queue.into()));
     string(out, "why", way.why.map(str::as_bytes));
+    string(out, "unique_id", way.unique_id);
     out.push(b'}');
 }
 

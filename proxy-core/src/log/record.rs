@@ -30,6 +30,8 @@ pub(crate) struct Way<'a> {
     pub(crate) load: Load,
     /// Why the client was refused, in the words of the counter.
     pub(crate) why: Option<&'a str>,
+    /// Of the client's connection, as its server was told it by the PROXY protocol.
+    pub(crate) unique_id: Option<&'a [u8]>,
 }
 
 /// A request and its answer.

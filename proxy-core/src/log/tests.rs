@@ -43,6 +43,7 @@ fn way<'a>() -> Way<'a> {
         end: Termination::default(),
         load: Load { process: 1, frontend: 1, ..Load::default() },
         why: None,
+        unique_id: None,
     }
 }
 
@@ -276,7 +277,7 @@ fn json_has_every_fact_under_its_key() {
         r#""method":"GET","target":"/a\"b?c=d","version":"HTTP/1.1","status":200,"#,
         r#""request_ms":0,"queue_ms":0,"connect_ms":0,"response_ms":0,"total_ms":0,"bytes":52,"termination":"--","#,
         r#""process_sessions":1,"frontend_sessions":1,"backend_sessions":0,"server_sessions":0,"#,
-        r#""retries":0,"redispatched":false,"server_queue":0,"backend_queue":0,"why":null}"#,
+        r#""retries":0,"redispatched":false,"server_queue":0,"backend_queue":0,"why":null,"unique_id":null}"#,
     );
     assert_eq!(made(|out, clock| json::http(out, &record, clock)), text);
 
@@ -286,7 +287,7 @@ fn json_has_every_fact_under_its_key() {
     for part in [
         r#""backend":null,"server":null,"method":null,"target":null,"version":null,"status":400,"request_ms":null"#,
         r#""termination":"PR""#,
-        r#""why":"repeated Content-Length"}"#,
+        r#""why":"repeated Content-Length","unique_id":null}"#,
     ] {
         assert!(text.contains(part), "{text}");
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rule::HeaderEdit;
 use super::text::{Side, check_expression};
-use super::{Plan, ServerTls};
+use super::{Plan, SendProxy, ServerTls};
 
 /// How a backend's servers are checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,8 @@ pub struct Check {
     pub probe: Probe,
     /// `None`: in the clear, whatever the backend's servers are otherwise spoken to in.
     pub tls: Option<ServerTls>,
+    /// It begins with a PROXY header of its own.
+    pub send_proxy: Option<SendProxy>,
     /// Another address than the server's own.
     pub address: Option<IpAddr>,
     /// Another port than the server's own.
@@ -140,6 +142,7 @@ impl Default for Check {
         Check {
             probe: Probe::Tcp,
             tls: None,
+            send_proxy: None,
             address: None,
             port: None,
             interval: two_seconds,

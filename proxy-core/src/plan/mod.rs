@@ -16,6 +16,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use text::check_edits;
@@ -81,12 +82,24 @@ pub struct Frontend {
 }
 
 /// One listening address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bind {
     /// Where.
     pub address: SocketAddr,
     /// Index into [`Plan::tls`]; `None`: in the clear.
     pub tls: Option<usize>,
+    /// Each connection begins with a PROXY header, from these networks, or from anywhere if there are none. `None`: clients
+    /// come themselves.
+    pub accept_proxy: Option<Vec<IpNetwork>>,
+}
+
+/// How servers are told by the PROXY protocol whose connection it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SendProxy {
+    /// A line of text with the addresses.
+    V1,
+    /// Binary, with what is known of the client's TLS, the name that it asked for, and an id of its connection.
+    V2,
 }
 
 /// What a frontend speaks.
@@ -111,6 +124,8 @@ pub struct Backend {
     pub all_backups: bool,
     /// `None`: the servers are spoken to in the clear.
     pub tls: Option<ServerTls>,
+    /// Each connection begins with a PROXY header, and is one client's alone.
+    pub send_proxy: Option<SendProxy>,
     /// How a client stays with its server; `None`: it needn't.
     pub persist: Option<Persist>,
     /// HTTP: a client that asks again on its connection goes to the server that it was with, if that has a place.
@@ -345,6 +360,11 @@ impl Backend {
         if self.slow_start == Some(Duration::ZERO) {
             return Err("a slow start takes no time".into());
         }
+        if self.http2 && self.send_proxy.is_some() {
+            return Err(
+                "a connection of HTTP/2 carries the requests of many clients, and a PROXY header names one".into()
+            );
+        }
         self.balance.check(&self.servers, self.all_backups)?;
         check_edits(&self.request_edits, &self.response_edits)?;
         self.persist.iter().try_for_each(|persist| persist.validate(plan, &self.servers))?;
@@ -384,6 +404,7 @@ pub(crate) mod tests {
             balance: Balance::RoundRobin,
             servers: vec![server("one"), server("two")],
             tls: None,
+            send_proxy: None,
             check: Some(check.clone()),
             agent_check: None,
             retries: 3,
@@ -403,7 +424,7 @@ pub(crate) mod tests {
         };
         let frontend = |name: &str, port| Frontend {
             name: name.into(),
-            binds: vec![Bind { address: SocketAddr::from(([192, 0, 2, 9], port)), tls: None }],
+            binds: vec![Bind { address: SocketAddr::from(([192, 0, 2, 9], port)), tls: None, accept_proxy: None }],
             mode: Mode::Tcp,
             rules: Vec::new(),
             backend: Some(1),
@@ -465,7 +486,7 @@ pub(crate) mod tests {
     #[test]
     fn what_cannot_be_run_is_refused_with_its_place() {
         type Case = (fn(&mut Plan), &'static str);
-        let refused: [Case; 33] = [
+        let refused: [Case; 34] = [
             (|plan| plan.frontends[1].name = "web".into(), "frontend `web`: the name is taken"),
             (|plan| plan.frontends[1].binds[0].address.set_port(80), "frontend `mail`: 192.0.2.9:80 is bound twice"),
             (|plan| plan.frontends[1].backend = Some(2), "frontend `mail`: there is no backend number 2"),
@@ -530,6 +551,10 @@ pub(crate) mod tests {
                     (plan.backends[0].balance, plan.backends[0].all_backups) = (Balance::First, true);
                 },
                 "backend `left`: balance `first` needs `max_connections` of server `one`: without it `two` is never used",
+            ),
+            (
+                |plan| (plan.backends[0].http2, plan.backends[0].send_proxy) = (true, Some(SendProxy::V1)),
+                "backend `left`: a connection of HTTP/2 carries the requests of many clients, and a PROXY header names one",
             ),
             (|plan| http(plan, |http| http.expect.clear()), "backend `right`: check: no status code is expected"),
             (

@@ -19,6 +19,8 @@ pub(crate) struct Identity {
     /// Of the whole certificate.
     pub(crate) sha256: [u8; 32],
     pub(crate) der: Box<[u8]>,
+    /// The first of the subject, without its escapes.
+    pub(crate) common_name: Option<Box<str>>,
     /// Seconds since 1970 of its first and its last moment.
     times: (i64, i64),
 }
@@ -58,6 +60,12 @@ impl Identity {
             serial: hexadecimal(serial),
             sha256: Sha256::digest(der).into(),
             der: der.into(),
+            common_name: certificate
+                .subject()
+                .iter_common_name()
+                .next()
+                .and_then(|name| name.as_str().ok())
+                .map(Into::into),
             times: (validity.not_before.timestamp(), validity.not_after.timestamp()),
         })
     }

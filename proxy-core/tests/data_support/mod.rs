@@ -95,7 +95,7 @@ pub(crate) fn at(name: &str, address: SocketAddr) -> Server {
 pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
     let frontend = Frontend {
         name: "front".into(),
-        binds: vec![Bind { address: bind, tls: None }],
+        binds: vec![Bind { address: bind, tls: None, accept_proxy: None }],
         mode: Mode::Tcp,
         rules: Vec::new(),
         backend: Some(0),
@@ -120,6 +120,7 @@ pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
         abort_on_close: false,
         persist: None,
         prefer_last_server: false,
+        send_proxy: None,
         slow_start: None,
         all_backups: false,
         http2: false,

@@ -80,7 +80,7 @@ fn a_hundred_plans_under_fifty_busy_clients_fail_no_request() {
             removed = keys;
         } else {
             let (address, sockets) = listeners(2);
-            plan.frontends[0].binds.push(Bind { address, tls: None });
+            plan.frontends[0].binds.push(Bind { address, tls: None, accept_proxy: None });
             extra = Some(sockets.iter().map(|listener: &Listener| listener.key).collect());
             added = sockets;
         }
@@ -106,7 +106,7 @@ fn a_client_of_a_removed_bind_is_told_with_its_next_answer() {
     let (other, others) = listeners(1);
     let keys: Vec<_> = others.iter().map(|listener| listener.key).collect();
     let mut plan = web(front, vec![at("a", server)]);
-    plan.frontends[0].binds.push(Bind { address: other, tls: None });
+    plan.frontends[0].binds.push(Bind { address: other, tls: None, accept_proxy: None });
     let mut plane = start(plan.clone(), 1, sockets.into_iter().chain(others).collect());
     let (mut stays, mut told) = (Peer::to(front), Peer::to(other));
     assert!(!stays.get("/").says("close") && !told.get("/").says("close"));

@@ -108,7 +108,11 @@ pub(crate) fn shake_hands(address: SocketAddr, config: &Arc<ClientConfig>) -> io
 
 /// A client of that name, after its handshake.
 pub(crate) fn shake_hands_with(name: &str, address: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<Client> {
-    let mut socket = TcpStream::connect(address)?;
+    shake_hands_on(name, TcpStream::connect(address)?, config)
+}
+
+/// The same on a connection that there is.
+pub(crate) fn shake_hands_on(name: &str, mut socket: TcpStream, config: &Arc<ClientConfig>) -> io::Result<Client> {
     socket.set_read_timeout(Some(3 * PATIENCE))?;
     socket.set_nodelay(true)?;
     let name = ServerName::try_from(name.to_owned()).unwrap();

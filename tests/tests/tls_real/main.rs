@@ -7,11 +7,13 @@
 //! odd       clients that are odd or broken          scanned   testssl.sh
 //! bridging  TLS to nginx and Apache                 passed    TLS by name in TCP mode
 //! http2     h2load, nghttp, WebSockets              grpc      every kind of call, end to end
+//! announced the PROXY protocol: HAProxy, nginx, curl
 //! broken    certificates that are not what they should be     browser   Chromium
 //! ```
 //! Those that begin with `long_` do their work only with `LBNODE_LONG=1`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod announced;
 mod bridging;
 mod broken;
 mod browser;

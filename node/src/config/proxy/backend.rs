@@ -22,6 +22,12 @@ pub(super) fn read(
     section.later(&["on_marked_down", "transparent"]);
     let http2 = http && section.optional("http2", Value::boolean).unwrap_or(false);
     let tls = section.optional("tls", |value| tls::read_servers(value, certificates, mode, http2));
+    let send_proxy = section.optional("send_proxy", |value| {
+        if http2 {
+            value.report("a connection of HTTP/2 carries the requests of many clients, and a PROXY header names one");
+        }
+        check::read_send_proxy(value)
+    });
     let persist = section.optional("persist", |value| persist::read_persist(value, mode, tables));
     let broken_persist = section.has("persist") && persist.is_none();
     let (mut server_names, mut of_servers) = (Vec::new(), persist::OfServers::default());
@@ -48,7 +54,7 @@ pub(super) fn read(
     let log_checks = log_checks.or(defaults.log_health_checks).unwrap_or(false);
     let check = section.optional("check", |value| {
         let inherited = tls.as_ref().map(tls::for_check);
-        check::read(value.section()?, timeouts.check, log_checks, inherited, certificates)
+        check::read(value.section()?, timeouts.check, log_checks, (inherited, send_proxy), certificates)
     });
     let agent_check = section.optional("agent_check", |value| check::read_agent(value.section()?));
     if !section.has("tls") && check.as_ref().is_none_or(|check| check.tls.is_none()) {
@@ -72,6 +78,7 @@ pub(super) fn read(
         balance: choice.balance,
         servers: servers?,
         tls,
+        send_proxy,
         check,
         agent_check,
         retries: retries.unwrap_or(3),

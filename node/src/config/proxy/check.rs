@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use proxy_core::plan::{
-    AgentCheck, Check, Content, HttpProbe, Observe, OnError, Probe, Program, ServerTls, check_expression,
+    AgentCheck, Check, Content, HttpProbe, Observe, OnError, Probe, Program, SendProxy, ServerTls, check_expression,
     check_probe_header,
 };
 
@@ -29,7 +29,7 @@ pub(super) fn read(
     section: Section<'_>,
     timeout: Option<Duration>,
     log: bool,
-    inherited: Option<ServerTls>,
+    inherited: (Option<ServerTls>, Option<SendProxy>),
     certificates: &Certificates,
 ) -> Option<Check> {
     let tls = section.optional("tls", |value| {
@@ -46,6 +46,18 @@ pub(super) fn read(
         }
         tls::read_servers(value, certificates, None, false).map(Some)
     });
+    let send_proxy = section.optional("send_proxy", |value| {
+        if section.has("program") {
+            value.report("a program makes its connections itself: leave `send_proxy` out");
+        }
+        if value.is_boolean() {
+            if value.clone().boolean()? {
+                value.report("`send_proxy` is \"v1\", \"v2\" or false; without it a check is as the backend");
+            }
+            return Some(None);
+        }
+        read_send_proxy(value).map(Some)
+    });
     let kind = read_kind(&section);
     let pause = |key| section.optional(key, |value| value.duration(TIMEOUT));
     let interval = pause("interval").unwrap_or(Duration::from_secs(2));
@@ -56,8 +68,15 @@ pub(super) fn read(
     let observe = section.optional("observe", |value| read_observe(value.section()?));
     section.finish();
     let Kind { probe, address, port } = kind?;
+    let (own_tls, own_send_proxy) = match probe {
+        Probe::Program(_) => (None, None),
+        // As HAProxy: what listens elsewhere may be something else.
+        _ if address.is_some() || port.is_some() => (tls.unwrap_or(inherited.0), send_proxy.flatten()),
+        _ => (tls.unwrap_or(inherited.0), send_proxy.unwrap_or(inherited.1)),
+    };
     Some(Check {
-        tls: if matches!(probe, Probe::Program(_)) { None } else { tls.unwrap_or(inherited) },
+        tls: own_tls,
+        send_proxy: own_send_proxy,
         probe,
         address,
         port,
@@ -70,6 +89,11 @@ pub(super) fn read(
         observe,
         log,
     })
+}
+
+/// `"v1"` or `"v2"`.
+pub(super) fn read_send_proxy(value: Value<'_>) -> Option<SendProxy> {
+    value.choice(&[("v1", SendProxy::V1), ("v2", SendProxy::V2)])
 }
 
 /// The one of [`KINDS`] that is there; with `tls` alone, whether a handshake succeeds.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use ipnetwork::IpNetwork;
 use proxy_core::plan::{
     Bind, ClientCertField, ClientSupplied, Forwarded, Frontend, HeaderEdit, Http, LogSink, MAX_BODY, Mode, Side,
 };
@@ -145,6 +146,20 @@ fn read_forwarded(table: Section<'_>) -> Option<Forwarded> {
     })
 }
 
+/// `true`, `false` or `{ from = ["10.0.0.0/8"] }`: the networks, none for all.
+fn read_accept_proxy(value: Value<'_>) -> Option<Option<Vec<IpNetwork>>> {
+    if value.is_boolean() {
+        return Some(value.boolean()?.then(Vec::new));
+    }
+    if !value.is_table() {
+        return value.mismatch("true, false or a table such as { from = [\"10.0.0.0/8\"] }");
+    }
+    let table = value.section()?;
+    let from = table.required("from", |value| value.each("nobody could connect", list::network_value));
+    table.finish();
+    from.map(Some)
+}
+
 /// `{ "503" = "/path", … }`.
 fn read_pages(table: Section<'_>, around: &Around<'_>) -> Option<BTreeMap<u16, String>> {
     let mut pages = BTreeMap::new();
@@ -191,14 +206,15 @@ impl<'v> Binds<'v> {
     fn read(&mut self, frontend: &str, value: Value<'_>, mode: Option<Speaks>, http2: bool) -> Option<(String, Bind)> {
         if value.is_table() {
             let table = value.section()?;
-            table.later(&["accept_proxy"]);
             table.refuse(&["alpn"], "belongs to the profile that `tls` names");
             let read = table.required("to", |value| self.read_address(frontend, value));
             let tls = table.optional("tls", |value| self.profiles.bind(value, mode, http2));
+            let accept_proxy = table.optional("accept_proxy", read_accept_proxy).flatten();
             table.finish();
-            return read.map(|(name, address)| (name, Bind { address, tls }));
+            return read.map(|(name, address)| (name, Bind { address, tls, accept_proxy }));
         }
-        self.read_address(frontend, value).map(|(name, address)| (name, Bind { address, tls: None }))
+        self.read_address(frontend, value)
+            .map(|(name, address)| (name, Bind { address, tls: None, accept_proxy: None }))
     }
 
     fn read_address(&mut self, frontend: &str, value: Value<'_>) -> Option<(String, SocketAddr)> {

@@ -150,6 +150,7 @@ fn backend(tls: ServerTls, servers: Vec<Server>) -> Backend {
         abort_on_close: false,
         persist: None,
         prefer_last_server: false,
+        send_proxy: None,
         slow_start: None,
         all_backups: false,
         tunnel_timeout: None,
