@@ -102,6 +102,7 @@ mod tests {
         falls.add();
         assert!(Cut::after(before, &falls).poll(&mut cx).is_ready(), "it fell before anybody looked");
         assert!(Cut::after(None, &falls).poll(&mut cx).is_ready(), "it was down");
-        assert!(Cut::NEVER.poll(&mut cx).is_pending());
+        let mut never = Cut::NEVER;
+        assert!(never.poll(&mut cx).is_pending());
     }
 }
