@@ -52,6 +52,7 @@ fn valid() -> Plan {
         prefer_last_server: false,
         send_proxy: None,
         slow_start: None,
+        cut_on_down: false,
         all_backups: false,
         http2: false,
         request_edits: Vec::new(),

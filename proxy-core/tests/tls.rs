@@ -5,6 +5,7 @@ mod data_support;
 mod tls {
     mod announced;
     pub(crate) mod ends;
+    mod half_close;
     mod handshakes;
     mod rules;
     mod streams;

@@ -122,6 +122,7 @@ pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
         prefer_last_server: false,
         send_proxy: None,
         slow_start: None,
+        cut_on_down: false,
         all_backups: false,
         http2: false,
         request_edits: Vec::new(),
