@@ -10,7 +10,7 @@ use netns_lab::wait::wait_until;
 use tests::fixture::{Folder, LIMIT, OrFail};
 
 use crate::mail::{Exchange, Lines, OUTSIDER, SERVERS, USER, certificates, still_there};
-use crate::setup::{Example, Syslog, curl, hand_over, kill_active, start};
+use crate::setup::{Example, Syslog, curl, hand_over_unnoticed, kill_active, start};
 
 /// Whose certificate the client sees, by its common name; each connection is a new one.
 fn shown(netns: &Netns, trust: &str) -> Result<String, String> {
@@ -66,7 +66,9 @@ fn exchange_by_tcp() {
 
     let (mut older, greeting) = Lines::open(&netns, OUTSIDER, 143).or_fail("reach IMAP");
     assert!(greeting.starts_with("* OK "), "{greeting}");
-    let active = hand_over(&mut pair, active);
+    let resolve = format!("mail.mydomain.local:443:{VIP}");
+    let arguments = ["--cacert", &trust, "--resolve", &resolve, "https://mail.mydomain.local/"];
+    let active = hand_over_unnoticed(&mut pair, active, &arguments);
     ask();
     syslog[active].line(" exchange exchange/exch0");
     let (mut newer, _) = Lines::open(&netns, OUTSIDER, 143).or_fail("reach IMAP at the other node");
