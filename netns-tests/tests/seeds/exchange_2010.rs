@@ -7,7 +7,7 @@ use std::path::Path;
 use netns_lab::netns::Netns;
 use netns_lab::pair::Pair;
 use netns_lab::site::VIP;
-use tests::fixture::{Folder, OrFail};
+use tests::fixture::{Folder, OrFail, attempt};
 use tests::nginx::Nginx;
 use tests::pki::{Key, Pki, Use, Validity, Wanted};
 use tests::place::Place;
@@ -102,7 +102,10 @@ impl Clients<'_> {
 
 #[test]
 fn exchange_2010() {
-    let Some(folder) = Folder::new("seed-exchange-2010") else { return };
+    attempt("seed-exchange-2010", run);
+}
+
+fn run(folder: &Folder) {
     let mut pair = Pair::new(folder.settings()).or_fail("make the pair");
     let pki = certificates(folder.path());
     for address in [ADMIN, USER] {

@@ -6,7 +6,7 @@ use netns_lab::netns::Netns;
 use netns_lab::pair::Pair;
 use netns_lab::site::VIP;
 use netns_lab::wait::wait_until;
-use tests::fixture::{Folder, LIMIT, OrFail};
+use tests::fixture::{Folder, LIMIT, OrFail, attempt};
 
 use crate::mail::{ADMIN, Exchange, Lines, OUTSIDER, SERVERS, USER, certificates, still_there};
 use crate::setup::{
@@ -76,7 +76,10 @@ impl Clients<'_> {
 
 #[test]
 fn exchange_by_http() {
-    let Some(folder) = Folder::new("seed-exchange-http") else { return };
+    attempt("seed-exchange-http", run);
+}
+
+fn run(folder: &Folder) {
     let mut pair = Pair::new(folder.settings()).or_fail("make the pair");
     let pki = certificates(folder.path());
     let certificate = pki.path("all.pem");

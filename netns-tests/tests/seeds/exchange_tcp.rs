@@ -7,7 +7,7 @@ use netns_lab::netns::Netns;
 use netns_lab::pair::Pair;
 use netns_lab::site::VIP;
 use netns_lab::wait::wait_until;
-use tests::fixture::{Folder, LIMIT, OrFail};
+use tests::fixture::{Folder, LIMIT, OrFail, attempt};
 
 use crate::mail::{Exchange, Lines, OUTSIDER, SERVERS, USER, certificates, still_there};
 use crate::setup::{Example, Syslog, curl, hand_over_unnoticed, kill_active, start};
@@ -29,7 +29,10 @@ fn shown(netns: &Netns, trust: &str) -> Result<String, String> {
 
 #[test]
 fn exchange_by_tcp() {
-    let Some(folder) = Folder::new("seed-exchange-tcp") else { return };
+    attempt("seed-exchange-tcp", run);
+}
+
+fn run(folder: &Folder) {
     let mut pair = Pair::new(folder.settings()).or_fail("make the pair");
     let pki = certificates(folder.path());
     let exchange = Exchange::start(&pair, folder.path(), &[], [&pki.path("exch01.pem"), &pki.path("exch02.pem")]);
