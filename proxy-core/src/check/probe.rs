@@ -4,13 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::http::Http;
+use super::line::Sockets;
 use super::mail;
-use crate::stream::reset_on_close;
 use crate::tls::Outbound;
 
 /// What came back.
@@ -42,12 +41,13 @@ impl Answer {
 
 /// Never fails: whatever goes wrong is the answer.
 pub(super) async fn ask(
+    sockets: &Sockets,
     address: SocketAddr,
     question: &Question,
     tls: Option<&Outbound>,
     within: std::time::Duration,
 ) -> Answer {
-    match timeout(within, converse(address, question, tls)).await {
+    match timeout(within, converse(sockets, address, question, tls)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => Answer::failed(words(&error)),
         Err(_) => Answer::failed(format!("no answer within {within:?}")),
@@ -62,10 +62,13 @@ pub(super) fn words(error: &io::Error) -> String {
     }
 }
 
-async fn converse(address: SocketAddr, question: &Question, tls: Option<&Outbound>) -> io::Result<Answer> {
-    let stream = TcpStream::connect(address).await?;
-    // Frequent checks would pile up sockets in TIME_WAIT.
-    reset_on_close(&stream);
+async fn converse(
+    sockets: &Sockets,
+    address: SocketAddr,
+    question: &Question,
+    tls: Option<&Outbound>,
+) -> io::Result<Answer> {
+    let stream = sockets.connect(address).await?;
     let Some(tls) = tls else {
         return match question {
             Question::Connect => Ok(Answer::passed("connected")),
