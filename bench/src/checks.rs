@@ -18,6 +18,8 @@ use tokio::task::LocalSet;
 pub(crate) const SECONDS: u64 = 2;
 /// What a check in HTTP is answered.
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nOK";
+/// Servers of a backend: HAProxy takes a minute to read one of ten thousand.
+const TOGETHER: usize = 100;
 /// Servers have no other use for ports.
 const PORT: u16 = 8000;
 
@@ -54,13 +56,20 @@ impl Checked {
             Probe::Http => "http = { expect = \"200-399\" }",
         };
         let mut text = format!(
-            "[pair]\nname = \"site\"\n[frontend.front]\nmode = \"http\"\nbind = \"{front}\"\ndefault_backend = \"back\"\n\
-            [backend.back]\nmode = \"http\"\ncheck = {{ {check}, interval = \"{SECONDS}s\" }}\nservers = [\n"
+            "[pair]\nname = \"site\"\n[frontend.front]\nmode = \"http\"\nbind = \"{front}\"\ndefault_backend = \"back0\"\n"
         );
-        for (number, address) in servers(self.servers).enumerate() {
-            writeln!(text, "  {{ name = \"s{number}\", address = \"{address}\" }},").expect("a string grows");
+        for (number, servers) in self.backends().enumerate() {
+            write!(
+                text,
+                "[backend.back{number}]\nmode = \"http\"\ncheck = {{ {check}, interval = \"{SECONDS}s\" }}\nservers = [\n"
+            )
+            .expect("a string grows");
+            for (number, address) in servers.iter().enumerate() {
+                writeln!(text, "  {{ name = \"s{number}\", address = \"{address}\" }},").expect("a string grows");
+            }
+            text += "]\n";
         }
-        text + "]\n"
+        text
     }
 
     /// HAProxy's, with the request that lbnode sends.
@@ -74,13 +83,25 @@ impl Checked {
         };
         let mut text = format!(
             "defaults\n  mode http\n  maxconn 1000\n  timeout connect 10s\n  timeout client 10s\n  timeout server 10s\n\
-            frontend front\n  bind {front}\n  default_backend back\n\
-            backend back\n{check}  default-server check inter {SECONDS}s\n"
+            frontend front\n  bind {front}\n  default_backend back0\n"
         );
-        for (number, address) in servers(self.servers).enumerate() {
-            writeln!(text, "  server s{number} {address}").expect("a string grows");
+        for (number, servers) in self.backends().enumerate() {
+            write!(text, "backend back{number}\n{check}  default-server check inter {SECONDS}s\n")
+                .expect("a string grows");
+            for (number, address) in servers.iter().enumerate() {
+                writeln!(text, "  server s{number} {address}").expect("a string grows");
+            }
         }
         text
+    }
+
+    /// The servers of each backend.
+    fn backends(self) -> impl Iterator<Item = Vec<SocketAddr>> {
+        let mut all = servers(self.servers);
+        std::iter::from_fn(move || {
+            let some: Vec<_> = all.by_ref().take(TOGETHER).collect();
+            (!some.is_empty()).then_some(some)
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tests::part::PartError;
 use tests::place::Place;
 use tests::usage::{Time, processor_time};
-use tests::wait;
+use tests::wait::{self, WaitError};
 use tests::wrk::{self, Wrk};
 
 use crate::certificate::{self, CertificateError};
@@ -23,6 +23,9 @@ use crate::idle::{self, IdleError};
 use crate::paced::{Paced, PacedError};
 use crate::peer::{Peer, Running, origin};
 use crate::row::{Front, Load, PACE, Row, WARM_UP, Work};
+
+/// Checks of all servers have begun by then, also on a busy machine.
+const BEGUN: Duration = Duration::from_secs(60);
 
 /// How much time is spent.
 #[derive(Clone, Debug, Serialize)]
@@ -119,6 +122,15 @@ pub(crate) enum MeasureError {
     /// Nobody to be checked.
     #[error("listen at the addresses of the servers")]
     Servers(#[source] std::io::Error),
+    /// Nobody checks them.
+    #[error("{peer:?}")]
+    Unchecked {
+        /// Which proxy.
+        peer: Peer,
+        /// What was waited for.
+        #[source]
+        source: WaitError,
+    },
     /// Fewer checks than there should be: a figure of them would say nothing.
     #[error("{peer:?}: {seen} checks within {within:?}, and {least} at the least were expected")]
     Checks {
@@ -282,9 +294,14 @@ impl Run<'_> {
         let least = checked.servers as u64 * self.effort.checks_seconds / checks::SECONDS * 8 / 10;
         for _ in 0..self.effort.rounds {
             for peer in peers.clone() {
+                let known = servers.seen() + 2 * checked.servers as u64;
                 let proxy = start(peer)?;
                 // First checks come more quickly, and change what is known of a server.
-                wait::pass(Duration::from_secs(2 * checks::SECONDS));
+                wait::wait_until("two checks of each server", BEGUN, || {
+                    let left = known.saturating_sub(servers.seen());
+                    if left == 0 { Ok(()) } else { Err(format!("{left} have not come")) }
+                })
+                .map_err(|source| MeasureError::Unchecked { peer: *peer, source })?;
                 let (began, before, seen) = (Instant::now(), processor_time(proxy.part.pid()), servers.seen());
                 wait::pass(Duration::from_secs(self.effort.checks_seconds));
                 let used = processor_time(proxy.part.pid()).since(before);

@@ -3,11 +3,11 @@
 //! Live state outlives plans: an apply makes a new [`Scheme`] around the state of whatever kept its identity, so
 //! counts, health and queues go on. It is shared by all workers and by the checks, through atomics.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::balance::{Standing, Warmth, share};
+use crate::balance::{Sessions, Standing, Warmth, share};
 use crate::check::agent::{self, Said};
 use crate::check::observed::Observed;
 use crate::http::forwarded::Forwarding;
@@ -60,6 +60,8 @@ pub(crate) struct BackendLive {
     pub(crate) queue: Arc<Queue>,
     pub(crate) shards: Arc<[BackendShard]>,
     pub(crate) servers: Vec<Arc<ServerLive>>,
+    /// Of each server.
+    pub(crate) sessions: Vec<Sessions>,
     /// Counts what balancers have to look at their servers for.
     pub(crate) changes: Arc<AtomicU64>,
 }
@@ -67,7 +69,7 @@ pub(crate) struct BackendLive {
 /// A server, known by its backend's name, its own name and its address.
 #[derive(Debug)]
 pub(crate) struct ServerLive {
-    sessions: AtomicU32,
+    sessions: Sessions,
     health: AtomicU8,
     /// What clients meet with.
     pub(crate) observed: Observed,
@@ -165,6 +167,7 @@ impl Scheme {
 impl BackendLive {
     fn build(backend: &plan::Backend, kept: Option<(&plan::Backend, &Arc<BackendLive>)>, workers: u16) -> BackendLive {
         let changes = kept.map_or_else(Arc::default, |(_, live)| Arc::clone(&live.changes));
+        let mut unused = Sessions::of_each(backend.servers.len());
         let servers = backend.servers.iter().map(|server| {
             let old = kept.and_then(|(plan, live)| {
                 let same = |old: &plan::Server| old.name == server.name && old.address == server.address;
@@ -180,13 +183,18 @@ impl BackendLive {
                     }
                     live
                 }
-                None => Arc::new(ServerLive::new(first, workers, &changes)),
+                None => {
+                    let sessions = unused.next().expect("it is without end");
+                    Arc::new(ServerLive::new(first, sessions, workers, &changes))
+                }
             };
             live.suit(backend, server);
             live
         });
+        let servers: Vec<_> = servers.collect();
         BackendLive {
-            servers: servers.collect(),
+            sessions: servers.iter().map(|server| server.sessions.clone()).collect(),
+            servers,
             changes,
             queue: kept.map_or_else(Arc::default, |(_, live)| Arc::clone(&live.queue)),
             shards: kept.map_or_else(|| shards(workers).into(), |(_, live)| Arc::clone(&live.shards)),
@@ -203,9 +211,9 @@ fn first_health(backend: &plan::Backend, server: &plan::Server) -> ServerState {
 }
 
 impl ServerLive {
-    fn new(health: ServerState, workers: u16, changes: &Arc<AtomicU64>) -> ServerLive {
+    fn new(health: ServerState, sessions: Sessions, workers: u16, changes: &Arc<AtomicU64>) -> ServerLive {
         let server = ServerLive {
-            sessions: AtomicU32::new(0),
+            sessions,
             health: AtomicU8::new(0),
             changes: Arc::clone(changes),
             observed: Observed::default(),
@@ -299,7 +307,7 @@ impl ServerLive {
 
     /// Over all workers, with those still connecting.
     pub(crate) fn sessions(&self) -> u32 {
-        self.sessions.load(SeqCst)
+        self.sessions.now()
     }
 
     /// As balancers see it.
@@ -322,14 +330,13 @@ impl ServerLive {
 
     /// A place, unless the last one of `max` went to somebody else a moment ago.
     pub(crate) fn take(self: &Arc<ServerLive>, max: u32, queue: &Arc<Queue>) -> Option<Place> {
-        self.sessions.fetch_update(SeqCst, SeqCst, |now| (now < max).then_some(now + 1)).ok()?;
-        Some(Place { server: Arc::clone(self), queue: Arc::clone(queue) })
+        self.sessions.begin(max).then(|| Place { server: Arc::clone(self), queue: Arc::clone(queue) })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.server.sessions.fetch_sub(1, SeqCst);
+        self.server.sessions.end();
         self.queue.wake_for(self.server.lane());
     }
 }
