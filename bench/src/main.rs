@@ -9,10 +9,11 @@
 //! measure      one row: rounds of its proxies     paced   latency at a fixed rate     idle  memory of idle connections
 //! handshakes   TLS clients that come and go       h2load  HTTP/2                      client  one connection
 //! report       the table, and the same as JSON    cores   who runs on which processor
-//! certificate  made anew for each row
+//! certificate  made anew for each row           checks  servers that are checked, and nothing else
 //! ```
 
 mod certificate;
+mod checks;
 mod client;
 mod cores;
 mod h2load;

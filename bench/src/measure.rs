@@ -10,9 +10,11 @@ use serde::Serialize;
 use tests::part::PartError;
 use tests::place::Place;
 use tests::usage::{Time, processor_time};
+use tests::wait::{self, WaitError};
 use tests::wrk::{self, Wrk};
 
 use crate::certificate::{self, CertificateError};
+use crate::checks::{self, Checked, Servers};
 use crate::client::{self, Target};
 use crate::cores::Cores;
 use crate::h2load;
@@ -21,6 +23,9 @@ use crate::idle::{self, IdleError};
 use crate::paced::{Paced, PacedError};
 use crate::peer::{Peer, Running, origin};
 use crate::row::{Front, Load, PACE, Row, WARM_UP, Work};
+
+/// Checks of all servers have begun by then, also on a busy machine.
+const BEGUN: Duration = Duration::from_secs(60);
 
 /// How much time is spent.
 #[derive(Clone, Debug, Serialize)]
@@ -31,6 +36,8 @@ pub(crate) struct Effort {
     pub(crate) seconds: u64,
     /// Paced load of one proxy in one round, in seconds.
     pub(crate) paced_seconds: u64,
+    /// Checks of servers by one proxy in one round, in seconds.
+    pub(crate) checks_seconds: u64,
     /// Idle connections in the clear.
     pub(crate) idle: usize,
     /// Idle connections over TLS.
@@ -40,12 +47,12 @@ pub(crate) struct Effort {
 impl Effort {
     /// For figures that are written down.
     pub(crate) fn full() -> Effort {
-        Effort { rounds: 7, seconds: 5, paced_seconds: 3, idle: 10_000, idle_tls: 2000 }
+        Effort { rounds: 7, seconds: 5, paced_seconds: 3, checks_seconds: 10, idle: 10_000, idle_tls: 2000 }
     }
 
     /// For a look.
     pub(crate) fn quick() -> Effort {
-        Effort { rounds: 2, seconds: 1, paced_seconds: 1, idle: 2000, idle_tls: 2000 }
+        Effort { rounds: 2, seconds: 1, paced_seconds: 1, checks_seconds: 4, idle: 2000, idle_tls: 2000 }
     }
 }
 
@@ -66,6 +73,8 @@ pub(crate) struct Figures {
     pub(crate) arrived: Vec<f64>,
     /// Those that failed, in all.
     pub(crate) failed: u64,
+    /// Checks of servers a second, of each round.
+    pub(crate) checks: Vec<f64>,
 }
 
 /// In µs.
@@ -110,6 +119,30 @@ pub(crate) enum MeasureError {
     /// Latency could not be measured.
     #[error("{0:?}")]
     Paced(Peer, #[source] PacedError),
+    /// Nobody to be checked.
+    #[error("listen at the addresses of the servers")]
+    Servers(#[source] std::io::Error),
+    /// Nobody checks them.
+    #[error("{peer:?}")]
+    Unchecked {
+        /// Which proxy.
+        peer: Peer,
+        /// What was waited for.
+        #[source]
+        source: WaitError,
+    },
+    /// Fewer checks than there should be: a figure of them would say nothing.
+    #[error("{peer:?}: {seen} checks within {within:?}, and {least} at the least were expected")]
+    Checks {
+        /// Which proxy.
+        peer: Peer,
+        /// Those that came.
+        seen: u64,
+        /// Meanwhile.
+        within: Duration,
+        /// Those that should have.
+        least: u64,
+    },
     /// A handshake failed.
     #[error("{0:?}")]
     Handshakes(Peer, #[source] HandshakeError),
@@ -137,6 +170,10 @@ pub(crate) fn measure(row: &Row, peers: &[Peer], lbnode: &Path, effort: &Effort,
         // One after the other, each fresh: what one load left in its heap would be taken for room that is free.
         Work::Idle => peers.iter().map(|peer| Ok((*peer, run.idle(&start(peer)?)?))).collect(),
         Work::Storm(rate) => run.storm(&all()?, rate),
+        Work::Checks(checked) => {
+            let servers = Servers::start(checked).map_err(MeasureError::Servers)?;
+            run.checks(&servers, checked, peers.iter().filter(|peer| peer.checks()), start)
+        }
     }
 }
 
@@ -240,6 +277,41 @@ impl Run<'_> {
                 figures.p50.push(latency.p50);
                 figures.calm.push(calm);
                 figures.arrived.push(arrived);
+            }
+        }
+        Ok(all)
+    }
+
+    /// One after the other, each fresh in each round: nothing but time passes.
+    fn checks<'p>(
+        &self,
+        servers: &Servers,
+        checked: Checked,
+        peers: impl Iterator<Item = &'p Peer> + Clone,
+        start: impl Fn(&Peer) -> Result<Running, MeasureError>,
+    ) -> Measured {
+        let mut all = BTreeMap::<Peer, Figures>::new();
+        let least = checked.servers as u64 * self.effort.checks_seconds / checks::SECONDS * 8 / 10;
+        for _ in 0..self.effort.rounds {
+            for peer in peers.clone() {
+                let known = servers.seen() + 2 * checked.servers as u64;
+                let proxy = start(peer)?;
+                // First checks come more quickly, and change what is known of a server.
+                wait::wait_until("two checks of each server", BEGUN, || {
+                    let left = known.saturating_sub(servers.seen());
+                    if left == 0 { Ok(()) } else { Err(format!("{left} have not come")) }
+                })
+                .map_err(|source| MeasureError::Unchecked { peer: *peer, source })?;
+                let (began, before, seen) = (Instant::now(), processor_time(proxy.part.pid()), servers.seen());
+                wait::pass(Duration::from_secs(self.effort.checks_seconds));
+                let used = processor_time(proxy.part.pid()).since(before);
+                let (seen, within) = (servers.seen() - seen, began.elapsed());
+                if seen < least {
+                    return Err(MeasureError::Checks { peer: *peer, seen, within, least });
+                }
+                let figures = all.entry(*peer).or_default();
+                figures.count(used, |time| time.as_secs_f64() * 1e6 / seen as f64);
+                figures.checks.push(seen as f64 / within.as_secs_f64());
             }
         }
         Ok(all)

@@ -43,6 +43,11 @@ impl Peer {
         }
     }
 
+    /// Whether it asks servers of itself how they are.
+    pub(crate) fn checks(self) -> bool {
+        self != Peer::Nginx
+    }
+
     /// Starts it in front of `origin`.
     pub(crate) fn start(
         self,
@@ -94,6 +99,7 @@ fn site(front: Front, address: SocketAddr, origin: SocketAddr, place: &Place) ->
             site.mode = "tcp";
             String::new()
         }
+        Kind::Checked(checked) => return checked.site(address),
         Kind::Http | Kind::Http2 | Kind::Here | Kind::Splice => format!(", keep_alive = \"{PATIENCE}\""),
     };
     site.defaults = format!("timeouts = {{ client = \"{PATIENCE}\", server = \"{PATIENCE}\"{keep_alive} }}\n");
@@ -123,6 +129,7 @@ fn sections(front: Front, address: SocketAddr, origin: SocketAddr, place: &Place
         Kind::Splice => "mode http\n  option splice-auto",
         Kind::Tcp => "mode tcp",
         Kind::TcpSplice => "mode tcp\n  option splice-auto",
+        Kind::Checked(checked) => return checked.sections(address),
     };
     let mut global = String::new();
     // HTTP/2 in the clear needs no word: it is known by its preface.

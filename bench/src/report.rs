@@ -124,6 +124,9 @@ fn cell(figures: &Figures) -> String {
             text.push_str(&format!("; {p99:.0} (p50 {p50:.0}) without"));
         }
     }
+    if let Some(checks) = median(&figures.checks) {
+        text.push_str(&format!("; {checks:.0} checks a second"));
+    }
     text
 }
 

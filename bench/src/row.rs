@@ -1,10 +1,13 @@
 //! The rows of the table: what is done, in which unit it is counted, and the goal.
 
 use crate::certificate::Key;
+use crate::checks::{Checked, Probe};
 use crate::peer::Peer;
 
 /// Connections that carry load at once.
 const CONNECTIONS: usize = 64;
+/// Servers that are checked.
+const SERVERS: usize = 10_000;
 /// Requests a second where latency is measured.
 pub(crate) const PACE: u32 = 2000;
 
@@ -44,6 +47,8 @@ pub(crate) enum Work {
     Idle,
     /// Latency of established connections at [`PACE`], without and with so many full handshakes a second.
     Storm(u32),
+    /// Checks of servers, and nothing else.
+    Checks(Checked),
 }
 
 /// Who makes the load of requests.
@@ -96,6 +101,8 @@ pub(crate) enum Kind {
     TcpSplice,
     /// TCP.
     Tcp,
+    /// Nothing: servers are checked.
+    Checked(Checked),
 }
 
 /// What is to be reached.
@@ -116,6 +123,7 @@ impl Row {
             Work::Handshakes { .. } => "CPU µs a handshake",
             Work::Idle => "KiB a connection",
             Work::Storm(_) => "µs",
+            Work::Checks(_) => "CPU µs a check",
         }
     }
 }
@@ -172,7 +180,19 @@ fn in_the_clear() -> Vec<Row> {
             work: Work::Idle,
             goal: Goal::Absolute(1.0),
         },
+        checks("checks of 10,000 servers every 2 s, TCP", Probe::Tcp),
+        checks("checks of 10,000 servers every 2 s, HTTP", Probe::Http),
     ]
+}
+
+fn checks(name: &'static str, probe: Probe) -> Row {
+    let checked = Checked { probe, servers: SERVERS };
+    Row {
+        name,
+        front: Front { kind: Kind::Checked(checked), tls: None },
+        work: Work::Checks(checked),
+        goal: Goal::Ratio(Peer::Haproxy, 0.5),
+    }
 }
 
 fn over_tls() -> Vec<Row> {

@@ -182,7 +182,7 @@ impl Route {
         let mut balancer = self.backends[backend].balancer.borrow_mut();
         let changes = live.changes.load(SeqCst);
         balancer.follow(changes, Instant::now, |server, now| live.servers[server].standing(slow_start, now));
-        let pick = balancer.pick(wanted, except, |server| live.servers[server].sessions());
+        let pick = balancer.pick(wanted, except, |server| live.sessions[server].now());
         let limit = match pick {
             Pick::Server(server) => balancer.limit(server),
             _ => 0,

@@ -3,11 +3,11 @@
 //! Live state outlives plans: an apply makes a new [`Scheme`] around the state of whatever kept its identity, so
 //! counts, health and queues go on. It is shared by all workers and by the checks, through atomics.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::balance::{Standing, Warmth, share};
+use crate::balance::{Sessions, Standing, Warmth, share};
 use crate::check::agent::{self, Said};
 use crate::check::observed::Observed;
 use crate::cut::{Cut, Falls};
@@ -61,6 +61,8 @@ pub(crate) struct BackendLive {
     pub(crate) queue: Arc<Queue>,
     pub(crate) shards: Arc<[BackendShard]>,
     pub(crate) servers: Vec<Arc<ServerLive>>,
+    /// Of each server.
+    pub(crate) sessions: Vec<Sessions>,
     /// Counts what balancers have to look at their servers for.
     pub(crate) changes: Arc<AtomicU64>,
 }
@@ -68,7 +70,7 @@ pub(crate) struct BackendLive {
 /// A server, known by its backend's name, its own name and its address.
 #[derive(Debug)]
 pub(crate) struct ServerLive {
-    sessions: AtomicU32,
+    sessions: Sessions,
     health: AtomicU8,
     falls: Falls,
     /// What clients meet with.
@@ -169,6 +171,7 @@ impl Scheme {
 impl BackendLive {
     fn build(backend: &plan::Backend, kept: Option<(&plan::Backend, &Arc<BackendLive>)>, workers: u16) -> BackendLive {
         let changes = kept.map_or_else(Arc::default, |(_, live)| Arc::clone(&live.changes));
+        let mut unused = Sessions::of_each(backend.servers.len());
         let servers = backend.servers.iter().map(|server| {
             let old = kept.and_then(|(plan, live)| {
                 let same = |old: &plan::Server| old.name == server.name && old.address == server.address;
@@ -184,7 +187,10 @@ impl BackendLive {
                     }
                     live
                 }
-                None => Arc::new(ServerLive::new(first, workers, &changes)),
+                None => {
+                    let sessions = unused.next().expect("it is without end");
+                    Arc::new(ServerLive::new(first, sessions, workers, &changes))
+                }
             };
             if server.unresolved().is_some() {
                 // Whoever is at the address that it had is with a server that is down now.
@@ -193,8 +199,10 @@ impl BackendLive {
             live.suit(backend, server);
             live
         });
+        let servers: Vec<_> = servers.collect();
         BackendLive {
-            servers: servers.collect(),
+            sessions: servers.iter().map(|server| server.sessions.clone()).collect(),
+            servers,
             changes,
             queue: kept.map_or_else(Arc::default, |(_, live)| Arc::clone(&live.queue)),
             shards: kept.map_or_else(|| shards(workers).into(), |(_, live)| Arc::clone(&live.shards)),
@@ -217,9 +225,9 @@ fn first_health(backend: &plan::Backend, server: &plan::Server) -> ServerState {
 }
 
 impl ServerLive {
-    fn new(health: ServerState, workers: u16, changes: &Arc<AtomicU64>) -> ServerLive {
+    fn new(health: ServerState, sessions: Sessions, workers: u16, changes: &Arc<AtomicU64>) -> ServerLive {
         let server = ServerLive {
-            sessions: AtomicU32::new(0),
+            sessions,
             health: AtomicU8::new(0),
             falls: Falls::default(),
             changes: Arc::clone(changes),
@@ -324,7 +332,7 @@ impl ServerLive {
 
     /// Over all workers, with those still connecting.
     pub(crate) fn sessions(&self) -> u32 {
-        self.sessions.load(SeqCst)
+        self.sessions.now()
     }
 
     /// As balancers see it.
@@ -348,8 +356,7 @@ impl ServerLive {
     /// A place, unless the last one of `max` went to somebody else a moment ago.
     pub(crate) fn take(self: &Arc<ServerLive>, max: u32, queue: &Arc<Queue>) -> Option<Place> {
         let falls = self.falls.count();
-        self.sessions.fetch_update(SeqCst, SeqCst, |now| (now < max).then_some(now + 1)).ok()?;
-        Some(Place { server: Arc::clone(self), queue: Arc::clone(queue), falls })
+        self.sessions.begin(max).then(|| Place { server: Arc::clone(self), queue: Arc::clone(queue), falls })
     }
 }
 
@@ -366,7 +373,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.server.sessions.fetch_sub(1, SeqCst);
+        self.server.sessions.end();
         self.queue.wake_for(self.server.lane());
     }
 }

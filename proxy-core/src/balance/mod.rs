@@ -11,6 +11,7 @@ mod least_conn;
 mod random;
 mod rendezvous;
 mod round_robin;
+mod sessions;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use bound::Bound;
 use random::Random;
 use rendezvous::Rendezvous;
 use round_robin::RoundRobin;
+pub use sessions::Sessions;
 use table::Table;
 pub use warmth::Warmth;
 

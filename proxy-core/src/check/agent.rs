@@ -7,12 +7,11 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::line::Sockets;
 use super::probe::{excerpt, words};
 use crate::plan::{AgentCheck, MAX_WEIGHT};
-use crate::stream::reset_on_close;
 
 /// Longest line that is read.
 const LINE: usize = 1024;
@@ -109,11 +108,12 @@ fn percent(word: &str) -> Option<u16> {
 /// # Errors
 /// Why nothing came of it, in words.
 pub(super) async fn ask(
+    sockets: &Sockets,
     address: SocketAddr,
     agent: &AgentCheck,
     standing: Standing,
 ) -> Result<(Standing, String), String> {
-    let said = timeout(agent.timeout, hear(address, &agent.send)).await;
+    let said = timeout(agent.timeout, hear(sockets, address, &agent.send)).await;
     let said = said.map_err(|_| format!("no answer within {:?}", agent.timeout))?.map_err(|error| words(&error))?;
     let line = String::from_utf8_lossy(&said);
     let line = line.trim();
@@ -123,9 +123,8 @@ pub(super) async fn ask(
     }
 }
 
-async fn hear(address: SocketAddr, send: &str) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(address).await?;
-    reset_on_close(&stream);
+async fn hear(sockets: &Sockets, address: SocketAddr, send: &str) -> io::Result<Vec<u8>> {
+    let mut stream = sockets.connect(address).await?;
     stream.write_all(send.as_bytes()).await?;
     let mut said = Vec::new();
     let end = |said: &[u8]| memchr::memchr2(b'\n', b'\r', said);

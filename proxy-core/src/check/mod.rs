@@ -7,6 +7,7 @@
 pub(crate) mod agent;
 mod health;
 mod http;
+mod line;
 mod mail;
 pub(crate) mod observed;
 mod pace;
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep_until;
 use tracing::{info, warn};
 
 use crate::plan::{AgentCheck, Check, Probe};
@@ -35,6 +36,7 @@ use crate::tls::Outbound;
 use crate::worker::AbortOnPanic;
 use health::Health;
 use http::Http;
+use line::Sockets;
 use pace::Pace;
 use probe::{Answer, Question};
 use program::RunProgram;
@@ -70,6 +72,9 @@ struct Job {
 struct Means {
     /// Checks that run at once; more wait for one to end. Keeps them inside the descriptors set aside for them.
     turn: Semaphore,
+    sockets: Sockets,
+    /// Checks begin at whole beats of [`pace::BEAT`] from here on.
+    began: tokio::time::Instant,
     programs: Semaphore,
     agent: mpsc::Sender<RunProgram>,
 }
@@ -79,7 +84,13 @@ impl Checks {
     pub(crate) fn start(scheme: Arc<Scheme>, at_once: usize, agent: mpsc::Sender<RunProgram>) -> io::Result<Checks> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let (wanted, seen) = watch::channel(Some(scheme));
-        let means = Means { turn: Semaphore::new(at_once), programs: Semaphore::new(PROGRAMS), agent };
+        let means = Means {
+            turn: Semaphore::new(at_once),
+            sockets: Sockets::default(),
+            began: tokio::time::Instant::now(),
+            programs: Semaphore::new(PROGRAMS),
+            agent,
+        };
         let thread = std::thread::Builder::new().name("checks".into()).spawn(move || {
             let _guard = AbortOnPanic;
             runtime.block_on(follow(seen, Arc::new(means)));
@@ -90,6 +101,13 @@ impl Checks {
     /// Checks the servers of `scheme` from now on.
     pub(crate) fn apply(&self, scheme: Arc<Scheme>) {
         self.wanted.send_replace(Some(scheme));
+    }
+}
+
+impl Means {
+    /// When something begins that is to begin after so long.
+    fn due(&self, pause: Duration) -> tokio::time::Instant {
+        self.began + pace::on_the_beat(self.began.elapsed(), pause)
     }
 }
 
@@ -200,14 +218,17 @@ impl Job {
             Probe::Imap => Some(Question::Imap),
             Probe::Program(_) => None,
         };
-        sleep(pace.first(check.interval)).await;
+        sleep_until(means.due(pace.first(check.interval))).await;
         loop {
             let turn = if question.is_some() { &means.turn } else { &means.programs };
             let Ok(turn) = turn.acquire().await else { return };
             let started = Instant::now();
             // Apart: who sleeps has no room for a handshake.
             let answer = match &question {
-                Some(question) => Some(Box::pin(probe::ask(address, question, self.tls.as_ref(), check)).await),
+                Some(question) => {
+                    let tls = self.tls.as_ref();
+                    Some(Box::pin(probe::ask(&means.sockets, address, question, tls, check)).await)
+                }
                 None => program::ask(&means.agent, &self.backend, &self.server, check.timeout).await,
             };
             drop(turn);
@@ -215,14 +236,13 @@ impl Job {
                 let change = health.record(answer.ok);
                 self.publish(check, change, answer, started.elapsed());
             }
-            let pause = pace.next(health.pause(check));
-            self.look_on(check, &mut health, pause).await;
+            let due = means.due(pace.next(health.pause(check)));
+            self.look_on(check, &mut health, due).await;
         }
     }
 
     /// Takes what clients meet with until the next check is due.
-    async fn look_on(&self, check: &Check, health: &mut Health, pause: Duration) {
-        let mut due = tokio::time::Instant::now() + pause;
+    async fn look_on(&self, check: &Check, health: &mut Health, mut due: tokio::time::Instant) {
         let Some(observe) = &check.observe else { return sleep_until(due).await };
         loop {
             tokio::select! {
@@ -275,13 +295,13 @@ impl Job {
     async fn keep_listening(&self, agent: &AgentCheck, means: &Means) {
         let mut pace = Pace::new(&self.backend, &self.server);
         let address = SocketAddr::new(agent.address.unwrap_or(self.address.ip()), agent.port);
-        sleep(pace.first(agent.interval)).await;
+        sleep_until(means.due(pace.first(agent.interval))).await;
         loop {
             let Ok(turn) = means.turn.acquire().await else { return };
-            let said = agent::ask(address, agent, self.live.agent.standing()).await;
+            let said = agent::ask(&means.sockets, address, agent, self.live.agent.standing()).await;
             drop(turn);
             self.take_in(said);
-            sleep(pace.next(agent.interval)).await;
+            sleep_until(means.due(pace.next(agent.interval))).await;
         }
     }
 

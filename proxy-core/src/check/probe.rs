@@ -5,15 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::http::Http;
+use super::line::Sockets;
 use super::mail;
 use crate::plan::{Check, SendProxy};
 use crate::proxy_protocol as protocol;
-use crate::stream::reset_on_close;
 use crate::tls::Outbound;
 
 /// What came back.
@@ -44,9 +43,15 @@ impl Answer {
 }
 
 /// Never fails: whatever goes wrong is the answer.
-pub(super) async fn ask(address: SocketAddr, question: &Question, tls: Option<&Outbound>, check: &Check) -> Answer {
+pub(super) async fn ask(
+    sockets: &Sockets,
+    address: SocketAddr,
+    question: &Question,
+    tls: Option<&Outbound>,
+    check: &Check,
+) -> Answer {
     let within = check.timeout;
-    match timeout(within, converse(address, question, tls, check.send_proxy)).await {
+    match timeout(within, converse(sockets, address, question, tls, check.send_proxy)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => Answer::failed(words(&error)),
         Err(_) => Answer::failed(format!("no answer within {within:?}")),
@@ -62,19 +67,18 @@ pub(super) fn words(error: &io::Error) -> String {
 }
 
 async fn converse(
+    sockets: &Sockets,
     address: SocketAddr,
     question: &Question,
     tls: Option<&Outbound>,
     send_proxy: Option<SendProxy>,
 ) -> io::Result<Answer> {
-    let mut stream = TcpStream::connect(address).await?;
-    // Frequent checks would pile up sockets in TIME_WAIT.
-    reset_on_close(&stream);
+    let mut stream = sockets.connect(address).await?;
     if let Some(how) = send_proxy {
         let mut header = Vec::new();
         match how {
             // Servers may refuse what says UNKNOWN (proxy-protocol.txt §2.1): these are the connection's own ends.
-            SendProxy::V1 => protocol::write_v1(&mut header, stream.local_addr()?, stream.peer_addr()?),
+            SendProxy::V1 => protocol::write_v1(&mut header, stream.local_addr()?, address),
             SendProxy::V2 => protocol::local(&mut header),
         }
         stream.write_all(&header).await?;
