@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::buffers::Buffers;
 use super::window::Window;
 use crate::alarm::Alarm;
+use crate::cut::Cut;
 use crate::stats::Counter;
 use crate::stream::Stream;
 
@@ -30,6 +31,8 @@ pub(crate) enum End {
     Client,
     /// The server did, and so the client's was reset.
     Server,
+    /// The server went down, and so both were reset.
+    Down,
 }
 
 /// Whose fault it is that a direction can't go on.
@@ -65,9 +68,9 @@ impl<'a> Relay<'a> {
         self
     }
 
-    /// Runs to the end; `up` counts bytes from the client, `down` bytes to it. How it ended, and how much went to the
+    /// Runs to the end, or until it is cut; `up` counts bytes from the client, `down` bytes to it. How it ended, and how much went to the
     /// client.
-    pub(crate) async fn run(mut self, idle: Duration, up: Tally<'_>, down: Tally<'_>) -> (End, u64) {
+    pub(crate) async fn run(mut self, idle: Duration, up: Tally<'_>, down: Tally<'_>, mut cut: Cut<'_>) -> (End, u64) {
         let mut last = Instant::now();
         let mut alarm = Alarm::new(last + idle);
         let Relay { client, server, buffers, to_server, to_client, finished } = &mut self;
@@ -76,6 +79,9 @@ impl<'a> Relay<'a> {
         let mut client_reset = pin!(client.resets());
         let mut server_reset = pin!(server.resets());
         let end = poll_fn(|cx| {
+            if cut.poll(cx).is_ready() {
+                return Poll::Ready(End::Down);
+            }
             let before = (to_server.passed, to_client.passed);
             let upward = to_server.poll(cx, client, server, buffers);
             let downward = to_client.poll(cx, server, client, buffers);
