@@ -303,8 +303,7 @@ impl Connection {
         let up = [&counters.bytes_in, &served.bytes_in, &tracked_up];
         let down = [&counters.bytes_out, &served.bytes_out, &tracked_down];
         let cut = chosen.place.cut(plan);
-        let relay =
-            Relay::new(&self.client, &server.stream, &self.entrance.desk.buffers).with(from_client, from_server);
+        let relay = Relay::new(&self.client, &server.stream, &self.entrance.desk).with(from_client, from_server);
         let (end, passed) = self.tracks.watch(&tracked_up, &tracked_down, relay.run(idle, &up, &down, cut)).await;
         debug!(frontend = frontend.name, client = %self.ends.client, ?end, "tunnel ended");
         if matches!(end, End::Down) {
