@@ -157,6 +157,7 @@ fn full() -> Status {
             http: Some(http()),
             bad_proxy: [("timeout".to_owned(), 7)].into(),
             bad_http2: [("pings", 4)].map(|(why, count)| (why.to_owned(), count)).into(),
+            bad_proxy: [("missing", 5)].map(|(why, count)| (why.to_owned(), count)).into(),
             bad_requests: [("bare_lf", 2), ("host", 9), ("nul", 1), ("obs_fold", 1_500), ("target", 3)]
                 .map(|(why, count)| (why.into(), count))
                 .into(),
