@@ -24,7 +24,7 @@ use crate::plan::{List, Plan};
 use crate::stats::{Stats, StickEntry};
 
 /// Changes with every change of a message; a core and an agent of different versions do not adopt each other.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Descriptors in one batch; well below the kernel's 253 in one message.
 pub const BATCH: usize = 64;
