@@ -61,7 +61,7 @@ impl Apache {
         let file = write(place.path(&format!("{name}.conf")), &config)?;
         let mut command = Command::new("apache2");
         command.env("PATH", path_with_sbin()).arg("-DFOREGROUND").arg("-f").arg(file);
-        let mut part = Part::start(name, command, place.folder())?;
+        let mut part = Part::start_at(place, name, command)?;
         part.wait_listening(address)?;
         Ok(Apache { part })
     }

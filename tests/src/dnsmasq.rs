@@ -29,7 +29,7 @@ impl Dnsmasq {
             .arg(format!("--listen-address={}", address.ip()))
             .arg(format!("--port={}", address.port()))
             .arg(format!("--addn-hosts={}", hosts.display()));
-        let mut part = Part::start("dnsmasq", command, place.folder())?;
+        let mut part = Part::start_at(place, "dnsmasq", command)?;
         part.wait_listening(address)?;
         Ok(Dnsmasq { part, hosts })
     }

@@ -20,7 +20,7 @@ impl Haproxy {
         let file = write(place.path(&format!("{name}.cfg")), &config)?;
         let mut command = Command::new("haproxy");
         command.env("PATH", path_with_sbin()).arg("-db").arg("-f").arg(file);
-        let mut part = Part::start(name, command, place.folder())?;
+        let mut part = Part::start_at(place, name, command)?;
         part.wait_listening(address)?;
         Ok(Haproxy { part })
     }

@@ -31,7 +31,7 @@ pub fn dovecot(place: &Place, address: SocketAddr) -> Result<Part, PartError> {
     let file = write(place.path("dovecot.conf"), &config)?;
     let mut command = Command::new("dovecot");
     command.env("PATH", path_with_sbin()).arg("-F").arg("-c").arg(file);
-    let mut part = Part::start("dovecot", command, place.folder())?;
+    let mut part = Part::start_at(place, "dovecot", command)?;
     part.wait_listening(address)?;
     Ok(part)
 }
@@ -71,7 +71,7 @@ pub fn postfix(place: &Place, address: SocketAddr, banner: &str) -> Result<Part,
     )?;
     let mut command = Command::new("postfix");
     command.env("PATH", path_with_sbin()).arg("-c").arg(place.path("postfix")).arg("start-fg");
-    let mut part = Part::start("postfix", command, place.folder())?;
+    let mut part = Part::start_at(place, "postfix", command)?;
     part.wait_listening(address)?;
     Ok(part)
 }

@@ -48,7 +48,7 @@ impl Nginx {
         let mut command = Command::new("nginx");
         command.env("PATH", path_with_sbin());
         command.arg("-p").arg(place.folder()).arg("-e").arg("stderr").arg("-c").arg(file);
-        let mut part = Part::start(name, command, place.folder())?;
+        let mut part = Part::start_at(place, name, command)?;
         part.wait_listening(address)?;
         Ok(Nginx { part })
     }

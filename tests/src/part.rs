@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use netns_lab::netns::Netns;
 use netns_lab::process::{Process, ProcessError, tail};
 use netns_lab::wait::{WaitError, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::place::Place;
 use crate::usage;
 
 /// How long a part may take to be there.
@@ -56,25 +58,43 @@ pub enum PartError {
 pub struct Part {
     process: Process,
     first: Option<Signal>,
+    /// Where it runs, if not here.
+    netns: Option<Netns>,
 }
 
 impl Part {
     /// Starts a program; what it prints goes to a new `NAME.log` in `folder`.
     pub fn start(name: &str, command: Command, folder: &Path) -> Result<Part, PartError> {
+        Part::launch(name, command, folder, None)
+    }
+
+    /// The same in a place: in its folder, and in its namespace if it has one.
+    pub fn start_at(place: &Place, name: &str, command: Command) -> Result<Part, PartError> {
+        Part::launch(name, command, place.folder(), place.netns().cloned())
+    }
+
+    fn launch(name: &str, command: Command, folder: &Path, netns: Option<Netns>) -> Result<Part, PartError> {
         let program = command.get_program().to_string_lossy().into_owned();
         let log = folder.join(format!("{name}.log"));
         if let Err(source) = File::create(&log) {
             return Err(PartError::File { path: log, source });
         }
-        let process = Process::start_here(name, command, &log)
+        let started = match &netns {
+            Some(netns) => Process::start(netns, name, command, &log),
+            None => Process::start_here(name, command, &log),
+        };
+        let process = started
             .map_err(|source| PartError::Start { hint: format!("{program} is needed (`.ci/setup test`)"), source })?;
-        Ok(Part { process, first: None })
+        Ok(Part { process, first: None, netns })
     }
 
     /// Waits until it accepts connections.
     pub fn wait_listening(&mut self, address: SocketAddr) -> Result<(), PartError> {
-        self.wait(&format!("{} to listen on {address}", self.process.name()), START, || {
-            TcpStream::connect(address).map(drop).map_err(|error| error.to_string())
+        let netns = self.netns.clone();
+        let connect = move || TcpStream::connect(address).map(drop).map_err(|error| error.to_string());
+        self.wait(&format!("{} to listen on {address}", self.process.name()), START, move || match &netns {
+            Some(netns) => netns.run(connect),
+            None => connect(),
         })
     }
 

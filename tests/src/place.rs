@@ -1,4 +1,5 @@
-//! Where a test happens: a loopback address that nobody else uses, and a folder that goes when the test ends.
+//! Where a test happens: a loopback address that nobody else uses, and a folder that goes when the test ends; or a
+//! namespace of the lab and an address there.
 //!
 //! All of 127.0.0.0/8 is local, so parts can have fixed ports on an address of their own, and neither two tests of
 //! one binary nor two binaries at once get into each other's way.
@@ -8,6 +9,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use netns_lab::netns::Netns;
+
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// An address and a folder.
@@ -15,6 +18,7 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 pub struct Place {
     address: Ipv4Addr,
     folder: PathBuf,
+    netns: Option<Netns>,
 }
 
 impl Place {
@@ -24,7 +28,18 @@ impl Place {
         let address = address(std::process::id(), number);
         let folder = std::env::temp_dir().join(format!("lbnode-{name}-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
-        Ok(Place { address, folder })
+        Ok(Place { address, folder, netns: None })
+    }
+
+    /// One inside a namespace that has this address; its folder is made.
+    pub fn within(netns: &Netns, address: Ipv4Addr, folder: PathBuf) -> io::Result<Place> {
+        std::fs::create_dir_all(&folder)?;
+        Ok(Place { address, folder, netns: Some(netns.clone()) })
+    }
+
+    /// The namespace, if it has one of its own.
+    pub fn netns(&self) -> Option<&Netns> {
+        self.netns.as_ref()
     }
 
     /// Its address with a port.

@@ -9,7 +9,6 @@ mod core;
 mod dying;
 mod election;
 mod events;
-mod fixture;
 mod handoff;
 mod lab;
 mod link;
@@ -24,3 +23,5 @@ mod tickle;
 mod tls;
 mod vip;
 mod wire;
+
+use tests::fixture;

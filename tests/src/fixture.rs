@@ -1,4 +1,4 @@
-//! What every test starts with: a folder that goes away, the built binary, a pair, and panics with words.
+//! What every test in the lab starts with: a folder that goes away, the built binary, a pair, and panics with words.
 
 use std::error::Error;
 use std::fs::File;
@@ -14,7 +14,7 @@ use nix::unistd::geteuid;
 
 /// Generous: a debug build on two busy cores, and longer than the 30 s after which a node takes a LAN where nobody
 /// says anything for what it is.
-pub(crate) const LIMIT: Duration = Duration::from_secs(45);
+pub const LIMIT: Duration = Duration::from_secs(45);
 
 /// How often a test is done that fails on a machine which stalls.
 const ATTEMPTS: usize = 3;
@@ -24,11 +24,11 @@ const STALLED: [&str; 2] = ["this process was stalled", "a worker of the proxy c
 
 /// A folder that is removed after a test that passed; the logs of one that failed stay.
 #[derive(Debug)]
-pub(crate) struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
     /// A new one for test `name`, or `None`, with the reason printed, where the lab can't run.
-    pub(crate) fn new(name: &str) -> Option<Folder> {
+    pub fn new(name: &str) -> Option<Folder> {
         if !geteuid().is_root() {
             println!("skipped {name}: network namespaces need root");
             return None;
@@ -38,17 +38,18 @@ impl Folder {
         Some(Folder(path))
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         &self.0
     }
 
     /// The settings of `lbnode lab`, with this folder.
-    pub(crate) fn settings(&self) -> Settings {
+    pub fn settings(&self) -> Settings {
         Settings::new(binary(), self.0.clone())
     }
 
     /// A pair with these settings, settled.
-    pub(crate) fn pair(&self, adjust: impl FnOnce(&mut Settings)) -> Pair {
+    pub fn pair(&self, adjust: impl FnOnce(&mut Settings)) -> Pair {
         let mut settings = self.settings();
         adjust(&mut settings);
         Pair::start(settings, LIMIT).or_fail("start the pair")
@@ -66,7 +67,7 @@ impl Drop for Folder {
 }
 
 /// What most tests of hand-offs carry: three hundred connections, and a transfer each way that lasts.
-pub(crate) const SMALL: Spec = Spec {
+pub const SMALL: Spec = Spec {
     idle: 240,
     busy: 60,
     transfer: 10_000_000,
@@ -75,7 +76,7 @@ pub(crate) const SMALL: Spec = Spec {
 };
 
 /// Connections through the VIP, all of them open when it returns.
-pub(crate) fn load(pair: &Pair, spec: Spec) -> Load {
+pub fn load(pair: &Pair, spec: Spec) -> Load {
     let load = Load::start(&pair.site.client.netns, pair.site.stream_service(), spec).or_fail("start the load");
     wait_until("the load to work", LIMIT, || load.ready()).or_fail("open the connections");
     load
@@ -83,7 +84,7 @@ pub(crate) fn load(pair: &Pair, spec: Spec) -> Load {
 
 /// Ends a load that must have lost nothing.
 #[track_caller]
-pub(crate) fn assert_whole(load: Load, transfers: usize) {
+pub fn assert_whole(load: Load, transfers: usize) {
     let recording = load.finish().or_fail("finish the load");
     let losses: Vec<_> = recording.losses.iter().take(3).collect();
     let found = (recording.losses.len(), recording.transfers.len());
@@ -91,7 +92,7 @@ pub(crate) fn assert_whole(load: Load, transfers: usize) {
 }
 
 /// Waits until no hand-off has anything in the kernels of either node.
-pub(crate) fn nothing_left(pair: &Pair) {
+pub fn nothing_left(pair: &Pair) {
     for node in &pair.site.nodes {
         wait_until(&format!("nothing of a hand-off to be left at {}", node.netns.name()), LIMIT, || match Residue::of(
             &node.netns,
@@ -106,25 +107,25 @@ pub(crate) fn nothing_left(pair: &Pair) {
 }
 
 /// Writes something else into a generated file.
-pub(crate) fn edit(path: &Path, from: &str, to: &str) {
+pub fn edit(path: &Path, from: &str, to: &str) {
     let text = std::fs::read_to_string(path).or_fail("read a generated file");
     assert!(text.contains(from), "{} has no {from:?}", path.display());
     std::fs::write(path, text.replace(from, to)).or_fail("write a generated file");
 }
 
 /// The generated cluster file of a node.
-pub(crate) fn cluster_file(pair: &Pair, index: usize) -> PathBuf {
+pub fn cluster_file(pair: &Pair, index: usize) -> PathBuf {
     pair.nodes[index].folder.join("cluster.toml")
 }
 
 /// Whether tests that take minutes shall run.
-pub(crate) fn long() -> bool {
+pub fn long() -> bool {
     std::env::var_os("LBNODE_LONG").is_some()
 }
 
 /// Runs a test in a folder of its own. A node that is denied its processor for too long gives its VIP up by design, and its
 /// connections with it: a test that fails then blames the machine it runs on, and is done again.
-pub(crate) fn attempt(name: &str, test: impl Fn(&Folder)) {
+pub fn attempt(name: &str, test: impl Fn(&Folder)) {
     for number in 1..=ATTEMPTS {
         let Some(folder) = Folder::new(&format!("{name}-{number}")) else { return };
         let path = folder.path().to_owned();
@@ -149,7 +150,7 @@ fn stall(folder: &Path) -> Option<String> {
 }
 
 /// `lbnode`, as it was built: `LBNODE_BIN`, or where cargo puts it beside this test.
-pub(crate) fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("LBNODE_BIN") {
         return path.into();
     }
@@ -161,7 +162,7 @@ pub(crate) fn binary() -> PathBuf {
 
 /// Waits for the turn of a test that measures time; it ends when the file is dropped. A lock on a file and not a
 /// mutex, because some runners give each test a process of its own.
-pub(crate) fn take_turn() -> File {
+pub fn take_turn() -> File {
     let path = std::env::temp_dir().join("lbnode-test-turn");
     let file = File::options().create(true).append(true).open(path).or_fail("open the file of turns");
     file.lock().or_fail("wait for the turn");
@@ -169,7 +170,7 @@ pub(crate) fn take_turn() -> File {
 }
 
 /// Ends a test with the error's own words and its causes.
-pub(crate) trait OrFail<T> {
+pub trait OrFail<T> {
     /// The value, or a panic that says what was tried.
     fn or_fail(self, what: &str) -> T;
 }
