@@ -4,4 +4,6 @@
 //! The examples' own files are what runs; addresses, ports, paths and time spans are changed, and nothing else
 //! ([`setup::Example`]). Without root the tests say so and pass.
 
+mod airwatch;
 mod setup;
+mod skype;
