@@ -6,11 +6,13 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use node::config::{ClusterConfig, load_cluster, parse_cluster, parse_kept};
+use node::config::{ClusterConfig, parse_cluster, parse_kept};
 use proxy_core::plan::{
     Action, ClientSupplied, Condition, Cookie, CookieMode, Forwarded, HeaderEdit, Http, Log, LogFormat, LogSink, Mode,
     Pattern, Persist, Plan, Redirect, Reply, Rule, SameSite, Sources, StickCounter, StickKey, StickTable, Text,
 };
+use tests::pki::{Key, Pki, Use, Validity, Wanted};
+use tests::place::Place;
 
 /// A cluster file whose frontend `web` has these lines, after these tables.
 fn cluster(tables: &str, frontend: &str) -> ClusterConfig {
@@ -71,21 +73,33 @@ fn is(text: &str) -> Pattern {
 
 #[test]
 fn the_exchange_example_is_good() {
+    let place = Place::new("config-exchange").unwrap();
+    let pki = Pki::new(place.path("pki")).unwrap();
+    let usage = Use::Server(&["mail.mydomain.local"]);
+    let (name, subject, validity) = ("exch", "/CN=mail", Validity::Days(30));
+    pki.issue(Wanted { name, issuer: None, key: Key::Ec, subject, usage, validity }).unwrap();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/exchange-http/cluster.toml");
-    let cluster = load_cluster(&path).unwrap_or_else(|error| panic!("{error}"));
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    for list in ["ecp.lst", "owa.lst", "smtp.lst"] {
+        let file = place.write(list, "10.8.5.17/32\n").unwrap();
+        text = text.replace(&format!("/etc/lbnode/{list}"), &file.display().to_string());
+    }
+    text = text.replace("/etc/ssl/certs/exch.pem", &pki.file("exch.pem"));
+    text = text.replace("/etc/pki/tls/certs/ca-bundle.crt", &pki.file("exch.crt"));
+    let cluster = parse_cluster("cluster.toml", &text).unwrap_or_else(|error| panic!("{error}"));
     let plan = &cluster.plan;
     assert_eq!(plan.validate(), Ok(()));
-    assert_eq!((plan.frontends.len(), plan.backends.len(), plan.lists.len()), (3, 10, 2));
+    assert_eq!((plan.frontends.len(), plan.backends.len(), plan.lists.len()), (3, 10, 3));
     let exchange = &plan.frontends[0];
-    assert_eq!((exchange.name.as_str(), exchange.rules.len()), ("exchange", 9));
+    assert_eq!((exchange.name.as_str(), exchange.rules.len()), ("exchange", 11));
     assert_eq!(exchange.client_timeout, Duration::from_secs(30));
-    assert_eq!(http(plan).response_edits.len(), 2);
+    assert_eq!(http(plan).response_edits.len(), 3);
     let prefix = Condition::Path(any_case(&[Pattern::Prefix("/ecp".into())]));
     let admins = plan.lists.iter().position(|list| list.name == "admins").unwrap();
     let outsiders = Condition::Not(Box::new(Condition::Source(vec![Sources::List(admins)])));
     let forbidden = Reply { status: 403, body: None, content_type: "text/plain; charset=utf-8".into() };
     let first = Rule { when: Some(Condition::All(vec![prefix, outsiders])), action: Action::Deny(forbidden) };
-    assert_eq!(exchange.rules[0], first);
+    assert_eq!(exchange.rules[2], first);
     let logs: Vec<LogFormat> =
         plan.frontends.iter().filter_map(|frontend| frontend.log).map(|log| log.format).collect();
     assert_eq!(logs, [LogFormat::Http, LogFormat::Tcp, LogFormat::Tcp], "each in the words of its mode");

@@ -5,5 +5,9 @@
 //! ([`setup::Example`]). Without root the tests say so and pass.
 
 mod airwatch;
+mod exchange_2010;
+mod exchange_http;
+mod exchange_tcp;
+mod mail;
 mod setup;
 mod skype;

@@ -72,7 +72,7 @@ pub(crate) fn settled(pair: &mut Pair) -> usize {
     .or_fail("settle")
 }
 
-/// The servers that are not up, as `backend/server`.
+/// The servers that are not up, as `backend/server`, sorted.
 pub(crate) fn down(status: &Status) -> Vec<String> {
     let mut found = Vec::new();
     for backend in status.0["backends"].as_array().into_iter().flatten() {
@@ -83,6 +83,7 @@ pub(crate) fn down(status: &Status) -> Vec<String> {
             }
         }
     }
+    found.sort();
     found
 }
 
@@ -107,8 +108,11 @@ pub(crate) fn hand_over(pair: &mut Pair, active: usize) -> usize {
     other
 }
 
-/// Kills the active node with all that runs on it, and returns the other one when that has the VIP.
+/// The active node loses its power: nothing comes out of it any more, not even from its kernel. Returns the other one when
+/// that has the VIP.
 pub(crate) fn kill_active(pair: &mut Pair, active: usize) -> usize {
+    pair.site.crossover[active].carrier(false).or_fail("pull the cable to the peer");
+    pair.site.nodes[active].port.carrier(false).or_fail("pull the cable to the clients");
     kill_all(&pair.site.nodes[active].netns).or_fail("kill a node");
     pair.kill_agent(active);
     let other = 1 - active;
