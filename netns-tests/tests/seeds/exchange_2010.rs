@@ -7,14 +7,14 @@ use std::path::Path;
 use netns_lab::netns::Netns;
 use netns_lab::pair::Pair;
 use netns_lab::site::VIP;
-use tests::fixture::{Folder, OrFail};
+use tests::fixture::{Folder, OrFail, attempt};
 use tests::nginx::Nginx;
 use tests::pki::{Key, Pki, Use, Validity, Wanted};
 use tests::place::Place;
 
 use crate::mail::{ADMIN, USER};
 use crate::setup::{
-    Answer, Example, add_address, curl, curl_until, hand_over, kill_active, place, start, until_down, values,
+    Answer, Example, add_address, curl, curl_until, hand_over_unnoticed, kill_active, place, start, until_down, values,
 };
 
 const SERVERS: [&str; 2] = ["cas01", "cas02"];
@@ -70,12 +70,17 @@ struct Clients<'a> {
 impl Clients<'_> {
     #[track_caller]
     fn ask(&self, path: &str, more: &[&str]) -> Answer {
-        let url = format!("https://mail.contoso.com{path}");
-        let resolve = format!("mail.contoso.com:443:{VIP}");
-        let arguments = [&["--cacert", &self.trust, "--resolve", &resolve, &url], more].concat();
+        let arguments = self.arguments(path);
+        let arguments = [&arguments.each_ref().map(String::as_str), more].concat();
         let answer = curl_until(self.netns, &arguments);
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
         answer
+    }
+
+    fn arguments(&self, path: &str) -> [String; 5] {
+        let url = format!("https://mail.contoso.com{path}");
+        let resolve = format!("mail.contoso.com:443:{VIP}");
+        ["--cacert", &self.trust, "--resolve", &resolve, &url].map(str::to_owned)
     }
 
     /// With a cookie.
@@ -97,7 +102,10 @@ impl Clients<'_> {
 
 #[test]
 fn exchange_2010() {
-    let Some(folder) = Folder::new("seed-exchange-2010") else { return };
+    attempt("seed-exchange-2010", run);
+}
+
+fn run(folder: &Folder) {
     let mut pair = Pair::new(folder.settings()).or_fail("make the pair");
     let pki = certificates(folder.path());
     for address in [ADMIN, USER] {
@@ -156,7 +164,8 @@ fn exchange_2010() {
     }
 
     // Neither a hand-off nor a dead node moves anybody.
-    let active = hand_over(&mut pair, active);
+    let arguments = clients.arguments("/owa/");
+    let active = hand_over_unnoticed(&mut pair, active, &arguments.each_ref().map(String::as_str));
     assert_eq!(clients.follow("/ecp/", &cookie).header("X-Server"), home);
     assert_eq!(clients.homes(), homes);
     let last = kill_active(&mut pair, active);

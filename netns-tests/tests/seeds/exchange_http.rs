@@ -6,11 +6,11 @@ use netns_lab::netns::Netns;
 use netns_lab::pair::Pair;
 use netns_lab::site::VIP;
 use netns_lab::wait::wait_until;
-use tests::fixture::{Folder, LIMIT, OrFail};
+use tests::fixture::{Folder, LIMIT, OrFail, attempt};
 
 use crate::mail::{ADMIN, Exchange, Lines, OUTSIDER, SERVERS, USER, certificates, still_there};
 use crate::setup::{
-    Answer, Example, Syslog, curl, curl_until, down, hand_over, kill_active, start, until_down, values,
+    Answer, Example, Syslog, curl, curl_until, down, hand_over_unnoticed, kill_active, start, until_down, values,
 };
 
 /// Paths as clients write them, and the backend that each belongs to.
@@ -76,7 +76,10 @@ impl Clients<'_> {
 
 #[test]
 fn exchange_by_http() {
-    let Some(folder) = Folder::new("seed-exchange-http") else { return };
+    attempt("seed-exchange-http", run);
+}
+
+fn run(folder: &Folder) {
     let mut pair = Pair::new(folder.settings()).or_fail("make the pair");
     let pki = certificates(folder.path());
     let certificate = pki.path("all.pem");
@@ -110,7 +113,8 @@ fn exchange_by_http() {
 
     let home = clients.ask(ADMIN, "/mapi/emsmdb").header("X-Server").to_owned();
     let (mut older, _) = Lines::open(&netns, USER, 143).or_fail("open a mailbox");
-    let active = hand_over(&mut pair, active);
+    let arguments = clients.arguments(ADMIN, "/owa/");
+    let active = hand_over_unnoticed(&mut pair, active, &arguments.each_ref().map(String::as_str));
     assert_eq!(clients.ask(ADMIN, "/mapi/emsmdb").header("X-Server"), home, "the hash is the same on both nodes");
     syslog[active].line("/mapi/emsmdb");
     let (mut newer, _) = Lines::open(&netns, USER, 143).or_fail("open a mailbox at the other node");

@@ -7,10 +7,10 @@ use netns_lab::netns::Netns;
 use netns_lab::pair::Pair;
 use netns_lab::site::VIP;
 use netns_lab::wait::wait_until;
-use tests::fixture::{Folder, LIMIT, OrFail};
+use tests::fixture::{Folder, LIMIT, OrFail, attempt};
 
 use crate::mail::{Exchange, Lines, OUTSIDER, SERVERS, USER, certificates, still_there};
-use crate::setup::{Example, Syslog, curl, hand_over, kill_active, start};
+use crate::setup::{Example, Syslog, curl, hand_over_unnoticed, kill_active, start};
 
 /// Whose certificate the client sees, by its common name; each connection is a new one.
 fn shown(netns: &Netns, trust: &str) -> Result<String, String> {
@@ -29,7 +29,10 @@ fn shown(netns: &Netns, trust: &str) -> Result<String, String> {
 
 #[test]
 fn exchange_by_tcp() {
-    let Some(folder) = Folder::new("seed-exchange-tcp") else { return };
+    attempt("seed-exchange-tcp", run);
+}
+
+fn run(folder: &Folder) {
     let mut pair = Pair::new(folder.settings()).or_fail("make the pair");
     let pki = certificates(folder.path());
     let exchange = Exchange::start(&pair, folder.path(), &[], [&pki.path("exch01.pem"), &pki.path("exch02.pem")]);
@@ -66,7 +69,9 @@ fn exchange_by_tcp() {
 
     let (mut older, greeting) = Lines::open(&netns, OUTSIDER, 143).or_fail("reach IMAP");
     assert!(greeting.starts_with("* OK "), "{greeting}");
-    let active = hand_over(&mut pair, active);
+    let resolve = format!("mail.mydomain.local:443:{VIP}");
+    let arguments = ["--cacert", &trust, "--resolve", &resolve, "https://mail.mydomain.local/"];
+    let active = hand_over_unnoticed(&mut pair, active, &arguments);
     ask();
     syslog[active].line(" exchange exchange/exch0");
     let (mut newer, _) = Lines::open(&netns, OUTSIDER, 143).or_fail("reach IMAP at the other node");

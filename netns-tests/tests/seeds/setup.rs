@@ -3,8 +3,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -108,6 +109,34 @@ pub(crate) fn hand_over(pair: &mut Pair, active: usize) -> usize {
     other
 }
 
+/// [`hand_over`] while somebody at the client asks again and again, each time over a new connection, with these
+/// arguments of curl: everybody is answered with 200.
+pub(crate) fn hand_over_unnoticed(pair: &mut Pair, active: usize, arguments: &[&str]) -> usize {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let (asked, begun) = sync_channel(1);
+    let mut command = curl_command(arguments);
+    let thread = pair.site.client.netns.thread("asks", move || {
+        let mut seen = Vec::new();
+        while !stopped.load(Ordering::Relaxed) {
+            let output = command.output().or_fail("run curl");
+            seen.push(answer(&output).map(|answer| answer.status));
+            // Full: nobody waits for this one.
+            let _ = asked.try_send(());
+        }
+        seen
+    });
+    let thread = thread.or_fail("start a thread");
+    begun.recv_timeout(LIMIT).or_fail("ask before the VIP moves");
+    let other = hand_over(pair, active);
+    begun.recv_timeout(LIMIT).or_fail("ask meanwhile");
+    begun.recv_timeout(LIMIT).or_fail("ask after the VIP has moved");
+    stop.store(true, Ordering::Relaxed);
+    let seen = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    assert!(seen.iter().all(|status| *status == Ok(200)), "{seen:?}");
+    other
+}
+
 /// The active node loses its power: nothing comes out of it any more, not even from its kernel. Returns the other one when
 /// that has the VIP.
 pub(crate) fn kill_active(pair: &mut Pair, active: usize) -> usize {
@@ -171,9 +200,17 @@ pub(crate) fn values<'a>(head: &'a str, name: &str) -> Vec<&'a str> {
 
 /// Runs curl at a host; an error says in its words why there was no answer.
 pub(crate) fn curl(netns: &Netns, arguments: &[&str]) -> Result<Answer, String> {
+    let mut command = curl_command(arguments);
+    answer(&netns.run(move || command.output()).or_fail("run curl"))
+}
+
+fn curl_command(arguments: &[&str]) -> Command {
     let mut command = Command::new("curl");
     command.args(["-sS", "-i", "--path-as-is", "--max-time", "10"]).args(arguments);
-    let output = netns.run(move || command.output()).or_fail("run curl");
+    command
+}
+
+fn answer(output: &Output) -> Result<Answer, String> {
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
     }
