@@ -4,6 +4,7 @@
 mod data_support;
 mod tls {
     pub(crate) mod ends;
+    mod half_close;
     mod handshakes;
     mod rules;
     mod streams;
