@@ -104,6 +104,7 @@ fn server(index: usize) -> Server {
         tls_name: None,
         stick: true,
         cookie: None,
+        check: true,
         weight,
         backup: false,
         max_connections: Some(1_000_000),

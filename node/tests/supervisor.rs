@@ -66,6 +66,7 @@ impl Bench {
             tls_name: None,
             stick: true,
             cookie: None,
+            check: true,
             weight: 1,
             backup: false,
             max_connections: None,

@@ -217,7 +217,7 @@ impl BackendLive {
 }
 
 fn first_health(backend: &plan::Backend, server: &plan::Server) -> ServerState {
-    match (server.unresolved(), &backend.check) {
+    match (server.unresolved(), backend.check_of(server)) {
         (Some(_), _) => ServerState::Down,
         (None, Some(_)) => ServerState::Checking,
         (None, None) => ServerState::Up,
@@ -252,6 +252,8 @@ impl ServerLive {
         if let Some(why) = server.unresolved() {
             let (latency, ended) = (std::time::Duration::ZERO, Instant::now());
             report.last_check = Some(LastCheck { ok: false, code: None, what: why.to_owned(), latency, ended });
+        } else if backend.check_of(server).is_none() {
+            report.last_check = None;
         }
     }
 

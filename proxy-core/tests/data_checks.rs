@@ -291,3 +291,27 @@ fn a_server_whose_name_has_no_address_is_down_and_says_why() {
     plane.apply(wanted, Vec::new(), &[], LogDescriptors::new()).unwrap();
     wait_for("its first check", || is(&plane, ServerState::Up));
 }
+
+#[test]
+fn a_server_that_is_not_to_be_checked_counts_as_up() {
+    let (echoing, _) = server(echo);
+    let (bind, sockets) = listeners(1);
+    let mut wanted = plan(bind, vec![at("lost", nobody()), at("fallback", echoing)]);
+    wanted.backends[0].servers[1].backup = true;
+    // It fails at both.
+    wanted.backends[0].check = Some(Check { port: Some(nobody().port()), interval: SOON, ..Check::default() });
+    let mut plane = start(wanted.clone(), 1, sockets);
+    let state = |plane: &DataPlane, wanted| {
+        wait_for("its state", || plane.stats().backends[0].servers[1].state == wanted);
+        plane.stats().backends[0].servers[1].last_check.is_some()
+    };
+    assert!(state(&plane, ServerState::Down));
+    wanted.backends[0].servers[1].check = false;
+    plane.apply(wanted.clone(), Vec::new(), &[], LogDescriptors::new()).unwrap();
+    assert!(!state(&plane, ServerState::Up), "nothing is left of its checks");
+    wait_for("the other one to be down", || is(&plane, ServerState::Down));
+    assert!(echoes(&mut client(bind)));
+    wanted.backends[0].servers[1].check = true;
+    plane.apply(wanted, Vec::new(), &[], LogDescriptors::new()).unwrap();
+    assert!(state(&plane, ServerState::Down));
+}

@@ -4,8 +4,10 @@
 //! The examples' own files are what runs; addresses, ports, paths and time spans are changed, and nothing else
 //! ([`setup::Example`]). Without root the tests say so and pass.
 
+mod airwatch;
 mod exchange_2010;
 mod exchange_http;
 mod exchange_tcp;
 mod mail;
 mod setup;
+mod skype;

@@ -48,6 +48,11 @@ impl Warning {
         }
     }
 
+    /// What is so whatever the time.
+    pub(crate) fn always(text: String) -> Warning {
+        Warning(Kind::Always(text))
+    }
+
     /// About the times of one certificate.
     pub fn of(facts: &Facts) -> Warning {
         let what = format!("the certificate of {}", facts.called());
@@ -85,7 +90,7 @@ impl Warning {
 pub(super) fn of_chain(leaf: usize, pool: &[Facts], ordered: &Ordered, given: usize) -> Vec<Warning> {
     let used = || std::iter::once(leaf).chain(ordered.intermediates.iter().copied());
     let mut warnings: Vec<Warning> = used().map(|index| Warning::of(&pool[index])).collect();
-    let always = |text: String| Warning(Kind::Always(text));
+    let always = Warning::always;
     let own = &pool[leaf];
     if own.names.is_empty() {
         warnings.push(always(format!(

@@ -46,6 +46,7 @@ pub fn render(status: &Status) -> String {
             page += &format!("  ! {} log lines about clients were dropped: {} took none\n", sink.dropped, sink.target);
         }
     }
+    page += &backend_remarks(&status.backends);
     for table in status.stick_tables.iter().filter(|table| table.evicted > 0) {
         let (name, evicted) = (&table.name, grouped(table.evicted));
         page += &format!("  ! stick table {name}: {evicted} entries were evicted before their time: it is too small\n");
@@ -85,6 +86,21 @@ pub fn render(status: &Status) -> String {
         page += &format!("\n  {} connections: {}\n", grouped(limits.connections), limits.derived);
     }
     page
+}
+
+/// Backends that serve nobody new; each server's reason is in a table below.
+fn backend_remarks(backends: &[Backend]) -> String {
+    let serves = |server: &Server| matches!(server.state, ServerState::Up | ServerState::Checking);
+    let idle: Vec<&Backend> = backends.iter().filter(|backend| !backend.servers.iter().any(serves)).collect();
+    let line = |backend: &&Backend| {
+        let none = grouped(backend.no_server);
+        format!("  ! backend {}: no server takes new clients; {none} found none so far\n", backend.name)
+    };
+    let mut text: String = idle.iter().take(TROUBLED).map(line).collect();
+    if idle.len() > TROUBLED {
+        text += &format!("  ! {} more such backends\n", idle.len() - TROUBLED);
+    }
+    text
 }
 
 /// What will hurt of certificates; they may be a thousand.
@@ -264,7 +280,8 @@ fn troubled_rows(status: &Status) -> Vec<(bool, Vec<String>)> {
         let why = match server.state {
             ServerState::Up | ServerState::Checking => problem?,
             ServerState::Down => problem.or_else(|| Some(check?.status.clone())).unwrap_or_default(),
-            ServerState::Drain | ServerState::Maintenance => String::new(),
+            ServerState::Drain => "its weight is 0".into(),
+            ServerState::Maintenance => String::new(),
         };
         let said = server.agent.as_ref().map(|said| format!("its agent: {said}"));
         let why: Vec<String> = [Some(why).filter(|why| !why.is_empty()), said].into_iter().flatten().collect();

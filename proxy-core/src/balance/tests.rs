@@ -38,6 +38,7 @@ fn named(name: String, weight: u16) -> Server {
         tls_name: None,
         stick: true,
         cookie: None,
+        check: true,
         weight,
         backup: false,
         max_connections: None,

@@ -167,12 +167,13 @@ fn jobs(scheme: &Scheme) -> impl Iterator<Item = Job> {
         let (backend, live) = (&scheme.plan.backends[index], &scheme.backends[index]);
         let server = &backend.servers[number];
         // Without an address there is nobody to ask.
-        let wanted = (backend.check.is_some() || backend.agent_check.is_some()) && server.unresolved().is_none();
+        let check = backend.check_of(server);
+        let wanted = (check.is_some() || backend.agent_check.is_some()) && server.unresolved().is_none();
         wanted.then(|| Job {
             backend: backend.name.clone(),
             server: server.name.clone(),
             address: server.address,
-            check: backend.check.clone(),
+            check: check.cloned(),
             agent: backend.agent_check.clone(),
             name: server.host.as_ref().map(|host| host.name.clone()),
             tls: scheme.tls.check(index, number).cloned(),

@@ -175,6 +175,8 @@ pub struct Server {
     pub stick: bool,
     /// Its name in persistence cookies; `None`: its name.
     pub cookie: Option<String>,
+    /// The backend's check is for it as well; otherwise it counts as up.
+    pub check: bool,
     /// 0 to 256; 0 takes no new sessions.
     pub weight: u16,
     /// Used only while no other server is up.
@@ -343,6 +345,11 @@ fn needs_requests(plan: &Plan, backend: usize) -> bool {
 }
 
 impl Backend {
+    /// How this server of it is checked; `None`: it counts as up.
+    pub fn check_of(&self, server: &Server) -> Option<&Check> {
+        self.check.as_ref().filter(|_| server.check)
+    }
+
     fn validate(&self, plan: &Plan) -> Result<(), String> {
         let mut names = HashSet::new();
         for server in &self.servers {
@@ -395,6 +402,7 @@ pub(crate) mod tests {
             tls_name: None,
             stick: true,
             cookie: None,
+            check: true,
             weight: 1,
             backup: false,
             max_connections: None,

@@ -85,6 +85,7 @@ pub(crate) fn at(name: &str, address: SocketAddr) -> Server {
         tls_name: None,
         stick: true,
         cookie: None,
+        check: true,
         weight: 1,
         backup: false,
         max_connections: None,

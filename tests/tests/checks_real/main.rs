@@ -3,9 +3,11 @@
 //! ```text
 //! http      nginx: paths, headers, bodies, TLS    mail   Dovecot and Postfix
 //! programs  what the agent runs                   names  dnsmasq, whose answers change
+//! hopeless  what can't work, and what is said of it
 //! ```
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod hopeless;
 mod http;
 mod mail;
 mod names;

@@ -34,7 +34,7 @@ pub(super) fn read(
     let servers = section.required("servers", |value| {
         let mut names = BTreeSet::new();
         let read = value.clone().each("the backend could serve nobody", |value| {
-            read_server(value.section()?, &mut names, &mut server_names, &mut of_servers)
+            read_server(value.section()?, section.has("check"), &mut names, &mut server_names, &mut of_servers)
         });
         if !broken_persist {
             of_servers.check(persist.as_ref(), read.as_deref(), &value);
@@ -112,6 +112,7 @@ fn read_on_marked_down(value: Value<'_>, section: &Section<'_>, servers: Option<
 
 fn read_server<'a>(
     section: Section<'a>,
+    checked: bool,
     names: &mut BTreeSet<String>,
     server_names: &mut Vec<Value<'a>>,
     of_servers: &mut persist::OfServers<'a>,
@@ -132,6 +133,12 @@ fn read_server<'a>(
     let weight = section.optional("weight", |value| value.integer(0..=256u16));
     let backup = section.optional("backup", Value::boolean);
     let max_connections = section.optional("max_connections", |value| value.integer(CONNECTIONS));
+    let check = section.optional("check", |value| {
+        if !checked {
+            value.report("`check` does nothing without `check` of the backend");
+        }
+        value.boolean()
+    });
     section.finish();
     let (address, host) = match address? {
         Ok(address) => (address, None),
@@ -148,6 +155,7 @@ fn read_server<'a>(
         backup: backup.unwrap_or(false),
         stick,
         cookie,
+        check: check.unwrap_or(true),
         max_connections,
     })
 }

@@ -28,6 +28,7 @@ use super::cluster::{CertificateEntry, Remark};
 use super::diagnostic::suggestion;
 use super::files::Files;
 use super::reader::{Section, Value};
+use crate::certificates::Warning;
 use certificate::Certificates;
 pub(crate) use list::network;
 use timeouts::Timeouts;
@@ -110,13 +111,19 @@ pub(super) fn read(root: &Section<'_>, vips: &BTreeMap<String, Option<Ipv4Addr>>
     let mut plan = Plan { lists, nameservers, ..Plan::default() };
     let tables = persist::read(root);
     let mut backends = BTreeMap::new();
+    let mut idle = Vec::new();
     root.optional("backend", |value| {
-        for (name, _, value) in value.section()?.entries() {
+        for (name, place, value) in value.section()?.entries() {
             let mut known = Known { index: plan.backends.len(), mode: None, servers: None };
             if let Some(section) = value.section() {
                 known.mode = read_mode(&section);
                 let backend = backend::read(name, section, known.mode, &defaults, &certificates, &tables);
                 known.servers = backend.as_ref().map(|backend| backend.servers.len());
+                // Not refused: it is how all of them are drained.
+                if backend.as_ref().is_some_and(|backend| backend.servers.iter().all(|server| server.weight == 0)) {
+                    let warning = Warning::always("all its servers have weight 0, so it takes no new clients".into());
+                    idle.push(Remark { place, what: format!("backend `{name}`"), warning });
+                }
                 plan.backends.extend(backend);
             }
             backends.insert(name.to_owned(), known);
@@ -140,7 +147,8 @@ pub(super) fn read(root: &Section<'_>, vips: &BTreeMap<String, Option<Ipv4Addr>>
     plan.tls = binds.into_profiles().into_plan();
     plan.stick_tables = around.tables.tables;
     let handoff_timeout = around.defaults.handoff_timeout.unwrap_or(Some(HANDOFF_DEFAULT));
-    let Certificates { certificates, authorities, entries, remarks, .. } = certificates;
+    let Certificates { certificates, authorities, entries, mut remarks, .. } = certificates;
+    remarks.extend(idle);
     plan.certificates = certificates;
     plan.authorities = authorities;
     Read { plan, bind_names, handoff_timeout, certificates: entries, remarks }

@@ -35,6 +35,7 @@ fn servers() -> Vec<Server> {
         backup: false,
         stick,
         cookie: cookie.map(Into::into),
+        check: true,
         max_connections: None,
     };
     vec![server("a", None, true), server("b", Some("bee"), true), server("sorry", None, false)]

@@ -126,6 +126,7 @@ fn server(name: &str, tls_name: Option<&str>) -> Server {
         tls_name: tls_name.map(Into::into),
         stick: true,
         cookie: None,
+        check: true,
         weight: 1,
         backup: false,
         max_connections: None,
