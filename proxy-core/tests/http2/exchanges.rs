@@ -316,6 +316,9 @@ fn a_client_that_leaves_its_answer_is_noticed_and_others_are_not_disturbed() {
         let mut other = client.send.clone().ready().await.unwrap();
         let quick = other.send_request(get("/"), true).unwrap().0;
         assert_eq!(Answer::of(quick.await.unwrap()).await.unwrap().text(), "quick");
+        while seen.connections() < 2 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         assert!(seen.open() >= 1, "the slow one is still asked");
         body.send_reset(h2::Reason::CANCEL);
         drop(response);
