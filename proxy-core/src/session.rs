@@ -283,7 +283,7 @@ async fn tcp(client: Stream, peer: SocketAddr, beside: Option<Box<Beside>>, rout
         End::Server => Termination::new(Ended::Server, Phase::Data),
         End::Down => {
             server.cut_when_down.add(1);
-            Termination::new(Ended::Down, Phase::Data)
+            Termination::new(Ended::Down, Phase::Done)
         }
     };
     story.tell(&route, peer, began);

@@ -331,7 +331,7 @@ impl Connection {
                 End::Idle => story.ends(Ended::ClientTimeout, Phase::Data),
                 End::Client => story.ends(Ended::Client, Phase::Data),
                 End::Server => story.ends(Ended::Server, Phase::Data),
-                End::Down => story.ends(Ended::Down, Phase::Data),
+                End::Down => story.ends(Ended::Down, Phase::Done),
             }
             story.tell(&route, &self.ends);
         }
