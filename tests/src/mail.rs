@@ -1,15 +1,17 @@
 //! Mail servers: Dovecot for IMAP, Postfix for SMTP, each with a configuration and folders of its own. All of one place share
-//! the mail: what a Postfix takes in for `ann@mail.test`, a Dovecot shows to `ann`.
+//! the mail: what a Postfix takes in for `ann@mail.test` or `bob@mail.test`, a Dovecot shows to `ann` or `bob`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Uid, User, chown, getegid, geteuid};
 
 use crate::part::{Part, PartError, path_with_sbin, write};
-use crate::place::Place;
 use crate::pki::{Key, Pki, PkiError, Use, Validity, Wanted};
+use crate::place::Place;
+use crate::usage;
 
 /// Whose mail it is: neither server delivers to root.
 fn owner() -> (Uid, Gid) {
@@ -71,9 +73,26 @@ pub fn certificate(place: &Place) -> Result<(), PkiError> {
     Pki::new(place.path("postfix-tls"))?.issue(wanted)
 }
 
-/// Starts Postfix, which greets on `address` with this banner, and takes mail of up to 64 MiB for anybody at `mail.test`. It
-/// starts only as root.
-pub fn postfix(place: &Place, address: SocketAddr, banner: &str) -> Result<Part, PartError> {
+/// A running Postfix.
+#[derive(Debug)]
+pub struct Postfix {
+    /// The script that stands for it.
+    pub part: Part,
+}
+
+impl Drop for Postfix {
+    fn drop(&mut self) {
+        // The script passes no signal on, and waits for what it has started.
+        for child in usage::descendants(self.part.pid()) {
+            // Gone since it was looked at: fine.
+            let _ = kill(child.pid, Signal::SIGTERM);
+        }
+    }
+}
+
+/// Starts Postfix, which greets on `address` with this banner, and takes mail of up to 64 MiB. It starts only
+/// as root.
+pub fn postfix(place: &Place, address: SocketAddr, banner: &str) -> Result<Postfix, PartError> {
     let name = format!("postfix-{}", address.port());
     let (mail, (uid, gid)) = (mail(place)?.display().to_string(), owner());
     let [etc, spool, data] = ["etc", "spool", "data"].map(|part| place.path(&format!("{name}-{part}")));
@@ -84,9 +103,13 @@ pub fn postfix(place: &Place, address: SocketAddr, banner: &str) -> Result<Part,
         chown(&data, Some(user.uid), None)
             .map_err(|errno| PartError::File { path: data.clone(), source: errno.into() })?;
     }
-    let pem = place.path("postfix-tls").join("mx.pem");
-    let tls = match pem.exists() {
-        true => format!("smtpd_tls_chain_files = {}\nsmtpd_tls_security_level = may\n", pem.display()),
+    let [certificate, key] = ["crt", "key"].map(|end| place.path(&format!("postfix-tls/mx.{end}")));
+    let tls = match certificate.exists() {
+        true => format!(
+            "smtpd_tls_cert_file = {}\nsmtpd_tls_key_file = {}\nsmtpd_tls_security_level = may\n",
+            certificate.display(),
+            key.display()
+        ),
         false => String::new(),
     };
     write(
@@ -98,7 +121,7 @@ pub fn postfix(place: &Place, address: SocketAddr, banner: &str) -> Result<Part,
             maillog_file = {folder}/{name}.mail.log\nmaillog_file_prefixes = {folder}\nalias_maps =\nalias_database =\n\
             local_recipient_maps =\nsmtpd_banner = {banner}\nsmtpd_peername_lookup = no\nmydestination =\n\
             virtual_mailbox_domains = mail.test\nvirtual_mailbox_base = {mail}\n\
-            virtual_mailbox_maps = regexp:{{{{/^(.*)@mail[.]test$/ ${{1}}/}}}}\n\
+            virtual_mailbox_maps = inline:{{ann@mail.test=ann/, bob@mail.test=bob/}}\n\
             virtual_minimum_uid = 1\nvirtual_uid_maps = static:{uid}\nvirtual_gid_maps = static:{gid}\n\
             message_size_limit = 67108864\nvirtual_mailbox_limit = 0\n{tls}",
             spool = spool.display(),
@@ -120,7 +143,7 @@ pub fn postfix(place: &Place, address: SocketAddr, banner: &str) -> Result<Part,
     command.env("PATH", path_with_sbin()).arg("-c").arg(etc).arg("start-fg");
     let mut part = Part::start(&name, command, place.folder())?;
     part.wait_listening(address)?;
-    Ok(part)
+    Ok(Postfix { part })
 }
 
 /// Sends a mail with swaks to `to@mail.test` through `server`; what it said if it was not taken.

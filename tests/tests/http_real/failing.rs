@@ -68,7 +68,8 @@ fn what_a_silent_server_was_asked_is_not_asked_again_and_is_in_the_log() {
     assert_eq!(of([" back/silent ", " 504 ", " sH-- "]), 5, "{lines:#?}");
     assert_eq!(of([" back/one ", " 200 ", " ---- "]), 5, "{lines:#?}");
     // Connections of the process, the frontend, the backend and the server; then the retries.
-    let tries = |line: &String| line.split("-- ").last().and_then(|rest| rest.split([' ', '/']).nth(4)?.parse::<u32>().ok());
+    let tries =
+        |line: &String| line.split("-- ").last().and_then(|rest| rest.split([' ', '/']).nth(4)?.parse::<u32>().ok());
     assert!(lines.iter().all(|line| tries(line) == Some(0)), "{lines:#?}");
 }
 
@@ -87,7 +88,7 @@ fn a_silent_server_that_passes_its_check_is_taken_out_by_what_clients_meet_with(
     let place = Place::new("silent-observed").unwrap();
     let check = "check = { tcp = {}, interval = \"1h\", observe = { errors = 3, on_error = \"mark-down\" } }";
     let (front, _nginx) = beside_nginx(&place, check, None);
-    ["one", "silent"].map(|name| wait_for(&front.serve, name, "up", "passed"));
+    ["one", "silent"].iter().for_each(|name| wait_for(&front.serve, name, "up", "passed"));
     let met = ask(&front, 40);
     wait_for(&front.serve, "silent", "down", "clients met with 3 errors in a row");
     assert_eq!(met, counts([("200 one", 37), ("504 lbnode", 3)]));
@@ -112,7 +113,7 @@ fn a_server_that_answers_checks_and_fails_requests_is_taken_out_and_comes_back()
                  observe = {{ errors = 4, window = \"1m\", on_error = \"{on_error}\" }} }}"
             );
         });
-        ["one", "two"].map(|name| wait_for(&front.serve, name, "up", "passed"));
+        ["one", "two"].iter().for_each(|name| wait_for(&front.serve, name, "up", "passed"));
         let met = ask(&front, 100);
         wait_for(&front.serve, "two", "down", "clients met with 4 errors in a row");
         // The check's thread may be a few requests late, and then it sees two rows as one.

@@ -79,7 +79,8 @@ fn survives(name: &str, http2: bool, check: &str) {
     let streams = thread::scope(|scope| {
         let streams = scope.spawn(|| {
             let load = Load { connections: 4, streams: 8, requests: 800 };
-            let run = |number| H2load::start(place.folder(), &format!("h2load-{number}"), &front.url("/who"), load, &[]);
+            let run =
+                |number| H2load::start(place.folder(), &format!("h2load-{number}"), &front.url("/who"), load, &[]);
             let runs = (0..).take_while(|_| !over.load(SeqCst));
             runs.map(|number| run(number).unwrap().finish(SLOW).unwrap()).collect::<Vec<_>>()
         });
@@ -98,7 +99,12 @@ fn survives(name: &str, http2: bool, check: &str) {
     let both: Vec<_> = counts.keys().map(String::as_str).collect();
     assert_eq!(both, ["200 one", "200 two"], "{counts:?}\n{}", front.serve.part.tail());
     for seen in &streams {
-        assert_eq!((seen.succeeded, seen.failed, seen.statuses), (800, 0, [800, 0, 0, 0]), "{}", front.serve.part.tail());
+        assert_eq!(
+            (seen.succeeded, seen.failed, seen.statuses),
+            (800, 0, [800, 0, 0, 0]),
+            "{}",
+            front.serve.part.tail()
+        );
     }
 }
 

@@ -68,6 +68,12 @@ impl Imap {
         self.line()
     }
 
+    /// Waits for these, whatever else there is.
+    pub(crate) fn hears(&mut self, news: &str) -> io::Result<()> {
+        while self.news()? != news {}
+        Ok(())
+    }
+
     /// Waits for news no longer.
     pub(crate) fn done(&mut self) -> io::Result<()> {
         let tag = format!("t{}", self.commands);

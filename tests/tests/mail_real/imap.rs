@@ -28,7 +28,6 @@ fn idles(name: &str, idle: Duration) {
     other.append(MAIL).unwrap();
     assert_eq!(waits.news().unwrap(), "* 1 EXISTS");
     println!("{name}: told after {:?} of a mail that came after {idle:?}", began.elapsed());
-    assert_eq!(waits.news().unwrap(), "* 1 RECENT");
     waits.done().unwrap();
     assert_eq!(waits.text(1).unwrap(), b"It is here.\r\n");
 
@@ -37,8 +36,7 @@ fn idles(name: &str, idle: Duration) {
     serve.apply(&site.toml().replace("200ms", "210ms")).unwrap();
     other.ask("STORE 1 +FLAGS (\\Deleted)").unwrap();
     other.ask("EXPUNGE").unwrap();
-    let news: Vec<_> = std::iter::from_fn(|| waits.news().ok()).take_while(|news| news != "* 0 RECENT").collect();
-    assert!(news.iter().any(|news| news == "* 1 EXPUNGE"), "{news:?}");
+    waits.hears("* 1 EXPUNGE").unwrap();
 
     // The same without a time of its own for idling ends as the other limits say.
     serve.apply(&site.toml().replace(", tunnel = \"10m\"", "")).unwrap();

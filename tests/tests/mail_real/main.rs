@@ -25,9 +25,10 @@ fn site(place: &Place, servers: &[SocketAddr], check: &str) -> Site {
     let mut site = Site::new(place.at(8080), place.at(1));
     site.mode = "tcp";
     site.servers = servers.iter().map(|server| (format!("at-{}", server.port()), *server)).collect();
-    site.defaults = "timeouts = { client = \"1s\", server = \"1s\", request = \"1s\", keep_alive = \"1s\", queue = \"1s\", \
+    site.defaults =
+        "timeouts = { client = \"1s\", server = \"1s\", request = \"1s\", keep_alive = \"1s\", queue = \"1s\", \
                      connect = \"1s\", check = \"5s\", tunnel = \"10m\" }"
-        .into();
+            .into();
     site.backend = format!("check = {{ {check}, interval = \"200ms\", rise = 1, fall = 1 }}");
     site
 }
