@@ -13,7 +13,7 @@ use netns_lab::site::VIP;
 use socket2::{Domain, Socket, Type};
 use tests::dnsmasq::Dnsmasq;
 use tests::fixture::{LIMIT, OrFail};
-use tests::mail::{dovecot, postfix};
+use tests::mail::{Postfix, dovecot, postfix};
 use tests::nginx::Nginx;
 use tests::part::Part;
 use tests::pki::{Key, Pki, Use, Validity, Wanted};
@@ -49,7 +49,7 @@ pub(crate) fn certificates(folder: &Path) -> Pki {
 pub(crate) struct Exchange {
     _dns: Dnsmasq,
     _web: [Nginx; 2],
-    _smtp: [Part; 2],
+    _smtp: [Postfix; 2],
     _imap: [Part; 2],
     health: [PathBuf; 2],
     // Last: their folders go with them.

@@ -155,7 +155,6 @@ fn full() -> Status {
             denied: 4,
             client_aborts: 5,
             http: Some(http()),
-            bad_proxy: [("timeout".to_owned(), 7)].into(),
             bad_http2: [("pings", 4)].map(|(why, count)| (why.to_owned(), count)).into(),
             bad_proxy: [("missing", 5)].map(|(why, count)| (why.to_owned(), count)).into(),
             bad_requests: [("bare_lf", 2), ("host", 9), ("nul", 1), ("obs_fold", 1_500), ("target", 3)]

@@ -18,6 +18,10 @@ use crate::route::Route;
 use crate::server::ServerLive;
 use crate::stick::Event;
 
+/// How often a request may be refused (HTTP/2) at no cost, as one that met the end of a pooled connection is; a server that
+/// refuses all that it is asked is not asked forever.
+const REFUSALS: u32 = 4;
+
 /// A server connection that is one client's alone: the server may know its user by it (NTLM, Negotiate).
 pub(super) struct Private {
     server: Arc<ServerLive>,
@@ -56,7 +60,8 @@ impl Connection {
         trip.private |= own.is_some();
         // A pooled connection may end as the request arrives. So it is for requests that can be sent again, or
         // whose client is as used to that as anybody with a connection of its own (HAProxy's `http-reuse safe`).
-        let mut may_reuse = trip.replay.is_some() || self.answered > 0;
+        let mut may_reuse = trip.replay().is_some() || self.answered > 0;
+        let mut refusals = 0;
         loop {
             let at_hand = match own.take() {
                 Some(own) => Some(*own),
@@ -100,9 +105,12 @@ impl Connection {
                 story.status = status;
                 story.bytes = down.written;
             });
+            // It did nothing with the request, and says so: as it ends a connection of HTTP/2, say.
+            let refused = end == Err(Failure::Server) && !heard && server.stream.was_refused();
+            refusals += u32::from(refused);
             // A pooled connection that ended as the request arrived.
             let stale = end == Err(Failure::Server) && reused && !heard;
-            if !stale {
+            if !stale && !refused {
                 end.err().into_iter().for_each(|failure| count_failure(route, &trip, chosen.server, failure));
                 speaks_for(status, end).into_iter().for_each(|good| route.observe(backend, chosen.server, good));
             }
@@ -142,8 +150,9 @@ impl Connection {
                 // Nobody heard anything of it.
                 Err(Failure::Server) if !heard => {
                     drop((server, down));
-                    if let Some(body) = trip.replay
-                        && (reused || route.again(backend, &mut chosen, &mut attempts))
+                    let free = reused || refused && refusals <= REFUSALS;
+                    if let Some(body) = if refused { trip.at_hand } else { trip.replay() }
+                        && (free || route.again(backend, &mut chosen, &mut attempts))
                     {
                         trip.up.rewind(body);
                         may_reuse = false;
@@ -152,13 +161,16 @@ impl Connection {
                         self.tell(|story| story.failed(Failure::Server));
                         return Outcome::Next(Next::Close);
                     } else {
+                        if refused {
+                            count_failure(route, &trip, chosen.server, Failure::Server);
+                        }
                         return Box::pin(self.failed(route, &trip, chosen.server, Failure::Server)).await;
                     }
                 }
                 // The same at a server that is up.
                 Err(Failure::Down)
                     if !heard
-                        && let Some(body) = trip.replay
+                        && let Some(body) = trip.replay()
                         && route.moves(backend, &mut chosen, &mut attempts) =>
                 {
                     trip.up.rewind(body);
