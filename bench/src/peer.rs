@@ -90,7 +90,7 @@ pub(crate) fn answer() -> String {
 fn site(front: Front, address: SocketAddr, origin: SocketAddr, place: &Place) -> String {
     let mut site = Site::new(address, origin);
     let keep_alive = match front.kind {
-        Kind::Tcp => {
+        Kind::Tcp | Kind::TcpSplice => {
             site.mode = "tcp";
             String::new()
         }
@@ -122,6 +122,7 @@ fn sections(front: Front, address: SocketAddr, origin: SocketAddr, place: &Place
         Kind::Http | Kind::Http2 | Kind::Here => "mode http",
         Kind::Splice => "mode http\n  option splice-auto",
         Kind::Tcp => "mode tcp",
+        Kind::TcpSplice => "mode tcp\n  option splice-auto",
     };
     let mut global = String::new();
     // HTTP/2 in the clear needs no word: it is known by its preface.
@@ -153,7 +154,7 @@ fn sections(front: Front, address: SocketAddr, origin: SocketAddr, place: &Place
 
 /// What stands in `http {}` and in `stream {}`.
 fn blocks(front: Front, address: SocketAddr, origin: SocketAddr, place: &Place) -> (String, String) {
-    if front.kind == Kind::Tcp {
+    if matches!(front.kind, Kind::Tcp | Kind::TcpSplice) {
         return (String::new(), format!("server {{ listen {address} backlog=4096; proxy_pass {origin}; }}"));
     }
     let listen = match front {
@@ -190,7 +191,7 @@ fn blocks(front: Front, address: SocketAddr, origin: SocketAddr, place: &Place) 
 /// The origin: nginx with one worker, answers from memory and from files that are in it.
 pub(crate) fn origin(place: &Place) -> Result<(Nginx, SocketAddr), PartError> {
     let address = place.at(8000);
-    for (name, size) in [("16k", 16 << 10), ("1m", 1 << 20)] {
+    for (name, size) in [("16k", 16 << 10), ("1m", 1 << 20), ("16m", 16 << 20)] {
         let path = place.path(name);
         place.write(name, vec![b'x'; size]).map_err(|source| PartError::File { path, source })?;
     }

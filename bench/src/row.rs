@@ -92,6 +92,8 @@ pub(crate) enum Kind {
     Here,
     /// HTTP, with whatever the proxy has for long bodies.
     Splice,
+    /// Bytes, with whatever the proxy has for many of them.
+    TcpSplice,
     /// TCP.
     Tcp,
 }
@@ -151,6 +153,12 @@ fn in_the_clear() -> Vec<Row> {
             front: front(Kind::Tcp),
             work: small("/100"),
             goal: Goal::Ratio(Peer::Haproxy, 0.95),
+        },
+        Row {
+            name: "TCP, bodies of 16 MiB",
+            front: front(Kind::TcpSplice),
+            work: bulk("/16m", 16 << 20),
+            goal: Goal::Ratio(Peer::Haproxy, 1.0),
         },
         Row {
             name: "HTTP/2, 100 bytes",
@@ -226,8 +234,11 @@ const fn small(path: &'static str) -> Work {
     Work::Requests { load: Load::Http1 { connections: CONNECTIONS }, path, bulk: None, paced: true }
 }
 
-const BULK: Work =
-    Work::Requests { load: Load::Http1 { connections: 8 }, path: "/1m", bulk: Some(1 << 20), paced: false };
+const BULK: Work = bulk("/1m", 1 << 20);
+
+const fn bulk(path: &'static str, bytes: u64) -> Work {
+    Work::Requests { load: Load::Http1 { connections: 8 }, path, bulk: Some(bytes), paced: false }
+}
 
 const HTTP2: Work =
     Work::Requests { load: Load::Http2 { connections: 16, streams: 16 }, path: "/100", bulk: None, paced: false };

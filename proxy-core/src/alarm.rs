@@ -24,6 +24,11 @@ impl Alarm {
         if deadline < self.sleep.deadline() {
             self.set(deadline);
         }
+        self.poll_later(cx, || deadline)
+    }
+
+    /// The same with a deadline that only moves on, and is asked for when it rings.
+    pub(crate) fn poll_later(&mut self, cx: &mut Context<'_>, deadline: impl Fn() -> Instant) -> Poll<()> {
         loop {
             if self.registered && !self.sleep.is_elapsed() {
                 return Poll::Pending;
@@ -31,6 +36,7 @@ impl Alarm {
             self.registered = true;
             // Whatever the task has done in this turn: a timer that tokio puts off here would never wake it.
             ready!(pin!(unconstrained(self.sleep.as_mut())).poll(cx));
+            let deadline = deadline();
             if deadline <= Instant::now() {
                 return Poll::Ready(());
             }

@@ -6,6 +6,7 @@ pub mod beat;
 mod calendar;
 mod check;
 pub mod control;
+mod cut;
 mod first;
 pub mod http;
 mod http2;

@@ -331,6 +331,7 @@ fn server_stats(server: &plan::Server, live: &ServerLive, slow_start: Option<Dur
         bytes_out: sum(&live.shards, |shard| &shard.bytes_out),
         connect_errors: sum(&live.shards, |shard| &shard.connect_errors),
         response_errors: sum(&live.shards, |shard| &shard.response_errors),
+        cut_when_down: sum(&live.shards, |shard| &shard.cut_when_down),
         http: http.then(|| HttpCounters::sum(&live.shards, |shard| &shard.http)),
         last_check: report.last_check.as_ref().map(|check| CheckReport {
             ok: check.ok,

@@ -1,6 +1,7 @@
 //! How a client gets a server: choose one, wait for a place, take a pooled connection or open one, retry, redispatch.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -41,6 +42,8 @@ pub(crate) enum Unreached {
     Left,
     /// No attempt to connect succeeded.
     Connect,
+    /// The server went down meanwhile, and there is no other one.
+    Down,
 }
 
 /// A place at a server.
@@ -64,6 +67,7 @@ impl Unreached {
     pub(crate) fn termination(self) -> Termination {
         match self {
             Unreached::NoServer | Unreached::Connect => Termination::new(Ended::Server, Phase::Connect),
+            Unreached::Down => Termination::new(Ended::Down, Phase::Connect),
             Unreached::QueueFull => Termination::new(Ended::Server, Phase::Queue),
             Unreached::QueueTimeout => Termination::new(Ended::ServerTimeout, Phase::Queue),
             Unreached::Left => Termination::new(Ended::Client, Phase::Queue),
@@ -189,6 +193,9 @@ impl Route {
     pub(crate) fn stay(&self, backend: usize, server: &Arc<ServerLive>) -> Option<Chosen> {
         let live = self.backend_live(backend);
         let index = live.servers.iter().position(|one| Arc::ptr_eq(one, server))?;
+        if self.backend(backend).cut_on_down && !server.is_usable() {
+            return None;
+        }
         Some(Chosen { server: index, place: server.take(u32::MAX, &live.queue)? })
     }
 
@@ -202,9 +209,25 @@ impl Route {
         let plan = self.backend(backend);
         loop {
             let server = &plan.servers[chosen.server];
-            match self.connect(backend, chosen.server).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => {
+            let connected = {
+                let mut cut = chosen.place.cut(plan);
+                tokio::select! {
+                    biased;
+                    () = poll_fn(|cx| cut.poll(cx)) => None,
+                    connected = self.connect(backend, chosen.server) => Some(connected),
+                }
+            };
+            match connected {
+                Some(Ok(stream)) => return Ok(stream),
+                None => {
+                    debug!(backend = plan.name, server = server.name, "a server went down as it was connected to");
+                    if self.moves(backend, chosen, attempts) {
+                        continue;
+                    }
+                    self.server_counters(backend, chosen.server).cut_when_down.add(1);
+                    return Err(Unreached::Down);
+                }
+                Some(Err(error)) => {
                     self.server_counters(backend, chosen.server).connect_errors.add(1);
                     self.observe(backend, chosen.server, false);
                     debug!(backend = plan.name, server = server.name, %error, attempts.retries, "connect failed");
@@ -241,6 +264,11 @@ impl Route {
         true
     }
 
+    /// Whether there is another attempt, at another server: `chosen` went down, and its sessions are cut.
+    pub(crate) fn moves(&self, backend: usize, chosen: &mut Chosen, attempts: &mut Attempts) -> bool {
+        self.backend(backend).redispatch && self.again(backend, chosen, attempts) && attempts.redispatched
+    }
+
     /// How full everything is, for the log.
     pub(crate) fn load(&self, backend: Option<usize>, server: Option<usize>, attempts: Attempts, queued: u32) -> Load {
         let servers = backend.map_or(&[][..], |backend| &self.backend_live(backend).servers);
@@ -265,7 +293,7 @@ impl Route {
             Unreached::QueueTimeout => counters.queue_timeouts.add(1),
             Unreached::Left => counters.queue_left.add(1),
             // Each attempt was counted at its server.
-            Unreached::Connect => {}
+            Unreached::Connect | Unreached::Down => {}
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::balance::{Standing, Warmth, share};
 use crate::check::agent::{self, Said};
 use crate::check::observed::Observed;
+use crate::cut::{Cut, Falls};
 use crate::http::forwarded::Forwarding;
 use crate::http::lists::Lists;
 use crate::http::rules::Rules;
@@ -69,6 +70,7 @@ pub(crate) struct BackendLive {
 pub(crate) struct ServerLive {
     sessions: AtomicU32,
     health: AtomicU8,
+    falls: Falls,
     /// What clients meet with.
     pub(crate) observed: Observed,
     /// What it says of itself.
@@ -105,6 +107,8 @@ pub(crate) struct LastCheck {
 pub(crate) struct Place {
     server: Arc<ServerLive>,
     queue: Arc<Queue>,
+    /// Of the server, when it was taken.
+    falls: u64,
 }
 
 impl Scheme {
@@ -182,6 +186,10 @@ impl BackendLive {
                 }
                 None => Arc::new(ServerLive::new(first, workers, &changes)),
             };
+            if server.unresolved().is_some() {
+                // Whoever is at the address that it had is with a server that is down now.
+                kept.into_iter().for_each(|(plan, old)| old.lose(plan, server));
+            }
             live.suit(backend, server);
             live
         });
@@ -191,6 +199,12 @@ impl BackendLive {
             queue: kept.map_or_else(Arc::default, |(_, live)| Arc::clone(&live.queue)),
             shards: kept.map_or_else(|| shards(workers).into(), |(_, live)| Arc::clone(&live.shards)),
         }
+    }
+
+    /// Of these servers, `lost` has no address any more.
+    fn lose(&self, plan: &plan::Backend, lost: &plan::Server) {
+        let same = plan.servers.iter().zip(&self.servers).filter(|(server, _)| server.name == lost.name);
+        same.for_each(|(_, live)| live.set_health(ServerState::Down));
     }
 }
 
@@ -207,6 +221,7 @@ impl ServerLive {
         let server = ServerLive {
             sessions: AtomicU32::new(0),
             health: AtomicU8::new(0),
+            falls: Falls::default(),
             changes: Arc::clone(changes),
             observed: Observed::default(),
             agent: Said::default(),
@@ -250,7 +265,7 @@ impl ServerLive {
             ServerState::Up | ServerState::Drain | ServerState::Maintenance => 1,
             ServerState::Down => 2,
         };
-        let before = self.health();
+        let (before, usable) = (self.health(), self.is_usable());
         if self.health.swap(code, SeqCst) != code {
             let now = Instant::now();
             let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
@@ -259,10 +274,19 @@ impl ServerLive {
             drop(report);
             self.changes.fetch_add(1, SeqCst);
         }
+        self.falls_from(usable);
+    }
+
+    /// It went down, or out of service, if it was usable and isn't any more.
+    fn falls_from(&self, usable: bool) {
+        if usable && !self.is_usable() {
+            self.falls.add();
+        }
     }
 
     /// Takes where its agent says that it stands, if it does, and in which words; whether that is news.
     pub(crate) fn heard(&self, standing: Option<agent::Standing>, words: &str) -> bool {
+        let usable = self.is_usable();
         let news = standing.is_some_and(|standing| self.agent.set(standing));
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         report.agent = Some(words.to_owned());
@@ -270,6 +294,7 @@ impl ServerLive {
             report.since = Instant::now();
             drop(report);
             self.changes.fetch_add(1, SeqCst);
+            self.falls_from(usable);
         }
         news
     }
@@ -324,8 +349,20 @@ impl ServerLive {
 
     /// A place, unless the last one of `max` went to somebody else a moment ago.
     pub(crate) fn take(self: &Arc<ServerLive>, max: u32, queue: &Arc<Queue>) -> Option<Place> {
+        let falls = self.falls.count();
         self.sessions.fetch_update(SeqCst, SeqCst, |now| (now < max).then_some(now + 1)).ok()?;
-        Some(Place { server: Arc::clone(self), queue: Arc::clone(queue) })
+        Some(Place { server: Arc::clone(self), queue: Arc::clone(queue), falls })
+    }
+}
+
+impl Place {
+    /// When its session is to be cut, if its backend wants that.
+    pub(crate) fn cut(&self, backend: &plan::Backend) -> Cut<'_> {
+        if !backend.cut_on_down {
+            return Cut::NEVER;
+        }
+        // It may have been chosen a moment before the server went down.
+        Cut::after(self.server.is_usable().then_some(self.falls), &self.server.falls)
     }
 }
 

@@ -216,7 +216,7 @@ async fn tcp(client: Stream, peer: SocketAddr, route: Rc<Route>, _room: Room) {
     let up = [&counters.bytes_in, &server.bytes_in, &tracked_up];
     let down = [&counters.bytes_out, &server.bytes_out, &tracked_down];
     let client = client.served();
-    let relay = Relay::new(&client, &stream, &route.desk.buffers).run(idle, &up, &down);
+    let relay = Relay::new(&client, &stream, &route.desk).run(idle, &up, &down, place.cut(plan));
     let (end, bytes) = tracks.watch(&tracked_up, &tracked_down, relay).await;
     debug!(frontend = frontend.name, client = %peer, ?end, "session ended");
     story.bytes = bytes;
@@ -225,6 +225,10 @@ async fn tcp(client: Stream, peer: SocketAddr, route: Rc<Route>, _room: Room) {
         End::Idle => Termination::new(Ended::ClientTimeout, Phase::Data),
         End::Client => Termination::new(Ended::Client, Phase::Data),
         End::Server => Termination::new(Ended::Server, Phase::Data),
+        End::Down => {
+            server.cut_when_down.add(1);
+            Termination::new(Ended::Down, Phase::Data)
+        }
     };
     story.tell(&route, peer, began);
     drop(place);

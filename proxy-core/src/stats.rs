@@ -178,6 +178,8 @@ pub struct ServerStats {
     pub connect_errors: u64,
     /// Requests that it did not answer in time, or not to the end, or with something that is no answer.
     pub response_errors: u64,
+    /// Sessions, and requests, that were cut because it went down.
+    pub cut_when_down: u64,
     /// As its backend's.
     pub http: Option<HttpStats>,
     /// `None`: never checked.
@@ -360,6 +362,7 @@ pub(crate) struct ServerShard {
     pub(crate) bytes_out: Counter,
     pub(crate) connect_errors: Counter,
     pub(crate) response_errors: Counter,
+    pub(crate) cut_when_down: Counter,
     pub(crate) http: HttpCounters,
 }
 

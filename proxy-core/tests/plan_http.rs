@@ -51,6 +51,7 @@ fn valid() -> Plan {
         persist: None,
         prefer_last_server: false,
         slow_start: None,
+        cut_on_down: false,
         all_backups: false,
         http2: false,
         request_edits: Vec::new(),

@@ -273,6 +273,7 @@ fn what_goes_with_a_balance_can_be_written() {
     let backend = balanced("all_backups = true\nslow_start = \"30s\"\nprefer_last_server = true\nbalance = \"source\"");
     assert_eq!((backend.all_backups, backend.prefer_last_server), (true, true));
     assert_eq!(backend.slow_start, Some(Duration::from_secs(30)));
+    assert!(balanced("on_marked_down = \"shutdown-sessions\"").cut_on_down && !backend.cut_on_down);
     // Only the limit grows with these.
     assert!(balanced("balance = \"first\"\nslow_start = \"30s\"").slow_start.is_some());
     let backend = balanced("");

@@ -375,6 +375,8 @@ pub struct Server {
     pub connect_errors: u64,
     /// Requests that it did not answer in time, or not to the end, or with something that is no answer.
     pub response_errors: u64,
+    /// Sessions, and requests, that were cut because it went down (`on_marked_down`).
+    pub cut_when_down: u64,
     /// Requests and its answers; absent: no frontend that speaks HTTP leads here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpStats>,

@@ -178,6 +178,7 @@ fn full() -> Status {
                 bytes_out: 40,
                 connect_errors: 1,
                 response_errors: 2,
+                cut_when_down: 3,
                 http: Some(http()),
                 weight: 1,
                 throttle: Some(25),

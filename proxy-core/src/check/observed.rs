@@ -73,7 +73,8 @@ pub(crate) fn speaks_for(status: u16, end: Result<End, Failure>) -> Option<bool>
         // As HAProxy: 501 and 505 are about the request.
         Ok(_) => Some(status < 500 || matches!(status, 501 | 505)),
         Err(Failure::Server | Failure::ServerTimeout | Failure::Response(_)) => Some(false),
-        Err(Failure::Client | Failure::ClientTimeout | Failure::Request(_)) => None,
+        // That it is down is known.
+        Err(Failure::Client | Failure::ClientTimeout | Failure::Request(_) | Failure::Down) => None,
     }
 }
 

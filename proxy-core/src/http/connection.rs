@@ -302,10 +302,13 @@ impl Connection {
         let (tracked_up, tracked_down) = (Counter::default(), Counter::default());
         let up = [&counters.bytes_in, &served.bytes_in, &tracked_up];
         let down = [&counters.bytes_out, &served.bytes_out, &tracked_down];
-        let relay =
-            Relay::new(&self.client, &server.stream, &self.entrance.desk.buffers).with(from_client, from_server);
-        let (end, passed) = self.tracks.watch(&tracked_up, &tracked_down, relay.run(idle, &up, &down)).await;
+        let cut = chosen.place.cut(plan);
+        let relay = Relay::new(&self.client, &server.stream, &self.entrance.desk).with(from_client, from_server);
+        let (end, passed) = self.tracks.watch(&tracked_up, &tracked_down, relay.run(idle, &up, &down, cut)).await;
         debug!(frontend = frontend.name, client = %self.ends.client, ?end, "tunnel ended");
+        if matches!(end, End::Down) {
+            served.cut_when_down.add(1);
+        }
         if let Some(mut story) = self.story.take() {
             story.bytes += passed;
             match end {
@@ -313,6 +316,7 @@ impl Connection {
                 End::Idle => story.ends(Ended::ClientTimeout, Phase::Data),
                 End::Client => story.ends(Ended::Client, Phase::Data),
                 End::Server => story.ends(Ended::Server, Phase::Data),
+                End::Down => story.ends(Ended::Down, Phase::Data),
             }
             story.tell(&route, &self.ends);
         }

@@ -15,6 +15,7 @@ use super::rewrite::{Connection, ResponseHead};
 use super::story::Story;
 use super::trip::Trip;
 use crate::alarm::Alarm;
+use crate::cut::Cut;
 use crate::route::{Entrance, Route};
 use crate::stream::Stream;
 use crate::tcp::window::Window;
@@ -47,6 +48,8 @@ pub(crate) enum Failure {
     /// It closed or reset the connection before the end of its answer.
     Server,
     ServerTimeout,
+    /// The server went down, and its sessions are cut.
+    Down,
     /// Its answer is malformed.
     Response(BadResponse),
 }
@@ -130,8 +133,14 @@ impl<'t> Exchange<'t> {
         self.down
     }
 
-    /// To the end of both directions.
-    pub(crate) async fn run(&mut self, client: &Stream, server: &Stream, alarm: &mut Alarm) -> Result<End, Failure> {
+    /// To the end of both directions, or until it is cut.
+    pub(crate) async fn run(
+        &mut self,
+        client: &Stream,
+        server: &Stream,
+        alarm: &mut Alarm,
+        mut cut: Cut<'_>,
+    ) -> Result<End, Failure> {
         let client_timeout = self.route.frontend().client_timeout;
         let server_timeout = self.route.backend(self.trip.backend).server_timeout;
         let mut last = Instant::now();
@@ -139,6 +148,9 @@ impl<'t> Exchange<'t> {
         let mut moved = None;
         let mut unfinished = Unfinished(Some(client));
         let end = poll_fn(|cx| {
+            if cut.poll(cx).is_ready() {
+                return Poll::Ready(Err(Failure::Down));
+            }
             if let Poll::Ready(end) = self.poll(cx, client, server) {
                 return Poll::Ready(end);
             }

@@ -82,7 +82,8 @@ impl Connection {
             counters.total.add(1);
             counters.http.requests.add(1);
             let mut exchange = Exchange::new(&self.entrance, route, &mut trip, self.story.as_deref_mut());
-            let end = exchange.run(&self.client, &server.stream, &mut self.alarm).await;
+            let cut = chosen.place.cut(route.backend(backend));
+            let end = exchange.run(&self.client, &server.stream, &mut self.alarm, cut).await;
             let (status, heard) = (exchange.status, exchange.heard);
             let mut down = exchange.into_down();
             count(route, &trip, chosen.server, status, &down);
@@ -150,6 +151,14 @@ impl Connection {
                         return Box::pin(self.failed(route, &trip, chosen.server, Failure::Server)).await;
                     }
                 }
+                // The same at a server that is up.
+                Err(Failure::Down)
+                    if !heard
+                        && let Some(body) = trip.replay
+                        && route.moves(backend, &mut chosen, &mut attempts) =>
+                {
+                    trip.up.rewind(body);
+                }
                 Err(failure) if status == 0 => {
                     drop(down);
                     return Box::pin(self.failed(route, &trip, chosen.server, failure)).await;
@@ -214,7 +223,7 @@ impl Connection {
             Failure::Client => return Outcome::Next(Next::Close),
             Failure::ClientTimeout => (408, None),
             Failure::Request(bad) => (bad.status(), Some(bad.sentence())),
-            Failure::Server | Failure::Response(_) => (502, None),
+            Failure::Server | Failure::Down | Failure::Response(_) => (502, None),
             Failure::ServerTimeout => (504, None),
         };
         let answer = self.error(route, Some(trip), status, sentence);
@@ -240,6 +249,7 @@ fn count_failure(route: &Route, trip: &Trip, server: usize, failure: Failure) {
         Failure::Client | Failure::ClientTimeout => route.counters().client_aborts.add(1),
         Failure::Request(bad) => route.counters().bad_requests.0[bad.index()].add(1),
         Failure::Server | Failure::ServerTimeout => server.response_errors.add(1),
+        Failure::Down => server.cut_when_down.add(1),
         Failure::Response(bad) => {
             server.response_errors.add(1);
             route.backend_counters(trip.backend).bad_responses.0[bad.index()].add(1);

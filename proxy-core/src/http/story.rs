@@ -109,6 +109,7 @@ impl Story {
                 self.why = Some(bad.why());
             }
             Failure::Server => self.ends(Ended::Server, phase),
+            Failure::Down => self.ends(Ended::Down, phase),
             Failure::ServerTimeout => self.ends(Ended::ServerTimeout, phase),
             Failure::Response(bad) => {
                 self.ends(Ended::Proxy, phase);

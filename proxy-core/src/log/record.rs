@@ -116,6 +116,8 @@ pub(crate) enum Ended {
     Server,
     /// `P`: we refused or cut it: a rule, a limit, a message that breaks the rules.
     Proxy,
+    /// `D`: its server went down, and it was to be cut then.
+    Down,
     /// `L`: we answered it ourselves, as we were told to.
     Local,
     /// `c`: the client was silent too long.
@@ -158,6 +160,7 @@ impl Termination {
             Ended::Client => b'C',
             Ended::Server => b'S',
             Ended::Proxy => b'P',
+            Ended::Down => b'D',
             Ended::Local => b'L',
             Ended::ClientTimeout => b'c',
             Ended::ServerTimeout => b's',

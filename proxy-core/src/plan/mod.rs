@@ -117,6 +117,8 @@ pub struct Backend {
     pub prefer_last_server: bool,
     /// How long a server that was down takes to get its whole weight, and limit.
     pub slow_start: Option<Duration>,
+    /// The sessions of a server that goes down are cut.
+    pub cut_on_down: bool,
     /// `None`: every server counts as up.
     pub check: Option<Check>,
     /// `None`: the servers say nothing of themselves.
@@ -404,6 +406,7 @@ pub(crate) mod tests {
             persist: None,
             prefer_last_server: false,
             slow_start: None,
+            cut_on_down: false,
             all_backups: false,
             http2: false,
             request_edits: Vec::new(),

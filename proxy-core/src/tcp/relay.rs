@@ -4,6 +4,8 @@
 //! before it. A reset on either side becomes a reset on the other. The session ends when nothing has moved in
 //! either direction for the idle time (as HAProxy ends a session when either side's timeout expires: the shorter
 //! of the two counts, and bytes either way touch both sides).
+//!
+//! Bytes are copied, until so many come at once, in the clear from side to side, that it pays to leave them in the kernel.
 
 use std::future::poll_fn;
 use std::io;
@@ -11,13 +13,25 @@ use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::buffers::Buffers;
+use super::buffers::SIZE;
+use super::pipe::Pipe;
 use super::window::Window;
 use crate::alarm::Alarm;
+use crate::cut::Cut;
+use crate::route::Desk;
 use crate::stats::Counter;
 use crate::stream::Stream;
+
+/// Full windows in a row after which a direction is spliced.
+const STREAM: u8 = 4;
+/// Bytes that are taken into a pipe at once.
+const SPLICED: usize = 1024 * 1024;
+/// Fewer at once are copied again: two system calls more cost as much as that.
+const FEW: usize = 16 * 1024;
 
 /// How a session's relay ended.
 #[derive(Debug)]
@@ -30,6 +44,8 @@ pub(crate) enum End {
     Client,
     /// The server did, and so the client's was reset.
     Server,
+    /// The server went down, and so both were reset.
+    Down,
 }
 
 /// Whose fault it is that a direction can't go on.
@@ -47,16 +63,16 @@ pub(crate) type Tally<'a> = &'a [&'a Counter];
 pub(crate) struct Relay<'a> {
     client: &'a Stream,
     server: &'a Stream,
-    buffers: &'a Buffers,
+    desk: &'a Desk,
     to_server: Direction,
     to_client: Direction,
     finished: bool,
 }
 
 impl<'a> Relay<'a> {
-    pub(crate) fn new(client: &'a Stream, server: &'a Stream, buffers: &'a Buffers) -> Relay<'a> {
+    pub(crate) fn new(client: &'a Stream, server: &'a Stream, desk: &'a Desk) -> Relay<'a> {
         let (to_server, to_client) = Default::default();
-        Relay { client, server, buffers, to_server, to_client, finished: false }
+        Relay { client, server, desk, to_server, to_client, finished: false }
     }
 
     /// What was read from either side before, and goes on first.
@@ -65,20 +81,23 @@ impl<'a> Relay<'a> {
         self
     }
 
-    /// Runs to the end; `up` counts bytes from the client, `down` bytes to it. How it ended, and how much went to the
+    /// Runs to the end, or until it is cut; `up` counts bytes from the client, `down` bytes to it. How it ended, and how much went to the
     /// client.
-    pub(crate) async fn run(mut self, idle: Duration, up: Tally<'_>, down: Tally<'_>) -> (End, u64) {
-        let mut last = Instant::now();
-        let mut alarm = Alarm::new(last + idle);
-        let Relay { client, server, buffers, to_server, to_client, finished } = &mut self;
-        let (client, server) = (*client, *server);
+    pub(crate) async fn run(mut self, idle: Duration, up: Tally<'_>, down: Tally<'_>, mut cut: Cut<'_>) -> (End, u64) {
+        let mut last = coarse_now();
+        let mut alarm = Alarm::new(Instant::now() + idle);
+        let Relay { client, server, desk, to_server, to_client, finished } = &mut self;
+        let (client, server, desk) = (*client, *server, *desk);
         // A side that isn't read, because the other one takes nothing, shows its reset here and nowhere else.
         let mut client_reset = pin!(client.resets());
         let mut server_reset = pin!(server.resets());
         let end = poll_fn(|cx| {
+            if cut.poll(cx).is_ready() {
+                return Poll::Ready(End::Down);
+            }
             let before = (to_server.passed, to_client.passed);
-            let upward = to_server.poll(cx, client, server, buffers);
-            let downward = to_client.poll(cx, server, client, buffers);
+            let upward = to_server.poll(cx, client, server, desk);
+            let downward = to_client.poll(cx, server, client, desk);
             count(to_server.passed - before.0, up);
             count(to_client.passed - before.1, down);
             match (upward, downward) {
@@ -98,13 +117,14 @@ impl<'a> Relay<'a> {
                 return Poll::Ready(End::Server);
             }
             if before != (to_server.passed, to_client.passed) {
-                last = Instant::now();
+                last = coarse_now();
             }
-            alarm.poll(cx, last + idle).map(|()| End::Idle)
+            let deadline = || Instant::now() + idle.saturating_sub(coarse_now().saturating_sub(last));
+            alarm.poll_later(cx, deadline).map(|()| End::Idle)
         })
         .await;
-        to_server.window.clear(buffers);
-        to_client.window.clear(buffers);
+        to_server.window.clear(&desk.buffers);
+        to_client.window.clear(&desk.buffers);
         *finished = matches!(end, End::Finished | End::Idle);
         (end, to_client.passed)
     }
@@ -119,6 +139,11 @@ impl Drop for Relay<'_> {
     }
 }
 
+/// To a few milliseconds, for next to nothing.
+fn coarse_now() -> Duration {
+    clock_gettime(ClockId::MonotonicCoarse).try_into().unwrap_or_default()
+}
+
 fn count(bytes: u64, tally: Tally<'_>) {
     if bytes > 0 {
         tally.iter().for_each(|counter| counter.add(bytes));
@@ -129,6 +154,10 @@ fn count(bytes: u64, tally: Tally<'_>) {
 #[derive(Debug, Default)]
 struct Direction {
     window: Window,
+    /// On loan while it carries many bytes at a time.
+    pipe: Option<Pipe>,
+    /// Times in a row that there was more than a window holds, up to [`STREAM`].
+    full: u8,
     passed: u64,
     state: State,
 }
@@ -146,16 +175,10 @@ enum State {
 impl Direction {
     /// Whether a reset of the reader would show when it is read.
     fn is_reading(&self) -> bool {
-        self.state == State::Open && self.window.is_empty()
+        self.state == State::Open && self.window.is_empty() && self.pipe.is_none()
     }
 
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &Stream,
-        to: &Stream,
-        buffers: &Buffers,
-    ) -> Poll<Result<(), Broken>> {
+    fn poll(&mut self, cx: &mut Context<'_>, from: &Stream, to: &Stream, desk: &Desk) -> Poll<Result<(), Broken>> {
         let unread = |_: io::Error| Broken::Read;
         let unwritten = |_: io::Error| Broken::Write;
         while self.state == State::Open {
@@ -165,14 +188,59 @@ impl Direction {
                 self.passed += written as u64;
             }
             ready!(to.poll_flush(cx)).map_err(unwritten)?;
-            if ready!(self.window.poll_fill(cx, from, buffers)).map_err(unread)? == 0 {
-                self.state = State::Said;
+            if self.full == STREAM
+                && let (Some(from), Some(to)) = (from.clear(), to.clear())
+                && let Some(pipe) = self.pipe.take().or_else(|| desk.pipes.lend())
+            {
+                ready!(self.poll_splice(cx, pipe, (from, to), desk))?;
+                continue;
+            }
+            match ready!(self.window.poll_fill(cx, from, &desk.buffers)).map_err(unread)? {
+                0 => self.state = State::Said,
+                SIZE => self.full = (self.full + 1).min(STREAM),
+                _ => self.full = 0,
             }
         }
         if self.state == State::Said {
             ready!(to.poll_shutdown(cx)).map_err(unwritten)?;
             self.state = State::Ended;
         }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Carries bytes past us, until little comes at once or there is an end.
+    fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut pipe: Pipe,
+        (from, to): (&TcpStream, &TcpStream),
+        desk: &Desk,
+    ) -> Poll<Result<(), Broken>> {
+        while self.full == STREAM || !pipe.is_empty() {
+            if !pipe.is_empty() {
+                let Poll::Ready(passed) = pipe.poll_drain(cx, to) else {
+                    self.pipe = Some(pipe);
+                    return Poll::Pending;
+                };
+                self.passed += passed.map_err(|_| Broken::Write)? as u64;
+                continue;
+            }
+            match pipe.poll_fill(cx, from, SPLICED) {
+                // Who waits holds nothing.
+                Poll::Pending => {
+                    desk.pipes.give_back(pipe);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(0)) => {
+                    self.state = State::Said;
+                    break;
+                }
+                Poll::Ready(Ok(count)) if count < FEW => self.full = 0,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Read)),
+            }
+        }
+        desk.pipes.give_back(pipe);
         Poll::Ready(Ok(()))
     }
 }

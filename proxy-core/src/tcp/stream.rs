@@ -1,8 +1,12 @@
 //! Reading and writing a socket by shared reference, with as few system calls as there are to make.
+//!
+//! They are made without the C library, whose reads and writes are points at which a thread can be cancelled: keeping
+//! track of that costs each of them two atomic operations.
 
-use std::io::{self, IoSlice};
+use std::io::{self, ErrorKind, IoSlice};
 use std::task::{Context, Poll, ready};
 
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -25,26 +29,38 @@ impl Source for TcpStream {
 pub(crate) fn poll_read(cx: &mut Context<'_>, from: &TcpStream, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
     loop {
         ready!(from.poll_read_ready(cx))?;
-        match from.try_read(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Ok(count) if (1..buffer.len()).contains(&count) => {
-                let _ = from.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
-                return Poll::Ready(Ok(count));
-            }
-            read => return Poll::Ready(read),
+        let mut count = 0;
+        let more = from.try_io(Interest::READABLE, || {
+            (_, count) = recv(from, &mut *buffer, RecvFlags::empty())?;
+            whole(count, buffer.len())
+        });
+        match more {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && count == 0 => {}
+            Err(error) if error.kind() != ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+            _ => return Poll::Ready(Ok(count)),
         }
     }
 }
 
-/// Writes of `bytes` what the socket takes.
+/// Writes of `bytes` what the socket takes. When that isn't all, it is full until a new edge says otherwise.
 pub(crate) fn poll_write(cx: &mut Context<'_>, to: &TcpStream, bytes: &[u8]) -> Poll<io::Result<usize>> {
     loop {
-        ready!(to.poll_write_ready(cx))?;
-        match to.try_write(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            written => return Poll::Ready(written),
+        let mut count = 0;
+        let more = to.try_io(Interest::WRITABLE, || {
+            count = send(to, bytes, SendFlags::NOSIGNAL)?;
+            whole(count, bytes.len())
+        });
+        match more {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && count == 0 => ready!(to.poll_write_ready(cx))?,
+            Err(error) if error.kind() != ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+            _ => return Poll::Ready(Ok(count)),
         }
     }
+}
+
+/// Tells tokio that there is no more where only a part could be had.
+fn whole(count: usize, wanted: usize) -> io::Result<()> {
+    if (1..wanted).contains(&count) { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
 }
 
 /// Writes of `parts` what the socket takes.
@@ -56,7 +72,7 @@ pub(crate) fn poll_write_vectored(
     loop {
         ready!(to.poll_write_ready(cx))?;
         match to.try_write_vectored(parts) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             written => return Poll::Ready(written),
         }
     }

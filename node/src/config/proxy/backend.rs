@@ -19,7 +19,7 @@ pub(super) fn read(
     tables: &persist::Tables,
 ) -> Option<Backend> {
     let http = mode != Some(Speaks::Tcp);
-    section.later(&["on_marked_down", "transparent"]);
+    section.later(&["transparent"]);
     let http2 = http && section.optional("http2", Value::boolean).unwrap_or(false);
     let tls = section.optional("tls", |value| tls::read_servers(value, certificates, mode, http2));
     let persist = section.optional("persist", |value| persist::read_persist(value, mode, tables));
@@ -56,6 +56,8 @@ pub(super) fn read(
             place.report("`server_name` does nothing without `tls` of the backend or its check");
         }
     }
+    let cut_on_down =
+        section.optional("on_marked_down", |value| read_on_marked_down(value, &section, servers.as_deref()));
     let retries = section.optional("retries", |value| value.integer(0..=100u32)).or(defaults.retries);
     let redispatch = section.optional("redispatch", Value::boolean).or(defaults.redispatch);
     let (mut abort_on_close, mut edits) = (None, headers::Edits::default());
@@ -84,11 +86,21 @@ pub(super) fn read(
         persist,
         prefer_last_server: choice.prefer_last_server,
         slow_start: choice.slow_start,
+        cut_on_down: cut_on_down.unwrap_or(false),
         all_backups: choice.all_backups,
         http2,
         request_edits: edits.request,
         response_edits: edits.response,
     })
+}
+
+/// Whether the sessions of a server that goes down are cut.
+fn read_on_marked_down(value: Value<'_>, section: &Section<'_>, servers: Option<&[Server]>) -> Option<bool> {
+    let named = servers.is_none_or(|servers| servers.iter().any(|server| server.host.is_some()));
+    if !section.has("check") && !section.has("agent_check") && !named {
+        value.report("`on_marked_down` does nothing without `check` or `agent_check`: no server ever goes down");
+    }
+    value.choice(&[("shutdown-sessions", true)])
 }
 
 fn read_server<'a>(

@@ -152,6 +152,7 @@ fn backend(tls: ServerTls, servers: Vec<Server>) -> Backend {
         persist: None,
         prefer_last_server: false,
         slow_start: None,
+        cut_on_down: false,
         all_backups: false,
         tunnel_timeout: None,
         request_edits: Vec::new(),
