@@ -260,14 +260,16 @@ fn airwatch() {
     }
 }
 
-/// Who had a gateway that is marked down gets the other one, on all ports, and keeps it when the first is back, which starts slowly.
+/// Sessions at a gateway that is marked down are cut, and those at the other one are not. Who had it gets the other one, on all
+/// ports, and keeps it when the first is back, which starts slowly.
 fn one_goes_down(gateways: &Gateways, devices: &Devices, pair: &mut Pair, active: usize, homes: &[String; 6]) {
     let device_of = |server: &str| DEVICES[homes.iter().position(|home| home == server).expect("each has some")];
     let (first, second) = (device_of("rip1"), device_of("rip2"));
-    let mut kept = Session::open(devices, second);
-    assert_eq!(kept.ask(), "rip2");
+    let [mut cut, mut kept] = [first, second].map(|device| Session::open(devices, device));
+    assert_eq!((cut.ask(), kept.ask()), ("rip1".to_owned(), "rip2".to_owned()));
     gateways.fails("rip1", true);
     until_down(pair, &[0, 1], &["mag-443/rip1", "seg-443/rip1"]);
+    cut.until_cut();
     assert_eq!(kept.ask(), "rip2");
     assert_eq!(devices.home(first), "rip2");
     gateways.fails("rip1", false);
