@@ -48,8 +48,8 @@ pub(crate) struct Connection {
     pub(super) alarm: Alarm,
     /// When the first byte of the current request came; of the first one: when the connection began.
     pub(super) began: Instant,
-    /// Requests answered so far.
-    pub(super) answered: u64,
+    /// A request was, so far.
+    pub(super) answered: bool,
     /// Server connections that belong to this client alone.
     pub(super) private: Vec<Private>,
     /// The servers that it was with, if that matters; its other streams have the same.
@@ -110,11 +110,11 @@ impl Connection {
         let announcing = beside.map(|beside| Rc::new(Announcing::after(*beside)));
         let ends =
             Ends { client: SocketAddr::new(peer.ip().to_canonical(), peer.port()), own, tls: client.facts().is_some() };
-        Connection { room: Some(room), announcing, ..Connection::of_stream(client, ends, entrance, 0) }
+        Connection { room: Some(room), announcing, ..Connection::of_stream(client, ends, entrance, false) }
     }
 
-    /// One stream of HTTP/2, of a client that has begun so many before it.
-    pub(crate) fn of_stream(client: Stream, ends: Ends, entrance: Rc<Entrance>, answered: u64) -> Connection {
+    /// One stream of HTTP/2, of a client that was answered already or not.
+    pub(crate) fn of_stream(client: Stream, ends: Ends, entrance: Rc<Entrance>, answered: bool) -> Connection {
         let route = entrance.route();
         let began = Instant::now();
         Connection {
@@ -167,7 +167,7 @@ impl Connection {
     }
 
     fn await_next(&mut self) {
-        self.answered += 1;
+        self.answered = true;
         self.looked_at = 0;
         self.began = Instant::now();
     }
@@ -215,7 +215,7 @@ impl Connection {
                 // Silence is no request.
                 Ok(0) | Err(_) if begins => (Step::End(Next::Close), self.entrance.route()),
                 Ok(1..) => {
-                    if begins && self.answered > 0 {
+                    if begins && self.answered {
                         self.began = Instant::now();
                     }
                     continue;
@@ -240,7 +240,7 @@ impl Connection {
         let idle = self.input.is_empty();
         let limit = {
             let route = self.entrance.route();
-            if idle && self.answered > 0 { route.http().keep_alive_timeout } else { route.http().request_timeout }
+            if idle && self.answered { route.http().keep_alive_timeout } else { route.http().request_timeout }
         };
         let deadline = match self.entrance.desk.closing_since.get() {
             Some(since) if idle => (self.began + limit).min(since + LAST_CALL),

@@ -42,7 +42,7 @@ impl Connection {
         let mut slots = head::slots();
         let bytes = self.input.bytes();
         // RFC 9113 §3.3: prior knowledge. Over TLS ALPN has decided.
-        if self.answered == 0
+        if !self.answered
             && bytes.starts_with(meter::PREFACE_LINE)
             && route.http().http2
             && self.client.clear().is_some()

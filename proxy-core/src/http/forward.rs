@@ -60,7 +60,7 @@ impl Connection {
         trip.private |= own.is_some();
         // A pooled connection may end as the request arrives. So it is for requests that can be sent again, or
         // whose client is as used to that as anybody with a connection of its own (HAProxy's `http-reuse safe`).
-        let mut may_reuse = trip.replay().is_some() || self.answered > 0;
+        let mut may_reuse = trip.replay().is_some() || self.answered;
         let mut refusals = 0;
         loop {
             let at_hand = match own.take() {
@@ -156,7 +156,7 @@ impl Connection {
                     {
                         trip.up.rewind(body);
                         may_reuse = false;
-                    } else if reused && self.answered > 0 && !self.client.is_http2() {
+                    } else if reused && self.answered && !self.client.is_http2() {
                         // As its own server would have done: the client knows what it may send again.
                         self.tell(|story| story.failed(Failure::Server));
                         return Outcome::Next(Next::Close);

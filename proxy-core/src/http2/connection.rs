@@ -326,7 +326,7 @@ impl Front {
         };
         let stream = H2Stream::new(Rc::clone(&self.carrier), Rc::clone(&self.desk), body, respond, text, shape);
         let client = Stream::H2(Box::new(stream));
-        let mut served = engine::Connection::of_stream(client, self.ends, Rc::clone(&self.entrance), self.begun);
+        let mut served = engine::Connection::of_stream(client, self.ends, Rc::clone(&self.entrance), self.begun > 0);
         served.last = Some(Rc::clone(&self.last));
         served.announcing = Some(Rc::clone(&self.announcing));
         self.begun += 1;

@@ -1,6 +1,6 @@
 //! What one session is counted in: at most one entry of each table, from the `track` that names it to the session's end.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use crate::stats::Counter;
 /// How often the bytes of a session that only carries them are counted.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The entries of one session; dropped, it ends in each of them.
+/// The entries of one session; dropped, it ends in each of them. One word, in every session, until there is an entry.
 #[derive(Debug, Default)]
-pub(crate) struct Tracks(RefCell<Vec<Slot>>);
+pub(crate) struct Tracks(OnceCell<Box<RefCell<Vec<Slot>>>>);
 
 /// One of them.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ struct Slot {
 impl Tracks {
     /// Counts the session in this entry, from now on instead of in another one of the table; and a request, if it is one.
     pub(crate) fn track(&self, table: &Arc<Table>, key: Key, request: bool) {
-        let mut slots = self.0.borrow_mut();
+        let mut slots = self.0.get_or_init(Box::default).borrow_mut();
         let known = slots.iter().position(|slot| Arc::ptr_eq(&slot.table, table));
         let known = match known {
             Some(index) if slots[index].key != key => {
@@ -54,22 +54,22 @@ impl Tracks {
 
     /// Another request begins, which nothing tracks yet.
     pub(crate) fn next_request(&self) {
-        self.0.borrow_mut().iter_mut().for_each(|slot| slot.current = false);
+        if let Some(slots) = self.0.get() {
+            slots.borrow_mut().iter_mut().for_each(|slot| slot.current = false);
+        }
     }
 
     /// Counts this where the session is tracked now.
     pub(crate) fn count(&self, event: Event) {
-        if matches!(event, Event::In(0) | Event::Out(0)) {
-            return;
-        }
-        for slot in self.0.borrow().iter().filter(|slot| slot.current && slot.table.counts(event)) {
+        let Some(slots) = self.0.get().filter(|_| !matches!(event, Event::In(0) | Event::Out(0))) else { return };
+        for slot in slots.borrow().iter().filter(|slot| slot.current && slot.table.counts(event)) {
             slot.table.update(&slot.key, &[Update::Count(event)], slot.table.now());
         }
     }
 
     /// Runs to the end of `relay`, and counts meanwhile what it adds to `up` and `down`.
     pub(crate) async fn watch<T>(&self, up: &Counter, down: &Counter, relay: impl Future<Output = T>) -> T {
-        if self.0.borrow().iter().all(|slot| !slot.current) {
+        if self.0.get().is_none_or(|slots| slots.borrow().iter().all(|slot| !slot.current)) {
             return relay.await;
         }
         let count = || {
@@ -105,6 +105,7 @@ impl Slot {
 
 impl Drop for Tracks {
     fn drop(&mut self) {
-        self.0.take().into_iter().for_each(Slot::end);
+        let slots = self.0.take().map(|slots| slots.take()).unwrap_or_default();
+        slots.into_iter().for_each(Slot::end);
     }
 }
