@@ -30,7 +30,7 @@ test-all: test   ## make test, and what takes longer: soak, many seeds, the othe
 	@.ci/setup compare
 	@.ci/setup browser
 	LBNODE_LONG=1 $(CARGO) test --locked -p netns-tests --test pair -- --nocapture long_
-	LBNODE_LONG=1 $(CARGO) test --locked -p tests --test http_real --test tls_real -- --nocapture long_
+	LBNODE_LONG=1 $(CARGO) test --locked -p tests --test http_real --test mail_real --test tls_real -- --nocapture long_
 	@$(MAKE) --no-print-directory sim
 
 sim:             ## the election and the hand-off under 20,000 seeds of loss, cuts, stalls and crashes

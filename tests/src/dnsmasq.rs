@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use crate::part::{Part, PartError, path_with_sbin, write};
 use crate::place::Place;
 
-/// One that knows the names of a file and nothing else; its answers hold for a second.
+/// One that knows the names of a file and nothing else.
 #[derive(Debug)]
 pub struct Dnsmasq {
     /// The process.
@@ -16,18 +16,32 @@ pub struct Dnsmasq {
     hosts: std::path::PathBuf,
 }
 
+/// Seconds that answers hold unless something else is said.
+const TTL: u32 = 1;
+
 impl Dnsmasq {
-    /// Starts it on `address`.
+    /// Starts it on `address`; its answers hold for a second.
     pub fn start(place: &Place, address: SocketAddr, names: &[(&str, IpAddr)]) -> Result<Dnsmasq, PartError> {
+        Dnsmasq::start_with(place, address, names, TTL)
+    }
+
+    /// The same with answers that hold for so many seconds.
+    pub fn start_with(
+        place: &Place,
+        address: SocketAddr,
+        names: &[(&str, IpAddr)],
+        ttl: u32,
+    ) -> Result<Dnsmasq, PartError> {
         let hosts = write(place.path("dnsmasq.hosts"), &lines(names))?;
         let mut command = Command::new("dnsmasq");
         command
             .env("PATH", path_with_sbin())
             .args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--bind-interfaces", "--except-interface=lo"])
-            .args(["--conf-file=/dev/null", "--pid-file=", "--local-ttl=1", "--log-facility=-", "--log-queries"])
+            .args(["--conf-file=/dev/null", "--pid-file=", "--log-facility=-", "--log-queries"])
             .args(["--local=/test/", "--user=", "--no-daemon"])
             .arg(format!("--listen-address={}", address.ip()))
             .arg(format!("--port={}", address.port()))
+            .arg(format!("--local-ttl={ttl}"))
             .arg(format!("--addn-hosts={}", hosts.display()));
         let mut part = Part::start("dnsmasq", command, place.folder())?;
         part.wait_listening(address)?;

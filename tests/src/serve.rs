@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::part::{Part, PartError, write};
 use crate::place::Place;
@@ -68,6 +69,15 @@ impl Serve {
     /// What `lbnode COMMAND…` answers about it.
     pub fn command(&self, arguments: &[&str]) -> std::io::Result<std::process::Output> {
         Command::new(binary()).arg("--control").arg(&self.control).args(arguments).output()
+    }
+
+    /// What `lbnode status --json` says of the first server of this name; `null`: nothing.
+    pub fn server(&self, name: &str) -> Value {
+        let said = self.command(&["status", "--json"]).map(|output| output.stdout).unwrap_or_default();
+        let status: Value = serde_json::from_slice(&said).unwrap_or(Value::Null);
+        let backends = status["backends"].as_array().into_iter().flatten();
+        let mut servers = backends.flat_map(|backend| backend["servers"].as_array().into_iter().flatten());
+        servers.find(|server| server["name"] == name).cloned().unwrap_or(Value::Null)
     }
 }
 

@@ -11,30 +11,19 @@ mod mail;
 mod names;
 mod programs;
 
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
-use tests::serve::{Serve, binary};
+use tests::serve::Serve;
 use tests::wait::wait_until;
 
 /// For anything that should be quick.
 const SOON: Duration = Duration::from_secs(30);
 
-/// What `lbnode status` says of a server of the backend.
-fn server(serve: &Serve, name: &str) -> Value {
-    let output =
-        Command::new(binary()).arg("--control").arg(&serve.control).args(["status", "--json"]).output().unwrap();
-    let status: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-    let backends = status["backends"].as_array().into_iter().flatten();
-    let servers = backends.flat_map(|backend| backend["servers"].as_array().into_iter().flatten());
-    servers.into_iter().find(|server| server["name"] == name).cloned().unwrap_or(Value::Null)
-}
-
 /// Waits until a server is in this state and its check, or the name of its address, says so.
 fn wait_for(serve: &Serve, name: &str, state: &str, words: &str) -> Value {
     let seen = wait_until(&format!("{name} to be {state}: {words}"), SOON, || {
-        let server = server(serve, name);
+        let server = serve.server(name);
         let said = [&server["check"]["status"], &server["host_problem"]];
         let says = said.iter().any(|said| said.as_str().is_some_and(|said| said.contains(words)));
         if server["state"] == state && says { Ok(server) } else { Err(server.to_string()) }

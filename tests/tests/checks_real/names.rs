@@ -3,13 +3,15 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use tests::dnsmasq::Dnsmasq;
 use tests::place::Place;
 use tests::serve::{Serve, Site};
 use tests::wait::wait_until;
 
-use crate::{SOON, server, wait_for};
+use crate::{SOON, wait_for};
 
 /// A server that answers each line with who it is.
 fn says(address: SocketAddr, who: &'static str) {
@@ -56,16 +58,13 @@ fn a_server_follows_its_name_and_sessions_go_on() {
     let dns = place.at(10053);
     let mut dnsmasq = Dnsmasq::start(&place, dns, &[("one.site.test", at_a)]).unwrap();
     let front = place.at(8080);
-    let mut site = Site::new(front, place.at(1));
-    site.mode = "tcp";
-    site.more = format!("[resolver]\nnameservers = [\"{dns}\"]\n");
-    site.backend = "check = { tcp = {}, interval = \"100ms\" }".into();
-    let servers = "servers = [{ name = \"one\", address = \"one.site.test:9001\" }, \
-                   { name = \"late\", address = \"late.site.test:9001\", backup = true }]";
-    let text = site.toml();
-    let (before, rest) = text.split_once("servers = [").unwrap();
-    let (_, after) = rest.split_once("\n]\n").unwrap();
-    let mut serve = Serve::start(&place, &format!("{before}{servers}\n{after}")).unwrap();
+    let text = site(
+        front,
+        dns,
+        "{ name = \"one\", address = \"one.site.test:9001\" }, \
+         { name = \"late\", address = \"late.site.test:9001\", backup = true }",
+    );
+    let mut serve = Serve::start(&place, &text).unwrap();
 
     // One that has no address is down and says why; the other one serves.
     let one = wait_for(&serve, "one", "up", "passed");
@@ -81,7 +80,7 @@ fn a_server_follows_its_name_and_sessions_go_on() {
     reaches(front, "b");
     assert_eq!(ask(&session).unwrap(), "a");
     wait_for(&serve, "late", "up", "passed");
-    assert_eq!(server(&serve, "one")["address"], b.at(port).to_string());
+    assert_eq!(serve.server("one")["address"], b.at(port).to_string());
 
     // Nobody answers: what was known stays, and it is said.
     drop(dnsmasq);
@@ -90,7 +89,63 @@ fn a_server_follows_its_name_and_sessions_go_on() {
     reaches(front, "b");
 
     // A reload meanwhile keeps it too.
-    let changed = format!("{before}{servers}\n{after}").replace("100ms", "110ms");
-    serve.apply(&changed).unwrap();
+    serve.apply(&text.replace("100ms", "110ms")).unwrap();
     reaches(front, "b");
+
+    // Somebody answers again, and says something else.
+    let dnsmasq = Dnsmasq::start(&place, dns, &[("one.site.test", at_a)]).unwrap();
+    reaches(front, "a");
+    let moved = wait_until("no problem", SOON, || match serve.server("one") {
+        one if one["host_problem"].is_null() && one["state"] == "up" => Ok(one),
+        one => Err(one.to_string()),
+    });
+    assert_eq!(moved.unwrap()["address"], a.at(port).to_string());
+
+    // It says nothing at all, for as long as it likes: nobody waits for it.
+    kill(&dnsmasq, Signal::SIGSTOP);
+    wait_for(&serve, "one", "up", "the last good answer is kept");
+    reaches(front, "a");
+    let applied = Instant::now();
+    serve.apply(&text).unwrap();
+    assert!(applied.elapsed() < Duration::from_secs(5), "{:?}", applied.elapsed());
+    kill(&dnsmasq, Signal::SIGCONT);
+}
+
+/// lbnode in TCP mode, which asks this name server for its servers.
+fn site(front: SocketAddr, dns: SocketAddr, servers: &str) -> String {
+    let mut site = Site::new(front, front);
+    site.mode = "tcp";
+    site.servers.clear();
+    site.more = format!("[resolver]\nnameservers = [\"{dns}\"]\n");
+    site.backend = "check = { tcp = {}, interval = \"100ms\" }".into();
+    site.toml().replacen("servers = [", &format!("servers = [{servers}"), 1)
+}
+
+fn kill(dnsmasq: &Dnsmasq, signal: Signal) {
+    nix::sys::signal::kill(dnsmasq.part.pid(), signal).unwrap();
+}
+
+#[test]
+fn an_answer_holds_for_as_long_as_it_says() {
+    let [place, a, b] = ["ttl", "ttl-a", "ttl-b"].map(|name| Place::new(name).unwrap());
+    says(a.at(9001), "a");
+    says(b.at(9001), "b");
+    let dns = place.at(10053);
+    let asked = Instant::now();
+    let ttl = 4;
+    let mut dnsmasq = Dnsmasq::start_with(&place, dns, &[("one.ttl.test", a.at(0).ip())], ttl).unwrap();
+    let front = place.at(8080);
+    let text = site(front, dns, "{ name = \"one\", address = \"one.ttl.test:9001\" }");
+    let serve = Serve::start(&place, &text).unwrap();
+    reaches(front, "a");
+    dnsmasq.change(&[("one.ttl.test", b.at(0).ip())]).unwrap();
+    let began = Instant::now();
+    reaches(front, "b");
+    let (since, waited) = (asked.elapsed(), began.elapsed());
+    assert!(since >= Duration::from_secs(ttl.into()), "after {since:?}");
+    // Not less often either, if the machine is not too busy; two questions more are one too many.
+    assert!(waited < Duration::from_secs(3 * u64::from(ttl)), "after {waited:?}");
+    let questions = std::fs::read_to_string(dnsmasq.part.log()).unwrap().matches("query[A] one.ttl.test").count();
+    assert!((2..=4).contains(&questions), "{questions}");
+    drop(serve);
 }
