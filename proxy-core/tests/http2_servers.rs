@@ -88,6 +88,8 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
             respond.send_response(ok().status(404).body(()).unwrap(), true).unwrap();
         }
         "/refuse" => respond.send_reset(Reason::REFUSED_STREAM),
+        "/refuse-first" if seen.requests.load(SeqCst) == 1 => respond.send_reset(Reason::REFUSED_STREAM),
+        "/fail-first" if seen.requests.load(SeqCst) == 1 => respond.send_reset(Reason::INTERNAL_ERROR),
         "/half" => {
             let mut send = respond.send_response(ok().body(()).unwrap(), false).unwrap();
             send.send_data(Bytes::from_static(b"half"), false).unwrap();
@@ -224,6 +226,31 @@ fn what_the_server_breaks_off_is_no_answer_and_what_the_client_does_is_told_to_t
     wait_for("the server to hear that nobody waits", || seen.resets.load(SeqCst) == 1);
     // None of it has harmed the connection.
     assert_eq!((Peer::to(address).get("/2").status(), seen.connections.load(SeqCst)), (200, 1));
+}
+
+#[test]
+fn what_the_server_refused_is_asked_again_whatever_it_is_and_what_it_failed_is_not() {
+    for (path, retries, status, requests) in
+        [("/refuse-first", 1, 200, 2), ("/refuse-first", 0, 502, 1), ("/refuse", 3, 502, 4), ("/fail-first", 3, 502, 1)]
+    {
+        let (server, seen) = server();
+        let (address, plane) = front(server, |plan| plan.backends[0].retries = retries);
+        for body in [1, 20_000] {
+            let mut client = Peer::to(address);
+            seen.requests.store(0, SeqCst);
+            // What follows it must not suffer.
+            client.say([&with_body("POST", path, &vec![b'x'; body])[..], get("/2").as_bytes()].concat());
+            assert_eq!(client.answer().unwrap().status(), status, "{path} {retries} {body}");
+            if status == 200 {
+                assert_eq!(client.answer().unwrap().text(), "xx");
+            }
+            let all = requests + usize::from(status == 200);
+            assert_eq!(seen.requests.load(SeqCst), all, "{path} {retries} {body}");
+        }
+        let failed = if status == 200 { 0 } else { 2 };
+        assert_eq!(plane.stats().backends[0].servers[0].response_errors, failed, "{path}");
+        assert_eq!(seen.connections.load(SeqCst), 1, "the connection is as good as before");
+    }
 }
 
 #[test]

@@ -171,7 +171,8 @@ impl<'t> Exchange<'t> {
                 Poll::Ready(Ok(())) => {
                     self.upward = Upward::Over;
                     // What may have to be said again is kept; an answer that takes its time holds nothing else.
-                    if self.trip.replay.is_none_or(|body| body == 0) {
+                    let again = if server.is_http2() { self.trip.at_hand } else { self.trip.replay() };
+                    if again.is_none_or(|body| body == 0) {
                         self.trip.up.window.release(&self.route.desk.buffers);
                     }
                 }

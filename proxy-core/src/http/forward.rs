@@ -56,7 +56,7 @@ impl Connection {
         trip.private |= own.is_some();
         // A pooled connection may end as the request arrives. So it is for requests that can be sent again, or
         // whose client is as used to that as anybody with a connection of its own (HAProxy's `http-reuse safe`).
-        let mut may_reuse = trip.replay.is_some() || self.answered > 0;
+        let mut may_reuse = trip.replay().is_some() || self.answered > 0;
         loop {
             let at_hand = match own.take() {
                 Some(own) => Some(*own),
@@ -95,9 +95,11 @@ impl Connection {
                 story.status = status;
                 story.bytes = down.written;
             });
+            // It did nothing with the request, and says so: as it ends a connection of HTTP/2, say.
+            let refused = end == Err(Failure::Server) && !heard && server.stream.was_refused();
             // A pooled connection that ended as the request arrived.
             let stale = end == Err(Failure::Server) && reused && !heard;
-            if !stale {
+            if !stale && !refused {
                 end.err().into_iter().for_each(|failure| count_failure(route, &trip, chosen.server, failure));
                 speaks_for(status, end).into_iter().for_each(|good| route.observe(backend, chosen.server, good));
             }
@@ -137,7 +139,7 @@ impl Connection {
                 // Nobody heard anything of it.
                 Err(Failure::Server) if !heard => {
                     drop((server, down));
-                    if let Some(body) = trip.replay
+                    if let Some(body) = if refused { trip.at_hand } else { trip.replay() }
                         && (reused || route.again(backend, &mut chosen, &mut attempts))
                     {
                         trip.up.rewind(body);
@@ -147,6 +149,9 @@ impl Connection {
                         self.tell(|story| story.failed(Failure::Server));
                         return Outcome::Next(Next::Close);
                     } else {
+                        if refused {
+                            count_failure(route, &trip, chosen.server, Failure::Server);
+                        }
                         return Box::pin(self.failed(route, &trip, chosen.server, Failure::Server)).await;
                     }
                 }

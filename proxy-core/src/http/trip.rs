@@ -23,11 +23,19 @@ pub(crate) struct Trip {
     pub(crate) upgrade: bool,
     /// The server connection is the client's alone: its user may be known by the connection (NTLM, Negotiate).
     pub(crate) private: bool,
-    /// The request may be sent again as long as nothing of an answer came (RFC 9110 §9.2.2): so many bytes of its
-    /// body, which are all of it, were at hand from the beginning.
-    pub(crate) replay: Option<usize>,
+    /// So many bytes of its body, which are all of it, were at hand from the beginning: it can be sent again.
+    pub(crate) at_hand: Option<usize>,
+    /// Doing it twice is like doing it once (RFC 9110 §9.2.2).
+    pub(crate) idempotent: bool,
     /// What the rules change of the answer.
     pub(crate) response_edits: Picked,
     /// Where its client belongs.
     pub(crate) affinity: Affinity,
+}
+
+impl Trip {
+    /// The request may be sent again as long as nothing of an answer came: as [`Trip::at_hand`].
+    pub(crate) fn replay(&self) -> Option<usize> {
+        self.at_hand.filter(|_| self.idempotent)
+    }
 }

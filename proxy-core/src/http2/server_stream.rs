@@ -1,7 +1,7 @@
 //! One request to a server that speaks HTTP/2, as the engine sees a connection: what is written is an HTTP/1.1 request,
 //! and what is read its HTTP/1.1 answer.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
-use h2::{RecvStream, SendStream};
+use h2::{Reason, RecvStream, SendStream};
 
 use super::frames::{Outgoing, take_in_turn};
 use super::server::Line;
@@ -29,6 +29,7 @@ pub(crate) struct ServerStream {
     desk: Rc<Desk>,
     out: RefCell<Out>,
     back: RefCell<Back>,
+    refused: Cell<bool>,
 }
 
 /// The request.
@@ -69,6 +70,7 @@ impl ServerStream {
             desk: Rc::clone(desk),
             out: RefCell::new(Out { begun: Vec::new(), sent: None }),
             back: RefCell::new(Back::Unasked(None)),
+            refused: Cell::new(false),
         }
     }
 
@@ -102,7 +104,12 @@ impl ServerStream {
         let body = Outgoing::of(read.framing);
         let over = body.is_over() && read.asking.accept.is_none();
         let body = if read.asking.accept.is_some() { Outgoing::Raw } else { body };
-        let (response, stream) = send.send_request(read.request, over).map_err(failed).inspect_err(|_| self.lose())?;
+        let (response, stream) = send.send_request(read.request, over).map_err(|error| {
+            // The connection ended since it was looked at.
+            self.refused.set(true);
+            self.lose();
+            failed(error)
+        })?;
         out.sent = Some((stream, body));
         let asked = Back::Awaited { asking: read.asking, response };
         if let Back::Unasked(Some(waker)) = self.back.replace(asked) {
@@ -154,13 +161,17 @@ impl ServerStream {
                     ready!(incoming.poll_next(cx))?;
                 }
                 Back::Awaited { response, .. } => {
+                    let unanswered = |error: h2::Error| {
+                        self.refused.set(is_refusal(&error));
+                        failed(error)
+                    };
                     let interim = match response.poll_informational(cx) {
-                        Poll::Ready(Some(interim)) => Some(interim.map_err(failed)?),
+                        Poll::Ready(Some(interim)) => Some(interim.map_err(unanswered)?),
                         _ => None,
                     };
                     let answer = match interim {
                         Some(_) => None,
-                        None => Some(ready!(Pin::new(response).poll(cx)).map_err(failed)?),
+                        None => Some(ready!(Pin::new(response).poll(cx)).map_err(unanswered)?),
                     };
                     self.answered(back, interim, answer)?;
                 }
@@ -196,6 +207,11 @@ impl ServerStream {
         }
     }
 
+    /// Whether the server did nothing with the request: it may be sent again, whatever it is.
+    pub(crate) fn was_refused(&self) -> bool {
+        self.refused.get()
+    }
+
     /// The connection that it is one of many in.
     pub(crate) fn carrier(&self) -> &Stream {
         &self.line.carrier
@@ -211,6 +227,11 @@ impl ServerStream {
             None => Poll::Pending,
         }
     }
+}
+
+/// A stream beyond the last one that the server will look at (RFC 9113 §6.8), or one that it refused (§8.7).
+fn is_refusal(error: &h2::Error) -> bool {
+    error.is_remote() && (error.is_go_away() || error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM))
 }
 
 impl Back {

@@ -182,6 +182,11 @@ impl Stream {
         matches!(self, Stream::H2(_) | Stream::H2Server(_))
     }
 
+    /// Whether the server said, in HTTP/2, that it has done nothing with the request and won't.
+    pub(crate) fn was_refused(&self) -> bool {
+        matches!(self, Stream::H2Server(stream) if stream.was_refused())
+    }
+
     /// The protocol that was agreed on with a server (RFC 7301); `None`: in the clear there is nothing to agree on.
     pub(crate) fn agreed_on(&self, protocol: &[u8]) -> Option<bool> {
         match self {
