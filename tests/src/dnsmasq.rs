@@ -22,15 +22,16 @@ const TTL: u32 = 1;
 impl Dnsmasq {
     /// Starts it on `address`; its answers hold for a second.
     pub fn start(place: &Place, address: SocketAddr, names: &[(&str, IpAddr)]) -> Result<Dnsmasq, PartError> {
-        Dnsmasq::start_with(place, address, names, TTL)
+        Dnsmasq::start_with(place, address, names, TTL, &[])
     }
 
-    /// The same with answers that hold for so many seconds.
+    /// The same with answers that hold for so many seconds, and with these arguments more.
     pub fn start_with(
         place: &Place,
         address: SocketAddr,
         names: &[(&str, IpAddr)],
         ttl: u32,
+        more: &[&str],
     ) -> Result<Dnsmasq, PartError> {
         let hosts = write(place.path("dnsmasq.hosts"), &lines(names))?;
         let mut command = Command::new("dnsmasq");
@@ -42,6 +43,7 @@ impl Dnsmasq {
             .arg(format!("--listen-address={}", address.ip()))
             .arg(format!("--port={}", address.port()))
             .arg(format!("--local-ttl={ttl}"))
+            .args(more)
             .arg(format!("--addn-hosts={}", hosts.display()));
         let mut part = Part::start("dnsmasq", command, place.folder())?;
         part.wait_listening(address)?;

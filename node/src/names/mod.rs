@@ -10,13 +10,14 @@
 mod answers;
 mod ask;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use proxy_core::plan::{Plan, Server};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{sleep_until, timeout};
 
 use answers::Answers;
@@ -51,7 +52,7 @@ impl Names {
             servers(plan).filter_map(|server| answers.want(&server.host.as_ref()?.name, Instant::now())).collect()
         };
         if !fresh.is_empty() {
-            let (Ok(_) | Err(_)) = timeout(FIRST, self.ask(fresh)).await;
+            let (Ok(_) | Err(_)) = timeout(FIRST, self.ask_all(fresh)).await;
             self.shared.changed.notify_one();
         }
     }
@@ -82,20 +83,25 @@ impl Names {
     }
 
     /// Keeps asking until a name stands for something else than it did, or the reason why it stands for nothing is
-    /// another one.
+    /// another one. A name that nobody answers for holds up no other.
     pub async fn next_change(&self) {
+        let (mut asking, mut names) = (JoinSet::new(), HashMap::new());
         loop {
-            let (due, next) = {
-                let answers = self.answers();
-                let now = Instant::now();
-                (answers.due(now), answers.next_due())
+            let now = Instant::now();
+            let idle = |name: &str| !names.values().any(|asked| asked == name);
+            let due: Vec<String> = {
+                let due = self.answers().due(now);
+                due.into_iter().filter(|name| idle(name)).take(AT_ONCE - names.len()).collect()
             };
-            if !due.is_empty() {
-                if self.ask(due).await {
-                    return;
-                }
-                continue;
+            for name in due {
+                names.insert(self.ask(&mut asking, name.clone()), name);
             }
+            let next = if names.len() < AT_ONCE {
+                let idle = |name: &str| !names.values().any(|asked| asked == name);
+                self.answers().next_due(idle)
+            } else {
+                None
+            };
             let wait = async {
                 match next {
                     Some(at) => sleep_until(at.into()).await,
@@ -103,46 +109,59 @@ impl Names {
                 }
             };
             tokio::select! {
+                Some(answered) = asking.join_next_with_id() => {
+                    names.remove(&answered.as_ref().map_or_else(JoinError::id, |(id, _)| *id));
+                    // Whoever has not answered yet is asked again: nothing is taken up of them.
+                    if self.take_up(answered.map(|(_, answer)| answer)) {
+                        return;
+                    }
+                }
                 () = wait => {}
                 () = self.shared.changed.notified() => {}
             }
         }
     }
 
-    /// Asks for these, each answer being taken up as it comes; whether the plan is another one by that.
-    async fn ask(&self, names: Vec<String>) -> bool {
-        let nameservers = self.shared.nameservers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        // Made anew each time: the system's configuration may have changed.
-        let resolver = match Resolver::new(&nameservers) {
-            Ok(resolver) => resolver,
-            Err(why) => {
-                let mut answers = self.answers();
-                return names.iter().fold(false, |any, name| answers.failed(name, &why, Instant::now()) | any);
-            }
-        };
-        let mut changed = false;
-        let mut names = names.into_iter();
-        let mut asking = JoinSet::new();
+    /// Asks for all of these, each answer being taken up as it comes.
+    async fn ask_all(&self, names: Vec<String>) {
+        let (mut asking, mut names) = (JoinSet::new(), names.into_iter());
         loop {
             while asking.len() < AT_ONCE
                 && let Some(name) = names.next()
             {
-                let resolver = resolver.clone();
-                asking.spawn(async move { (resolver.ask(&name).await, name) });
+                self.ask(&mut asking, name);
             }
-            let Some(asked) = asking.join_next().await else { return changed };
-            let (answer, name) = match asked {
-                Ok(asked) => asked,
-                Err(error) => {
-                    tracing::error!(%error, "a name was not asked for to the end");
-                    continue;
-                }
-            };
-            let now = Instant::now();
-            changed |= match answer {
-                Ok((addresses, ttl)) => self.answers().found(&name, &addresses, ttl, now),
-                Err(why) => self.answers().failed(&name, &why, now),
-            };
+            let Some(answered) = asking.join_next().await else { return };
+            self.take_up(answered);
+        }
+    }
+
+    fn ask(&self, asking: &mut JoinSet<Answered>, name: String) -> Id {
+        let nameservers = self.shared.nameservers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Made anew each time: the system's configuration may have changed.
+        let resolver = Resolver::new(&nameservers);
+        let question = async move {
+            match resolver {
+                Ok(resolver) => (resolver.ask(&name).await, name),
+                Err(why) => (Err(why), name),
+            }
+        };
+        asking.spawn(question).id()
+    }
+
+    /// Whether the plan is another one by an answer.
+    fn take_up(&self, answered: Result<Answered, JoinError>) -> bool {
+        let (answer, name) = match answered {
+            Ok(answered) => answered,
+            Err(error) => {
+                tracing::error!(%error, "a name was not asked for to the end");
+                return false;
+            }
+        };
+        let now = Instant::now();
+        match answer {
+            Ok((addresses, ttl)) => self.answers().found(&name, &addresses, ttl, now),
+            Err(why) => self.answers().failed(&name, &why, now),
         }
     }
 
@@ -150,6 +169,9 @@ impl Names {
         self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// What was answered about a name, and the name.
+type Answered = (Result<(Vec<IpAddr>, Duration), String>, String);
 
 /// Of a server whose name has no address.
 const UNKNOWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
