@@ -18,6 +18,10 @@ use crate::route::Route;
 use crate::server::ServerLive;
 use crate::stick::Event;
 
+/// How often a request may be refused (HTTP/2) at no cost, as one that met the end of a pooled connection is; a server that
+/// refuses all that it is asked is not asked forever.
+const REFUSALS: u32 = 4;
+
 /// A server connection that is one client's alone: the server may know its user by it (NTLM, Negotiate).
 pub(super) struct Private {
     server: Arc<ServerLive>,
@@ -57,6 +61,7 @@ impl Connection {
         // A pooled connection may end as the request arrives. So it is for requests that can be sent again, or
         // whose client is as used to that as anybody with a connection of its own (HAProxy's `http-reuse safe`).
         let mut may_reuse = trip.replay().is_some() || self.answered > 0;
+        let mut refusals = 0;
         loop {
             let at_hand = match own.take() {
                 Some(own) => Some(*own),
@@ -97,6 +102,7 @@ impl Connection {
             });
             // It did nothing with the request, and says so: as it ends a connection of HTTP/2, say.
             let refused = end == Err(Failure::Server) && !heard && server.stream.was_refused();
+            refusals += u32::from(refused);
             // A pooled connection that ended as the request arrived.
             let stale = end == Err(Failure::Server) && reused && !heard;
             if !stale && !refused {
@@ -139,8 +145,9 @@ impl Connection {
                 // Nobody heard anything of it.
                 Err(Failure::Server) if !heard => {
                     drop((server, down));
+                    let free = reused || refused && refusals <= REFUSALS;
                     if let Some(body) = if refused { trip.at_hand } else { trip.replay() }
-                        && (reused || route.again(backend, &mut chosen, &mut attempts))
+                        && (free || route.again(backend, &mut chosen, &mut attempts))
                     {
                         trip.up.rewind(body);
                         may_reuse = false;
