@@ -18,7 +18,7 @@ use tokio::task::LocalSet;
 pub(crate) const SECONDS: u64 = 2;
 /// What a check in HTTP is answered.
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nOK";
-/// Servers of a backend: HAProxy takes a minute to read one of ten thousand.
+/// Servers of a backend: HAProxy takes long to read one of ten thousand.
 const TOGETHER: usize = 100;
 /// Servers have no other use for ports.
 const PORT: u16 = 8000;
@@ -107,6 +107,7 @@ impl Checked {
 
 /// Listeners at the servers' addresses, until dropped.
 pub(crate) struct Servers {
+    probe: Probe,
     seen: Arc<AtomicU64>,
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<io::Result<()>>>,
@@ -131,12 +132,17 @@ impl Servers {
                 Ok(())
             })
         })?;
-        Ok(Servers { seen, end: Some(end), thread: Some(thread) })
+        Ok(Servers { probe, seen, end: Some(end), thread: Some(thread) })
     }
 
-    /// Checks that have come so far, over all servers.
-    pub(crate) fn seen(&self) -> u64 {
-        self.seen.load(Ordering::Relaxed)
+    /// Checks so far, over all servers: the requests that came, and where nothing is said, connections that this machine has
+    /// begun (`ActiveOpens`, /proc/net/snmp). Of a check that only connects a server sees nothing: the handshake is not finished.
+    pub(crate) fn seen(&self) -> io::Result<u64> {
+        match self.probe {
+            Probe::Tcp => active_opens(&std::fs::read_to_string("/proc/net/snmp")?)
+                .ok_or_else(|| io::Error::other("/proc/net/snmp has no ActiveOpens")),
+            Probe::Http => Ok(self.seen.load(Ordering::Relaxed)),
+        }
     }
 }
 
@@ -146,6 +152,13 @@ impl Drop for Servers {
         // Nothing is left to be said of it: the row has its figures, or says why not.
         let _ = self.thread.take().map(JoinHandle::join);
     }
+}
+
+/// A line of names of TCP's counters, and one with their values.
+fn active_opens(snmp: &str) -> Option<u64> {
+    let mut lines = snmp.lines().filter(|line| line.starts_with("Tcp:"));
+    let number = lines.next()?.split(' ').position(|name| name == "ActiveOpens")?;
+    lines.next()?.split(' ').nth(number)?.parse().ok()
 }
 
 async fn listen(listener: TcpListener, probe: Probe, seen: Arc<AtomicU64>) {

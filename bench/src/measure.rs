@@ -122,6 +122,9 @@ pub(crate) enum MeasureError {
     /// Nobody to be checked.
     #[error("listen at the addresses of the servers")]
     Servers(#[source] std::io::Error),
+    /// How many connections there were.
+    #[error("count connections")]
+    Counter(#[source] std::io::Error),
     /// Nobody checks them.
     #[error("{peer:?}")]
     Unchecked {
@@ -294,18 +297,19 @@ impl Run<'_> {
         let least = checked.servers as u64 * self.effort.checks_seconds / checks::SECONDS * 8 / 10;
         for _ in 0..self.effort.rounds {
             for peer in peers.clone() {
-                let known = servers.seen() + 2 * checked.servers as u64;
+                let seen = || servers.seen().map_err(MeasureError::Counter);
+                let known = seen()? + 2 * checked.servers as u64;
                 let proxy = start(peer)?;
                 // First checks come more quickly, and change what is known of a server.
                 wait::wait_until("two checks of each server", BEGUN, || {
-                    let left = known.saturating_sub(servers.seen());
+                    let left = known.saturating_sub(servers.seen().map_err(|error| error.to_string())?);
                     if left == 0 { Ok(()) } else { Err(format!("{left} have not come")) }
                 })
                 .map_err(|source| MeasureError::Unchecked { peer: *peer, source })?;
-                let (began, before, seen) = (Instant::now(), processor_time(proxy.part.pid()), servers.seen());
+                let (began, before, first) = (Instant::now(), processor_time(proxy.part.pid()), seen()?);
                 wait::pass(Duration::from_secs(self.effort.checks_seconds));
                 let used = processor_time(proxy.part.pid()).since(before);
-                let (seen, within) = (servers.seen() - seen, began.elapsed());
+                let (seen, within) = (seen()? - first, began.elapsed());
                 if seen < least {
                     return Err(MeasureError::Checks { peer: *peer, seen, within, least });
                 }
