@@ -64,6 +64,19 @@ fn both_die(name: &str, sync: bool) {
     });
 }
 
+/// Whether each thread of a process has stopped: the signal reaches one after the other.
+fn stopped(process: Pid) -> Result<(), String> {
+    for task in std::fs::read_dir(format!("/proc/{process}/task")).map_err(|error| error.to_string())? {
+        let path = task.map_err(|error| error.to_string())?.path().join("status");
+        let status = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+        let state = status.lines().find(|line| line.starts_with("State:")).unwrap_or_default();
+        if !state.contains("T (stopped)") {
+            return Err(state.to_owned());
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn while_one_node_is_alone_no_waiting_connection_is_lost_to_a_killed_core() {
     let Some(folder) = Folder::new("accept-queue") else { return };
@@ -73,6 +86,7 @@ fn while_one_node_is_alone_no_waiting_connection_is_lost_to_a_killed_core() {
     let core = pair.nodes[0].status().or_fail("status").core().expect("it has a core");
     // Stopped first, so that the connections are in the accept queue for certain when it dies.
     kill(core, Signal::SIGSTOP).or_fail("stop the core");
+    wait_until("the core to stand still", LIMIT, || stopped(core)).or_fail("stop all of it");
     let service = pair.site.service();
     let waiting: Vec<_> = (0..40)
         .map(|number| {
