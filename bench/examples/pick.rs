@@ -97,16 +97,6 @@ fn used() -> Duration {
 /// One of several weights, with room for what it may have to hold.
 fn server(index: usize) -> Server {
     let weight = [1, 1, 1, 10, 100][index % 5];
-    Server {
-        name: format!("server-{index}"),
-        address: SocketAddr::from(([192, 0, 2, 1], 80)),
-        host: None,
-        tls_name: None,
-        stick: true,
-        cookie: None,
-        check: true,
-        weight,
-        backup: false,
-        max_connections: Some(1_000_000),
-    }
+    let address = SocketAddr::from(([192, 0, 2, 1], 80));
+    Server { weight, max_connections: Some(1_000_000), ..Server::new(format!("server-{index}"), address) }
 }

@@ -59,18 +59,7 @@ impl Bench {
     }
 
     fn plan(&self, revision: u64, binds: &[SocketAddr]) -> Plan {
-        let server = Server {
-            name: "echo".into(),
-            address: self.server,
-            host: None,
-            tls_name: None,
-            stick: true,
-            cookie: None,
-            check: true,
-            weight: 1,
-            backup: false,
-            max_connections: None,
-        };
+        let server = Server::new("echo", self.server);
         Plan {
             revision,
             frontends: vec![Frontend {

@@ -31,18 +31,7 @@ struct Group {
 
 fn named(name: String, weight: u16) -> Server {
     let address = SocketAddr::from(([192, 0, 2, 1], 80));
-    Server {
-        name,
-        address,
-        host: None,
-        tls_name: None,
-        stick: true,
-        cookie: None,
-        check: true,
-        weight,
-        backup: false,
-        max_connections: None,
-    }
+    Server { weight, ..Server::new(name, address) }
 }
 
 impl Group {

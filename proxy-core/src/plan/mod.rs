@@ -195,6 +195,22 @@ pub struct Host {
 }
 
 impl Server {
+    /// One of which nothing else is said.
+    pub fn new(name: impl Into<String>, address: SocketAddr) -> Server {
+        Server {
+            name: name.into(),
+            address,
+            host: None,
+            tls_name: None,
+            stick: true,
+            cookie: None,
+            check: true,
+            weight: 1,
+            backup: false,
+            max_connections: None,
+        }
+    }
+
     /// Its name in persistence cookies.
     pub fn cookie_value(&self) -> &str {
         self.cookie.as_ref().unwrap_or(&self.name)
@@ -395,18 +411,7 @@ pub(crate) mod tests {
 
     pub(crate) fn valid() -> Plan {
         let second = Duration::from_secs(1);
-        let server = |name: &str| Server {
-            name: name.into(),
-            address: SocketAddr::from(([192, 0, 2, 1], 80)),
-            host: None,
-            tls_name: None,
-            stick: true,
-            cookie: None,
-            check: true,
-            weight: 1,
-            backup: false,
-            max_connections: None,
-        };
+        let server = |name: &str| Server::new(name, SocketAddr::from(([192, 0, 2, 1], 80)));
         let probe = Probe::Http(HttpProbe { host: Some("a.test".into()), ..HttpProbe::default() });
         let check = Check { probe, ..Check::default() };
         let backend = |name: &str| Backend {

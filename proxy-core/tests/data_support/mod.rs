@@ -78,18 +78,7 @@ pub(crate) fn nobody() -> SocketAddr {
 }
 
 pub(crate) fn at(name: &str, address: SocketAddr) -> Server {
-    Server {
-        name: name.into(),
-        address,
-        host: None,
-        tls_name: None,
-        stick: true,
-        cookie: None,
-        check: true,
-        weight: 1,
-        backup: false,
-        max_connections: None,
-    }
+    Server::new(name, address)
 }
 
 /// One frontend, one backend, patient timeouts.

@@ -26,17 +26,11 @@ fn dated(max_idle: Option<u64>, max_life: Option<u64>) -> Cookie {
 
 /// `a`, `b` (called `bee` in cookies), and `sorry`, which nobody stays with.
 fn servers() -> Vec<Server> {
+    let address = SocketAddr::from(([192, 0, 2, 1], 80));
     let server = |name: &str, cookie: Option<&str>, stick| Server {
-        name: name.into(),
-        address: SocketAddr::from(([192, 0, 2, 1], 80)),
-        host: None,
-        tls_name: None,
-        weight: 1,
-        backup: false,
         stick,
         cookie: cookie.map(Into::into),
-        check: true,
-        max_connections: None,
+        ..Server::new(name, address)
     };
     vec![server("a", None, true), server("b", Some("bee"), true), server("sorry", None, false)]
 }

@@ -119,18 +119,7 @@ fn verified() -> ServerTls {
 }
 
 fn server(name: &str, tls_name: Option<&str>) -> Server {
-    Server {
-        name: name.into(),
-        address: SocketAddr::from(([127, 0, 0, 1], 443)),
-        host: None,
-        tls_name: tls_name.map(Into::into),
-        stick: true,
-        cookie: None,
-        check: true,
-        weight: 1,
-        backup: false,
-        max_connections: None,
-    }
+    Server { tls_name: tls_name.map(Into::into), ..Server::new(name, SocketAddr::from(([127, 0, 0, 1], 443))) }
 }
 
 fn backend(tls: ServerTls, servers: Vec<Server>) -> Backend {
