@@ -84,11 +84,21 @@ impl Route {
         wanted: Wanted,
         left: impl Future<Output = ()>,
     ) -> Result<Chosen, Unreached> {
-        let lane = match self.take_in_turn(backend, wanted) {
-            Ok(chosen) => return Ok(chosen),
-            Err(None) => return Err(Unreached::NoServer),
-            Err(Some(lane)) => lane,
-        };
+        match self.take_in_turn(backend, wanted) {
+            Ok(chosen) => Ok(chosen),
+            Err(None) => Err(Unreached::NoServer),
+            Err(Some(lane)) => self.queue(backend, wanted, lane, left).await,
+        }
+    }
+
+    /// The part of [`Route::choose`] that takes time, and room: a wait in this lane.
+    pub(crate) async fn queue(
+        &self,
+        backend: usize,
+        wanted: Wanted,
+        lane: Lane,
+        left: impl Future<Output = ()>,
+    ) -> Result<Chosen, Unreached> {
         tokio::select! {
             biased;
             chosen = self.wait(backend, wanted, lane) => chosen,
@@ -98,7 +108,7 @@ impl Route {
     }
 
     /// A server with a place, at once and without overtaking anybody; an error says where to wait, or that it is in vain.
-    fn take_in_turn(&self, backend: usize, wanted: Wanted) -> Result<Chosen, Option<Lane>> {
+    pub(crate) fn take_in_turn(&self, backend: usize, wanted: Wanted) -> Result<Chosen, Option<Lane>> {
         let live = self.backend_live(backend);
         if live.queue.len() > 0 {
             match self.look(backend, wanted, None).0 {

@@ -46,8 +46,17 @@ impl Connection {
         let (mut chosen, mut own) = match self.own_connection(route, backend) {
             Some(own) => own,
             None => {
-                let left = self.leaves_queue(route.backend(backend));
-                match Box::pin(route.choose(backend, self.wants(route, &mut trip), left)).await {
+                let wanted = self.wants(route, &mut trip);
+                let placed = match route.take_in_turn(backend, wanted) {
+                    Ok(chosen) => Ok(chosen),
+                    Err(None) => Err(Unreached::NoServer),
+                    // Apart, so that nobody who needn't wait has room for it.
+                    Err(Some(lane)) => {
+                        let left = self.leaves_queue(route.backend(backend));
+                        Box::pin(route.queue(backend, wanted, lane, left)).await
+                    }
+                };
+                match placed {
                     Ok(chosen) => (chosen, None),
                     Err(why) => return Box::pin(self.unreached(route, &trip, why)).await,
                 }
