@@ -3,6 +3,7 @@
 //! Live state outlives plans: an apply makes a new [`Scheme`] around the state of whatever kept its identity, so
 //! counts, health and queues go on. It is shared by all workers and by the checks, through atomics.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -99,8 +100,8 @@ pub(crate) struct Report {
 pub(crate) struct LastCheck {
     pub(crate) ok: bool,
     pub(crate) code: Option<u16>,
-    pub(crate) what: String,
-    pub(crate) latency: std::time::Duration,
+    pub(crate) what: Cow<'static, str>,
+    pub(crate) latency: Duration,
     pub(crate) ended: Instant,
 }
 
@@ -250,8 +251,8 @@ impl ServerLive {
             report.agent = None;
         }
         if let Some(why) = server.unresolved() {
-            let (latency, ended) = (std::time::Duration::ZERO, Instant::now());
-            report.last_check = Some(LastCheck { ok: false, code: None, what: why.to_owned(), latency, ended });
+            let (latency, ended) = (Duration::ZERO, Instant::now());
+            report.last_check = Some(LastCheck { ok: false, code: None, what: why.to_owned().into(), latency, ended });
         } else if backend.check_of(server).is_none() {
             report.last_check = None;
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use data_support::http::{Peer, get, serving, stage};
 use data_support::{at, client, echo, echoes, listeners, nobody, plan, server, start, wait_for};
-use proxy_core::plan::{AgentCheck, Check, Host, HttpProbe, Observe, OnError, Probe, Server};
+use proxy_core::plan::{AgentCheck, Check, Host, HttpProbe, Observe, OnError, Probe, SendProxy, Server};
 use proxy_core::plane::{DataPlane, LogDescriptors};
 use proxy_core::stats::{ServerState, ServerStats};
 
@@ -111,6 +111,8 @@ fn connects_that_fail_count_in_tcp_and_the_next_check_comes_soon() {
     let mut wanted = plan(address, vec![at("only", nobody())]);
     wanted.backends[0].check = Some(Check {
         port: Some(healthy.port()),
+        // A server doesn't see a check that says nothing.
+        send_proxy: Some(SendProxy::V1),
         interval: NEVER,
         fast_interval: Some(SOON),
         observe: observe(1, OnError::FastInterval),

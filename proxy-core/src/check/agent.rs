@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::line::Sockets;
+use super::line::{First, Sockets};
 use super::probe::{excerpt, words};
 use crate::plan::{AgentCheck, MAX_WEIGHT};
 
@@ -124,7 +124,8 @@ pub(super) async fn ask(
 }
 
 async fn hear(sockets: &Sockets, address: SocketAddr, send: &str) -> io::Result<Vec<u8>> {
-    let mut stream = sockets.connect(address).await?;
+    let mut stream = sockets.begin(address, if send.is_empty() { First::They } else { First::We })?;
+    stream.opened().await?;
     stream.write_all(send.as_bytes()).await?;
     let mut said = Vec::new();
     let end = |said: &[u8]| memchr::memchr2(b'\n', b'\r', said);

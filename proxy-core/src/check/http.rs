@@ -212,7 +212,7 @@ mod tests {
         let probe = HttpProbe { headers, body: Some(body), ..HttpProbe::default() };
         let http = Http::new(&probe, Some("mail.test"), SocketAddr::from(([192, 0, 2, 1], 80)));
         let answer = http.ask(ours).await.expect("it answers");
-        (answer.what, server.await.expect("it does not panic"))
+        (answer.what.into_owned(), server.await.expect("it does not panic"))
     }
 
     #[tokio::test]

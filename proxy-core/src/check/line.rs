@@ -4,18 +4,20 @@
 //! system calls cost. So a socket isn't closed after a check but disconnected, which resets the connection (and leaves nothing
 //! in TIME_WAIT, as HAProxy's checks do); and who has to wait looks again once the others that began at the same moment
 //! had their turn, which is long enough for a server nearby, and only then asks epoll.
-#![allow(unsafe_code, reason = "connect(2) to no address at all, and epoll for a socket of our own")]
+#![allow(unsafe_code, reason = "epoll for a socket of our own")]
 
+use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::mem;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use nix::errno::Errno;
-use socket2::{Domain, SockAddr, Socket, Type};
+use rustix::io::Errno;
+use rustix::net::sockopt::set_tcp_quickack;
+use rustix::net::{connect, connect_unspec};
+use socket2::{Domain, Socket, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -32,11 +34,22 @@ struct Idle {
     v6: Vec<Socket>,
 }
 
+/// Who speaks first once a connection is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum First {
+    /// We do, or nobody does. Our half of the handshake goes with our first words (Linux delays it where
+    /// `TCP_QUICKACK` is off, tcp(7)); where there are none, the connection is reset before the server's accept(2) sees it,
+    /// and no server logs clients that say nothing. As HAProxy's checks.
+    We,
+    /// The server, and not before the handshake is over.
+    They,
+}
+
 /// A connection to a server; it is reset when this is dropped.
 #[derive(Debug)]
 pub(super) struct Line<'a> {
     sockets: &'a Sockets,
-    is_v4: bool,
+    address: SocketAddr,
     held: Held,
     /// Before epoll is asked.
     looks: u8,
@@ -58,13 +71,16 @@ enum Side {
 }
 
 impl Sockets {
-    /// A connection that is open.
-    pub(super) async fn connect(&self, address: SocketAddr) -> io::Result<Line<'_>> {
+    /// A connection that is begun.
+    pub(super) fn begin(&self, address: SocketAddr, first: First) -> io::Result<Line<'_>> {
         let socket = self.take(address.is_ipv4())?;
-        let mut line = Line { sockets: self, is_v4: address.is_ipv4(), held: Held::Bare(socket), looks: LOOKS };
-        let address = SockAddr::from(address);
-        std::future::poll_fn(|cx| line.poll(Side::Write, cx, |socket| connected(socket, &address))).await?;
-        Ok(line)
+        if first == First::We {
+            set_tcp_quickack(&socket, false)?;
+        }
+        match connected(&socket, &address) {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+            _ => Ok(Line { sockets: self, address, held: Held::Bare(socket), looks: LOOKS }),
+        }
     }
 
     fn take(&self, is_v4: bool) -> io::Result<Socket> {
@@ -82,8 +98,9 @@ impl Sockets {
     }
 
     fn give_back(&self, socket: Socket, is_v4: bool) {
-        // One that the kernel won't disconnect is closed.
-        if disconnect(&socket).is_ok() {
+        // Resets the connection, or gives up opening it; what was received is forgotten. A socket that the kernel won't
+        // disconnect is closed.
+        if connect_unspec(&socket).is_ok() {
             let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if is_v4 { &mut idle.v4 } else { &mut idle.v6 }.push(socket);
         }
@@ -91,26 +108,28 @@ impl Sockets {
 }
 
 /// Begins to connect, or looks how that goes: asked again, connect(2) says whether the connection is open by now, or why not.
-fn connected(socket: &Socket, address: &SockAddr) -> io::Result<()> {
-    match socket.connect(address) {
-        Err(error) if error.raw_os_error() == Some(libc::EISCONN) => Ok(()),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EALREADY)) => {
-            Err(ErrorKind::WouldBlock.into())
-        }
-        outcome => outcome,
+fn connected(socket: &Socket, address: &SocketAddr) -> io::Result<()> {
+    match connect(socket, address) {
+        Err(Errno::ISCONN) => Ok(()),
+        Err(Errno::INPROGRESS | Errno::ALREADY) => Err(ErrorKind::WouldBlock.into()),
+        outcome => Ok(outcome?),
     }
 }
 
-/// Resets the connection, or gives up opening it; what was received is forgotten (connect(2), `AF_UNSPEC`).
-fn disconnect(socket: &Socket) -> io::Result<()> {
-    let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
-    let length = mem::size_of_val(&nowhere) as libc::socklen_t;
-    // SAFETY: the descriptor is open, and the address is read only during the call, `length` bytes of it.
-    Errno::result(unsafe { libc::connect(socket.as_raw_fd(), &raw const nowhere, length) })?;
-    Ok(())
-}
-
 impl Line<'_> {
+    /// Whether it is open once the others that began at the same moment had their turn.
+    pub(super) async fn opens_soon(&mut self) -> io::Result<bool> {
+        let address = self.address;
+        let mut look = |cx: &mut Context<'_>| self.look(cx, |socket| connected(socket, &address));
+        poll_fn(|cx| look(cx).map_or(Poll::Ready(Ok(false)), |open| open.map_ok(|()| true))).await
+    }
+
+    /// Ends when it is open.
+    pub(super) async fn opened(&mut self) -> io::Result<()> {
+        let address = self.address;
+        poll_fn(|cx| self.poll(Side::Write, cx, |socket| connected(socket, &address))).await
+    }
+
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
         let socket = match &self.held {
             Held::Bare(socket) => socket,
@@ -120,27 +139,35 @@ impl Line<'_> {
         socket.local_addr()?.as_socket().ok_or_else(|| ErrorKind::Unsupported.into())
     }
 
+    /// `None`: that was often enough.
+    fn look<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        attempt: impl FnOnce(&Socket) -> io::Result<T>,
+    ) -> Option<Poll<io::Result<T>>> {
+        let Held::Bare(socket) = &self.held else { return None };
+        match attempt(socket) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            outcome => {
+                self.looks = LOOKS;
+                return Some(Poll::Ready(outcome));
+            }
+        }
+        self.looks = self.looks.checked_sub(1)?;
+        cx.waker().wake_by_ref();
+        Some(Poll::Pending)
+    }
+
     fn poll<T>(
         &mut self,
         side: Side,
         cx: &mut Context<'_>,
         mut attempt: impl FnMut(&Socket) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
-        if let Held::Bare(socket) = &self.held {
-            match attempt(socket) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                outcome => {
-                    self.looks = LOOKS;
-                    return Poll::Ready(outcome);
-                }
-            }
-            if self.looks > 0 {
-                self.looks -= 1;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            self.watch()?;
+        if let Some(seen) = self.look(cx, &mut attempt) {
+            return seen;
         }
+        self.watch()?;
         let Held::Watched(socket) = &self.held else { return Poll::Ready(Err(ErrorKind::NotConnected.into())) };
         loop {
             let mut ready = ready!(match side {
@@ -153,11 +180,13 @@ impl Line<'_> {
         }
     }
 
+    /// From now on epoll says when looking is worth it.
     fn watch(&mut self) -> io::Result<()> {
-        if let Held::Bare(socket) = mem::replace(&mut self.held, Held::Lost) {
+        self.held = match mem::replace(&mut self.held, Held::Lost) {
             // SAFETY: the socket is open, and is the one that `AsyncFd` owns until it is dropped or taken out whole.
-            self.held = Held::Watched(unsafe { AsyncFd::register(socket) }?);
-        }
+            Held::Bare(socket) => Held::Watched(unsafe { AsyncFd::register(socket) }?),
+            other => other,
+        };
         Ok(())
     }
 }
@@ -165,8 +194,8 @@ impl Line<'_> {
 impl Drop for Line<'_> {
     fn drop(&mut self) {
         match mem::replace(&mut self.held, Held::Lost) {
-            Held::Bare(socket) => self.sockets.give_back(socket, self.is_v4),
-            Held::Watched(socket) => self.sockets.give_back(socket.into_inner(), self.is_v4),
+            Held::Bare(socket) => self.sockets.give_back(socket, self.address.is_ipv4()),
+            Held::Watched(socket) => self.sockets.give_back(socket.into_inner(), self.address.is_ipv4()),
             Held::Lost => {}
         }
     }
@@ -216,6 +245,12 @@ mod tests {
         fn idle(&self) -> [usize; 2] {
             let idle = self.0.lock().unwrap();
             [idle.v4.len(), idle.v6.len()]
+        }
+
+        async fn connect(&self, address: SocketAddr) -> io::Result<Line<'_>> {
+            let mut line = self.begin(address, First::They)?;
+            line.opened().await?;
+            Ok(line)
         }
     }
 

@@ -145,7 +145,7 @@ mod tests {
     }
 
     async fn said(answer: impl Future<Output = io::Result<Answer>>) -> (bool, String) {
-        answer.await.map_or_else(|error| (false, error.to_string()), |answer| (answer.ok, answer.what))
+        answer.await.map_or_else(|error| (false, error.to_string()), |answer| (answer.ok, answer.what.into_owned()))
     }
 
     #[tokio::test]

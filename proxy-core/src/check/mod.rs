@@ -5,6 +5,7 @@
 //! and fall. Each checked server has one task, which sleeps most of the time and has no socket meanwhile.
 
 pub(crate) mod agent;
+mod beats;
 mod health;
 mod http;
 mod line;
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
-use tokio::time::sleep_until;
+use tokio::time::Instant as Moment;
 use tracing::{info, warn};
 
 use crate::plan::{AgentCheck, Check, Probe};
@@ -34,6 +35,7 @@ use crate::server::{LastCheck, Scheme, ServerLive};
 use crate::stats::ServerState;
 use crate::tls::Outbound;
 use crate::worker::AbortOnPanic;
+use beats::Beats;
 use health::Health;
 use http::Http;
 use line::Sockets;
@@ -73,8 +75,7 @@ struct Means {
     /// Checks that run at once; more wait for one to end. Keeps them inside the descriptors set aside for them.
     turn: Semaphore,
     sockets: Sockets,
-    /// Checks begin at whole beats of [`pace::BEAT`] from here on.
-    began: tokio::time::Instant,
+    beats: Beats,
     programs: Semaphore,
     agent: mpsc::Sender<RunProgram>,
 }
@@ -87,7 +88,7 @@ impl Checks {
         let means = Means {
             turn: Semaphore::new(at_once),
             sockets: Sockets::default(),
-            began: tokio::time::Instant::now(),
+            beats: Beats::new(),
             programs: Semaphore::new(PROGRAMS),
             agent,
         };
@@ -101,13 +102,6 @@ impl Checks {
     /// Checks the servers of `scheme` from now on.
     pub(crate) fn apply(&self, scheme: Arc<Scheme>) {
         self.wanted.send_replace(Some(scheme));
-    }
-}
-
-impl Means {
-    /// When something begins that is to begin after so long.
-    fn due(&self, pause: Duration) -> tokio::time::Instant {
-        self.began + pace::on_the_beat(self.began.elapsed(), pause)
     }
 }
 
@@ -145,7 +139,11 @@ async fn follow(mut wanted: watch::Receiver<Option<Arc<Scheme>>>, means: Arc<Mea
         }
         running.drain().for_each(|(_, (_, task))| task.abort());
         running = kept;
-        if wanted.changed().await.is_err() {
+        let wanted = tokio::select! {
+            changed = wanted.changed() => changed,
+            () = means.beats.keep() => unreachable!("it never ends"),
+        };
+        if wanted.is_err() {
             return;
         }
     }
@@ -193,7 +191,8 @@ async fn run(job: Arc<Job>, means: Arc<Means>) {
     };
     let agent = async {
         match &job.agent {
-            Some(agent) => job.keep_listening(agent, &means).await,
+            // Apart: few servers have one.
+            Some(agent) => Box::pin(job.keep_listening(agent, &means)).await,
             None => pending().await,
         }
     };
@@ -219,17 +218,13 @@ impl Job {
             Probe::Imap => Some(Question::Imap),
             Probe::Program(_) => None,
         };
-        sleep_until(means.due(pace.first(check.interval))).await;
+        means.beats.until(Moment::now() + pace.first(check.interval)).await;
         loop {
             let turn = if question.is_some() { &means.turn } else { &means.programs };
             let Ok(turn) = turn.acquire().await else { return };
             let started = Instant::now();
-            // Apart: who sleeps has no room for a handshake.
             let answer = match &question {
-                Some(question) => {
-                    let tls = self.tls.as_ref();
-                    Some(Box::pin(probe::ask(&means.sockets, address, question, tls, check)).await)
-                }
+                Some(question) => Some(probe::ask(&means.sockets, address, question, self.tls.as_ref(), check).await),
                 None => program::ask(&means.agent, &self.backend, &self.server, check.timeout).await,
             };
             drop(turn);
@@ -237,17 +232,17 @@ impl Job {
                 let change = health.record(answer.ok);
                 self.publish(check, change, answer, started.elapsed());
             }
-            let due = means.due(pace.next(health.pause(check)));
-            self.look_on(check, &mut health, due).await;
+            let due = Moment::now() + pace.next(health.pause(check));
+            self.look_on(check, &mut health, &means.beats, due).await;
         }
     }
 
     /// Takes what clients meet with until the next check is due.
-    async fn look_on(&self, check: &Check, health: &mut Health, mut due: tokio::time::Instant) {
-        let Some(observe) = &check.observe else { return sleep_until(due).await };
+    async fn look_on(&self, check: &Check, health: &mut Health, beats: &Beats, mut due: Moment) {
+        let Some(observe) = &check.observe else { return beats.until(due).await };
         loop {
             tokio::select! {
-                () = sleep_until(due) => return,
+                () = beats.until(due) => return,
                 () = self.live.observed.too_many() => {}
             }
             // One that is down has sessions left that may fail.
@@ -260,7 +255,7 @@ impl Job {
                 ServerState::Down => health.pause(check),
                 _ => check.fast_interval.unwrap_or(check.interval),
             };
-            due = due.min(tokio::time::Instant::now() + soon);
+            due = due.min(Moment::now() + soon);
         }
     }
 
@@ -273,7 +268,7 @@ impl Job {
             return;
         };
         self.live.set_health(state);
-        let (backend, server, why) = (&self.backend, &self.server, &answer.what);
+        let (backend, server, why) = (&self.backend, &self.server, &*answer.what);
         if state == ServerState::Up {
             info!(backend, server, why, "server is up");
         } else {
@@ -289,20 +284,20 @@ impl Job {
         if !check.log || same {
             return;
         }
-        let (backend, server, why) = (&self.backend, &self.server, &answer.what);
+        let (backend, server, why) = (&self.backend, &self.server, &*answer.what);
         info!(backend, server, why, passed = answer.ok, "a check ended otherwise than the one before");
     }
 
     async fn keep_listening(&self, agent: &AgentCheck, means: &Means) {
         let mut pace = Pace::new(&self.backend, &self.server);
         let address = SocketAddr::new(agent.address.unwrap_or(self.address.ip()), agent.port);
-        sleep_until(means.due(pace.first(agent.interval))).await;
+        means.beats.until(Moment::now() + pace.first(agent.interval)).await;
         loop {
             let Ok(turn) = means.turn.acquire().await else { return };
             let said = agent::ask(&means.sockets, address, agent, self.live.agent.standing()).await;
             drop(turn);
             self.take_in(said);
-            sleep_until(means.due(pace.next(agent.interval))).await;
+            means.beats.until(Moment::now() + pace.next(agent.interval)).await;
         }
     }
 

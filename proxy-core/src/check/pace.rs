@@ -9,22 +9,6 @@ use std::time::Duration;
 /// First checks are spread over one interval, but over no more than this.
 const SPREAD: Duration = Duration::from_secs(1);
 
-/// Checks that don't come often begin at whole beats: those that begin together share wake-ups.
-pub(super) const BEAT: Duration = Duration::from_millis(10);
-/// A pause of at least so many beats isn't made noticeably longer by a part of one.
-const OFTEN: u32 = 20;
-
-/// When something is due that comes `pause` after `now`, which is a time since beats began.
-pub(super) fn on_the_beat(now: Duration, pause: Duration) -> Duration {
-    let due = now + pause;
-    if pause < OFTEN * BEAT {
-        return due;
-    }
-    let over = due.as_nanos() % BEAT.as_nanos();
-    let wait = if over == 0 { 0 } else { BEAT.as_nanos() - over };
-    due + Duration::from_nanos(u64::try_from(wait).expect("less than a beat"))
-}
-
 /// The rhythm of one server's checks.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -75,13 +59,6 @@ mod tests {
             tenths[(first.as_millis() / 100).min(9) as usize] += 1;
         }
         assert!(tenths.iter().all(|count| (800..1200).contains(count)), "{tenths:?}");
-    }
-
-    #[test]
-    fn what_comes_seldom_begins_at_a_whole_beat_and_what_comes_often_when_it_is_due() {
-        let due = |now, pause| on_the_beat(Duration::from_millis(now), Duration::from_millis(pause)).as_millis();
-        assert_eq!([due(1003, 2001), due(1000, 2000), due(1009, 200)], [3010, 3000, 1210]);
-        assert_eq!([due(1003, 199), due(1, 1)], [1202, 2]);
     }
 
     #[test]
