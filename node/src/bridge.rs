@@ -1,8 +1,7 @@
 //! Where the three libraries meet: one value of one side into one value of the other, and nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use proxy_core::stats::{ServerState, Stats};
 use vrrp::event::{Fault, Note, Why};
 use vrrp::heartbeat::Lan;
 use vrrp::io::snapshot::{RouterSnapshot, Snapshot};
@@ -29,21 +28,6 @@ pub fn core(status: &supervisor::Status, last_exit: Option<&str>) -> Core {
         CoreState::Backoff { .. } => Core::Exited(last_exit.unwrap_or("in an unknown way").to_owned()),
         CoreState::Draining | CoreState::Stopped => Core::Exited("it was told to end".into()),
     }
-}
-
-/// The backends of which every server is known to be down.
-pub fn backends_down(stats: &Stats) -> BTreeSet<String> {
-    let down = |backend: &&proxy_core::stats::BackendStats| {
-        !backend.servers.is_empty()
-            && backend.servers.iter().all(|server| matches!(server.state, ServerState::Down | ServerState::Maintenance))
-    };
-    stats.backends.iter().filter(down).map(|backend| backend.name.clone()).collect()
-}
-
-/// Whether every server that is checked has been looked at.
-pub fn is_checked(stats: &Stats) -> bool {
-    let mut servers = stats.backends.iter().flat_map(|backend| &backend.servers);
-    !servers.any(|server| server.state == ServerState::Checking)
 }
 
 /// Whether a router lost its VIP through a fault of its own node.

@@ -25,8 +25,8 @@ use crate::plan::{self, List, Mode, Plan, PlanError};
 use crate::proxy_protocol::BadProxy;
 use crate::server::{BackendLive, FrontendLive, Scheme, ServerLive};
 use crate::stats::{
-    BackendStats, CheckReport, FrontendStats, HttpCounters, Reasons, ServerState, ServerStats, Stats, TlsStats,
-    WorkerShard, WorkerStats, shards, sum,
+    BackendStats, CheckReport, FrontendStats, HttpCounters, Reasons, ServerState, ServerStats, Stats, Summary,
+    TlsStats, WorkerShard, WorkerStats, shards, sum,
 };
 use crate::tls::fault::Fault;
 use crate::worker::{self, Mailbox, Seed};
@@ -222,6 +222,24 @@ impl DataPlane {
         }
     }
 
+    /// What of it is looked at all the time.
+    pub fn summary(&self) -> Summary {
+        let plan = &self.scheme.plan;
+        let frontends = plan.frontends.iter().zip(&self.scheme.frontends);
+        let total = |live: &FrontendLive| sum(&live.shards, |shard| &shard.total);
+        let totals = frontends.map(|(frontend, live)| (frontend.name.clone(), total(live))).collect();
+        let mut summary = Summary { totals, ..Summary::default() };
+        for (backend, live) in plan.backends.iter().zip(&self.scheme.backends) {
+            let states = || backend.servers.iter().zip(&live.servers).map(|(server, live)| live.state(server));
+            let down = |state| matches!(state, ServerState::Down | ServerState::Maintenance);
+            if !backend.servers.is_empty() && states().all(down) {
+                summary.backends_down.insert(backend.name.clone());
+            }
+            summary.checking |= states().any(|state| state == ServerState::Checking);
+        }
+        summary
+    }
+
     /// Where checks ask for programs to be run; once. If it is dropped they are not run, and their servers stay as
     /// they are.
     pub(crate) fn take_programs(&mut self) -> Option<mpsc::Receiver<RunProgram>> {
@@ -338,7 +356,7 @@ fn server_stats(server: &plan::Server, live: &ServerLive, slow_start: Option<Dur
         last_check: report.last_check.as_ref().map(|check| CheckReport {
             ok: check.ok,
             code: check.code,
-            what: check.what.clone(),
+            what: check.what.to_string(),
             latency_ms: milliseconds(check.latency),
             ago_ms: milliseconds(check.ended.elapsed()),
         }),

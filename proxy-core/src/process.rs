@@ -252,6 +252,10 @@ impl Core {
                 let stats = self.plane.as_ref().map(DataPlane::stats).unwrap_or_default();
                 self.say(FromCore::Stats(Box::new(stats)));
             }
+            ToCore::Summary => {
+                let summary = self.plane.as_ref().map(DataPlane::summary).unwrap_or_default();
+                self.say(FromCore::Summary(summary));
+            }
             ToCore::List(list) => {
                 if let Some(plane) = &self.plane {
                     plane.replace_list(&list);

@@ -3,7 +3,7 @@
 //! A counter is written by one worker only (a plain load and store), in a shard of its own cache lines; readers
 //! sum the shards. Sums are therefore not one moment's picture across counters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,17 @@ pub struct Stats {
     pub log_sinks: Vec<LogSinkStats>,
     /// In the order of the plan.
     pub stick_tables: Vec<StickTableStats>,
+}
+
+/// What of the state is looked at every second, whoever asks for the rest: little, however many servers there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Sessions ever, by frontend.
+    pub totals: BTreeMap<String, u64>,
+    /// Backends of which every server is down or in maintenance.
+    pub backends_down: BTreeSet<String>,
+    /// A server that is checked was not looked at yet.
+    pub checking: bool,
 }
 
 /// One frontend.
@@ -219,9 +230,9 @@ pub struct WorkerStats {
     pub accept_pauses: u64,
     /// Log lines dropped because the writer did not come after.
     pub log_drops: u64,
-    /// Connections to HTTP servers now, in use or idle; as of its last beat.
+    /// Connections to HTTP servers now, in use or idle; as of its last beat (50 ms).
     pub server_connections: u64,
-    /// Those of them that wait for a request.
+    /// Those of them that wait for a request; as of its last sweep (1 s).
     pub idle_server_connections: u64,
 }
 
@@ -398,8 +409,9 @@ pub(crate) struct WorkerShard {
     pub(crate) accept_pauses: Counter,
     pub(crate) reset_by_drain: Counter,
     pub(crate) log_drops: Counter,
-    /// A gauge, set with each beat; as is the next.
+    /// A gauge, set with each beat.
     pub(crate) server_connections: Counter,
+    /// Likewise, with each sweep: it costs a look at every server.
     pub(crate) idle_server_connections: Counter,
 }
 

@@ -203,10 +203,9 @@ impl Worker {
         self.beats = self.beats.wrapping_add(1);
         if self.beats.is_multiple_of(SWEEP_EVERY) {
             self.routes.sweep();
+            self.own.desk.counters().idle_server_connections.set(self.routes.idle() as u64);
         }
-        let counters = self.own.desk.counters();
-        counters.server_connections.set(self.own.desk.server_connections.get() as u64);
-        counters.idle_server_connections.set(self.routes.idle() as u64);
+        self.own.desk.counters().server_connections.set(self.own.desk.server_connections.get() as u64);
     }
 
     fn is_drained(&self) -> bool {

@@ -123,7 +123,8 @@ pub fn postfix(place: &Place, address: SocketAddr, banner: &str) -> Result<Postf
             virtual_mailbox_domains = mail.test\nvirtual_mailbox_base = {mail}\n\
             virtual_mailbox_maps = inline:{{ann@mail.test=ann/, bob@mail.test=bob/}}\n\
             virtual_minimum_uid = 1\nvirtual_uid_maps = static:{uid}\nvirtual_gid_maps = static:{gid}\n\
-            message_size_limit = 67108864\nvirtual_mailbox_limit = 0\n{tls}",
+            message_size_limit = 67108864\nvirtual_mailbox_limit = 0\n\
+            queue_run_delay = 1s\nminimal_backoff_time = 1s\nmaximal_backoff_time = 1s\ntransport_retry_time = 1s\n{tls}",
             spool = spool.display(),
             data = data.display(),
             folder = place.folder().display(),

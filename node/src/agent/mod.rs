@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proxy_core::control::TableAsk;
+use proxy_core::stats::Summary;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -362,7 +363,7 @@ impl Agent {
         systemd::alive();
         systemd::status(&self.one_line());
         let supervisor = self.supervisor.clone();
-        self.work.spawn(work::statistics(supervisor));
+        self.work.spawn(work::summary(supervisor));
         self.look_at_plans();
         self.tell_report();
         self.tell_records();
@@ -523,10 +524,10 @@ impl Agent {
                     peering.handoff.handle(handoff::machine::Input::JobEnded { vip, number, outcome }, now);
                 }
             }
-            Ok(Done::Statistics(stats)) => {
-                self.policy.handle(Input::BackendsDown(bridge::backends_down(&stats)));
-                self.checked = bridge::is_checked(&stats);
-                self.traffic.update(&stats);
+            Ok(Done::Summed(Summary { totals, backends_down, checking })) => {
+                self.policy.handle(Input::BackendsDown(backends_down));
+                self.checked = !checking;
+                self.traffic.update(totals);
             }
             Ok(Done::Checked { checked, dry_run, reply }) => {
                 let response = match checked {

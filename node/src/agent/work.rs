@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use proxy_core::control::TableAsk;
-use proxy_core::stats::Stats;
+use proxy_core::stats::Summary;
 use sync::Channel;
 use tokio::sync::oneshot;
 use vrrp::config::RouterConfig;
@@ -30,7 +30,7 @@ pub(super) enum Done {
     /// It has answered its caller, or there was nothing to say.
     Answered,
     /// The proxy core's counters.
-    Statistics(Box<Stats>),
+    Summed(Summary),
     /// A cluster file was read, or is refused.
     Checked { checked: Result<Box<Candidate>, Response>, dry_run: bool, reply: oneshot::Sender<Response> },
     /// The proxy core runs the candidate, and the disk has it.
@@ -134,9 +134,9 @@ pub(super) async fn apply(
     Done::NotApplied { number, why, reply }
 }
 
-/// Asks the proxy core for its counters.
-pub(super) async fn statistics(supervisor: Supervisor) -> Done {
-    supervisor.stats().await.map_or(Done::Answered, |stats| Done::Statistics(Box::new(stats)))
+/// Asks the proxy core how it is.
+pub(super) async fn summary(supervisor: Supervisor) -> Done {
+    supervisor.summary().await.map_or(Done::Answered, Done::Summed)
 }
 
 /// Completes a status with the proxy core's counters, if it answers, and sends it.

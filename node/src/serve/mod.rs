@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::Args;
 use nix::unistd::{getegid, geteuid};
 use proxy_core::sandbox::Identity;
-use proxy_core::stats::Stats;
+use proxy_core::stats::Summary;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -176,7 +176,7 @@ struct Serve {
 /// How something ended that took time.
 enum Done {
     Reloaded(Box<Result<(ClusterConfig, Revision), ReloadError>>),
-    Statistics(Box<Stats>),
+    Summed(Summary),
     Nothing,
 }
 
@@ -226,7 +226,7 @@ impl Serve {
                 _ = tick.tick(), if asked => {
                     let supervisor = self.supervisor.clone();
                     self.work.spawn(async move {
-                        supervisor.stats().await.map_or(Done::Nothing, |stats| Done::Statistics(Box::new(stats)))
+                        supervisor.summary().await.map_or(Done::Nothing, Done::Summed)
                     });
                 }
             }
@@ -291,7 +291,7 @@ impl Serve {
                     }
                 }
             }
-            Ok(Done::Statistics(stats)) => self.traffic.update(&stats),
+            Ok(Done::Summed(summary)) => self.traffic.update(summary.totals),
             Ok(Done::Nothing) => {}
             Err(error) => tracing::error!(%error, "a task ended early"),
         }

@@ -24,10 +24,8 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     /// Takes in a reading, about once a second.
-    pub(crate) fn update(&mut self, stats: &Stats) {
+    pub(crate) fn update(&mut self, totals: BTreeMap<String, u64>) {
         let now = Instant::now();
-        let totals: BTreeMap<String, u64> =
-            stats.frontends.iter().map(|frontend| (frontend.name.clone(), frontend.total)).collect();
         if let Some((at, before)) = &self.last {
             let seconds = now.duration_since(*at).as_secs_f64().max(0.001);
             let rate = |(name, total): (&String, &u64)| {

@@ -24,7 +24,7 @@ use proxy_core::beat::BeatBoard;
 use proxy_core::control::{TableAnswer, TableAsk};
 use proxy_core::limits::Limits;
 use proxy_core::plan::{List, Plan};
-use proxy_core::stats::Stats;
+use proxy_core::stats::{Stats, Summary};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use policy::Timing;
@@ -231,6 +231,7 @@ enum Command {
     Apply(Box<Plan>, oneshot::Sender<Result<u64, ApplyError>>),
     Stop(Duration, oneshot::Sender<Stopped>),
     Stats(oneshot::Sender<Stats>),
+    Summary(oneshot::Sender<Summary>),
     ReopenLogs,
     List(List, oneshot::Sender<()>),
     Table(TableAsk, oneshot::Sender<TableAnswer>),
@@ -317,6 +318,16 @@ impl Supervisor {
         let (reply, answer) = oneshot::channel();
         let ask = async {
             self.commands.send(Command::Stats(reply)).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::time::timeout(STATISTICS, ask).await.ok()?
+    }
+
+    /// What of that is looked at all the time; `None` likewise.
+    pub async fn summary(&self) -> Option<Summary> {
+        let (reply, answer) = oneshot::channel();
+        let ask = async {
+            self.commands.send(Command::Summary(reply)).await.ok()?;
             answer.await.ok()
         };
         tokio::time::timeout(STATISTICS, ask).await.ok()?

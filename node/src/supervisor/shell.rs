@@ -16,7 +16,7 @@ use proxy_core::beat::BeatBoard;
 use proxy_core::control::{ChannelError, DescriptorKey, Descriptors, FromCore, Received, TableAnswer, ToCore};
 use proxy_core::listener::ListenerKey;
 use proxy_core::plan::{List, Plan};
-use proxy_core::stats::Stats;
+use proxy_core::stats::{Stats, Summary};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 
@@ -101,6 +101,7 @@ async fn prepare(settings: Settings, plan: Plan, sockets: Listeners, ends: Ends)
         change: None,
         reopen_due: false,
         asking: VecDeque::new(),
+        summing: VecDeque::new(),
         programs: None,
         listing: VecDeque::new(),
         tabling: VecDeque::new(),
@@ -162,6 +163,7 @@ struct Shell {
     /// The log sinks are to be opened anew as soon as a core runs and no change is on its way.
     reopen_due: bool,
     asking: VecDeque<oneshot::Sender<Stats>>,
+    summing: VecDeque<oneshot::Sender<Summary>>,
     /// `None`: no check has needed one yet.
     programs: Option<Programs>,
     /// Who waits for a list's new content to be taken up. As many as change lists at once, which is few.
@@ -318,8 +320,12 @@ impl Shell {
             Received::Message(FromCore::Stats(stats)) => {
                 self.asking.drain(..).for_each(|asker| drop(asker.send((*stats).clone())));
             }
-            Received::Message(FromCore::ListTaken) => {
+            Received::Message(FromCore::Summary(summary)) => {
                 // Whoever gave up waiting has no use for it.
+                self.summing.pop_front().map(|reply| reply.send(summary));
+            }
+            Received::Message(FromCore::ListTaken) => {
+                // Likewise.
                 self.listing.pop_front().map(|reply| reply.send(()));
             }
             Received::Message(FromCore::RunProgram { ticket, backend, server }) => {
@@ -428,6 +434,12 @@ impl Shell {
                     self.asking.push_back(reply);
                 }
             }
+            Command::Summary(reply) => {
+                if self.liveness.is_some() && self.summing.len() < ASKING {
+                    self.summing.push_back(reply);
+                    self.say(&ToCore::Summary);
+                }
+            }
             Command::List(list, reply) => self.replace_list(list, reply),
             Command::Table(ask, reply) => {
                 if self.liveness.is_some() && self.tabling.len() < ASKING {
@@ -528,6 +540,7 @@ impl Shell {
         let exit = Exit { status: link.child.reap(), last_log: link.log.last() };
         self.liveness = None;
         self.asking.clear();
+        self.summing.clear();
         self.listing.clear();
         self.tabling.clear();
         self.ends.publish.send_modify(|status| status.pid = None);

@@ -21,10 +21,10 @@ pub use codec::{FrameError, MAX_FRAME};
 use crate::limits::Limits;
 use crate::listener::ListenerKey;
 use crate::plan::{List, Plan};
-use crate::stats::{Stats, StickEntry};
+use crate::stats::{Stats, StickEntry, Summary};
 
 /// Changes with every change of a message; a core and an agent of different versions do not adopt each other.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Descriptors in one batch; well below the kernel's 253 in one message.
 pub const BATCH: usize = 64;
@@ -102,6 +102,8 @@ pub enum ToCore {
     },
     /// Answered by [`FromCore::Stats`].
     Stats,
+    /// Answered by [`FromCore::Summary`].
+    Summary,
     /// The plan's list of this name has these networks from now on. Answered by [`FromCore::ListTaken`].
     List(List),
     /// Answered by [`FromCore::Table`].
@@ -150,6 +152,8 @@ pub enum FromCore {
     },
     /// What the data plane counts.
     Stats(Box<Stats>),
+    /// What of it is looked at all the time.
+    Summary(Summary),
     /// Run the program that checks this server, as the plan has it, within its timeout. Answered by
     /// [`ToCore::ProgramEnded`].
     RunProgram {
