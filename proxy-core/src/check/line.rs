@@ -51,6 +51,9 @@ pub(super) struct Line<'a> {
     sockets: &'a Sockets,
     address: SocketAddr,
     held: Held,
+    is_open: bool,
+    /// Something was said, and nobody answers at once.
+    spoke: bool,
     /// Before epoll is asked.
     looks: u8,
 }
@@ -79,7 +82,10 @@ impl Sockets {
         }
         match connected(&socket, &address) {
             Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
-            _ => Ok(Line { sockets: self, address, held: Held::Bare(socket), looks: LOOKS }),
+            _ => {
+                let held = Held::Bare(socket);
+                Ok(Line { sockets: self, address, held, is_open: false, spoke: false, looks: LOOKS })
+            }
         }
     }
 
@@ -120,14 +126,22 @@ impl Line<'_> {
     /// Whether it is open once the others that began at the same moment had their turn.
     pub(super) async fn opens_soon(&mut self) -> io::Result<bool> {
         let address = self.address;
-        let mut look = |cx: &mut Context<'_>| self.look(cx, |socket| connected(socket, &address));
-        poll_fn(|cx| look(cx).map_or(Poll::Ready(Ok(false)), |open| open.map_ok(|()| true))).await
+        let looked = poll_fn(|cx| match self.look(cx, |socket| connected(socket, &address)) {
+            Some(open) => open.map_ok(|()| true),
+            None => Poll::Ready(Ok(false)),
+        });
+        self.is_open = looked.await?;
+        Ok(self.is_open)
     }
 
     /// Ends when it is open.
     pub(super) async fn opened(&mut self) -> io::Result<()> {
         let address = self.address;
-        poll_fn(|cx| self.poll(Side::Write, cx, |socket| connected(socket, &address))).await
+        if !self.is_open {
+            poll_fn(|cx| self.poll(Side::Write, cx, |socket| connected(socket, &address))).await?;
+            self.is_open = true;
+        }
+        Ok(())
     }
 
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -146,6 +160,10 @@ impl Line<'_> {
         attempt: impl FnOnce(&Socket) -> io::Result<T>,
     ) -> Option<Poll<io::Result<T>>> {
         let Held::Bare(socket) = &self.held else { return None };
+        if mem::take(&mut self.spoke) {
+            cx.waker().wake_by_ref();
+            return Some(Poll::Pending);
+        }
         match attempt(socket) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             outcome => {
@@ -210,7 +228,10 @@ impl AsyncRead for Line<'_> {
 
 impl AsyncWrite for Line<'_> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.get_mut().poll(Side::Write, cx, |mut socket| socket.write(bytes))
+        let line = self.get_mut();
+        let written = ready!(line.poll(Side::Write, cx, |mut socket| socket.write(bytes)));
+        line.spoke = true;
+        Poll::Ready(written)
     }
 
     fn poll_write_vectored(
