@@ -47,7 +47,7 @@ pub fn dovecot(place: &Place, address: SocketAddr) -> Result<Part, PartError> {
     let config = format!(
         "base_dir = {folder}/{name}-run\nstate_dir = {folder}/{name}-state\nprotocols = imap\nssl = no\n\
         listen = {ip}\nlog_path = /dev/stderr\nmail_location = maildir:{mail}/%n\n{users}\
-        disable_plaintext_auth = no\nimap_idle_notify_interval = 29 mins\nfirst_valid_uid = 1\n\
+        disable_plaintext_auth = no\nimap_idle_notify_interval = 1 hour\nfirst_valid_uid = 1\n\
         passdb {{\n  driver = static\n  args = nopassword=y\n}}\n\
         userdb {{\n  driver = static\n  args = uid={uid} gid={gid} home={mail}/%n\n}}\n\
         service imap-login {{\n  chroot =\n  inet_listener imap {{\n    port = {port}\n  }}\n\

@@ -27,7 +27,7 @@ fn site(place: &Place, servers: &[SocketAddr], check: &str) -> Site {
     site.servers = servers.iter().map(|server| (format!("at-{}", server.port()), *server)).collect();
     site.defaults =
         "timeouts = { client = \"1s\", server = \"1s\", request = \"1s\", keep_alive = \"1s\", queue = \"1s\", \
-                     connect = \"1s\", check = \"5s\", tunnel = \"10m\" }"
+                     connect = \"1s\", check = \"5s\", tunnel = \"30m\" }"
             .into();
     site.backend = format!("check = {{ {check}, interval = \"200ms\", rise = 1, fall = 1 }}");
     site
