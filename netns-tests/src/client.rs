@@ -21,6 +21,10 @@ use crate::netns::{Netns, NetnsError};
 pub const PACE: Duration = Duration::from_millis(1);
 /// After so long without an answer a request counts as failed.
 pub const PATIENCE: Duration = Duration::from_secs(3);
+/// Requests under way at once, a third more than fit into [`PATIENCE`]. Only a client that was denied its processor comes
+/// to so many, as it makes up for what it missed; further ones wait, and count as late. Else they would take all descriptors
+/// of the process, the servers' and other tests' among them.
+const MOST: usize = 4000;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.0\r\nHost: lab\r\n\r\n";
 
@@ -119,7 +123,7 @@ impl Client {
         let (stopped, counter) = (Arc::clone(&stop), Arc::clone(&answered));
         let thread = netns.thread("client", move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            Ok(runtime.block_on(ask(target, &stopped, &counter)))
+            Ok(runtime.block_on(ask(target, &stopped, &counter, MOST)))
         })?;
         Ok(Client { stop, answered, thread: Some(thread) })
     }
@@ -157,14 +161,18 @@ pub fn ask_once(netns: &Netns, target: SocketAddr) -> Outcome {
     })
 }
 
-async fn ask(target: SocketAddr, stop: &AtomicBool, answered: &Arc<AtomicUsize>) -> Recording {
+async fn ask(target: SocketAddr, stop: &AtomicBool, answered: &Arc<AtomicUsize>, most: usize) -> Recording {
     // Room for a minute: growing the list must not be what the worst latency shows.
     let records = Arc::new(Mutex::new(Vec::with_capacity(60_000)));
     let mut under_way = JoinSet::new();
     let mut pace = tokio::time::interval(PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
     while !stop.load(Ordering::Relaxed) {
-        let late = pace.tick().await.elapsed();
+        let due = pace.tick().await;
+        if under_way.len() >= most {
+            under_way.join_next().await;
+        }
+        let late = due.elapsed();
         let (records, answered) = (Arc::clone(&records), Arc::clone(answered));
         under_way.spawn(async move {
             let start = Instant::now();
@@ -223,6 +231,34 @@ fn whole(answer: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn no_more_requests_are_under_way_than_may_be_and_those_that_wait_are_late() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let target = silent.local_addr().expect("it has an address");
+        let (stop, answered) = (AtomicBool::new(false), Arc::default());
+        let server = async {
+            let mut held = Vec::new();
+            while held.len() < 5 {
+                held.push(silent.accept().await.expect("a request comes").0);
+            }
+            // Fifty more were due meanwhile.
+            let sixth = tokio::time::timeout(50 * PACE, silent.accept()).await;
+            assert!(sixth.is_err(), "five may be under way");
+            drop(held);
+            let sixth = silent.accept().await.expect("one more comes");
+            stop.store(true, Ordering::Relaxed);
+            drop(sixth);
+            while let Ok(accepted) = silent.accept().await {
+                drop(accepted);
+            }
+        };
+        let seen = tokio::select! {
+            seen = ask(target, &stop, &answered, 5) => seen,
+            () = server => unreachable!("it accepts for ever"),
+        };
+        assert!(seen.records.iter().any(|record| record.late >= 40 * PACE), "the sixth was kept waiting");
+    }
 
     fn recording(fault: Instant, requests: &[(i64, i64, Outcome)]) -> Recording {
         let at = |ms: i64| match u64::try_from(ms) {

@@ -11,7 +11,8 @@ async def echo(connection):
 
 
 async def main():
-    async with serve(echo, sys.argv[1], int(sys.argv[2]), max_size=None):
+    # Its pings every 20 s would come between the echoes, where a client is slow.
+    async with serve(echo, sys.argv[1], int(sys.argv[2]), max_size=None, ping_interval=None):
         print("listening", flush=True)
         await asyncio.get_running_loop().create_future()
 

@@ -38,6 +38,8 @@ pub(super) fn config(
     let builder = builder.map_err(|_| wrong("no cipher suite of it is for its versions of TLS".into()))?;
     let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(Choice::new(&shown)));
     config.alpn_protocols = alpn(&tls.alpn);
+    // The profile's order decides, as HAProxy has it; scanners call anything else a weakness.
+    config.ignore_client_order = true;
     // Sessions are kept by the clients alone: nothing that all workers would have to lock, nothing that fills up.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     if tls.tickets {

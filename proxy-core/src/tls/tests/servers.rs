@@ -120,6 +120,24 @@ fn only_the_cipher_suites_of_the_profile_are_used() {
 }
 
 #[test]
+fn of_the_suites_that_both_know_the_profiles_first_is_used() {
+    let ca = Ca::new("ca");
+    let mut plan = plan(vec![ca.sign("a", &["a.test"], Kind::Ecdsa)]);
+    let suites = [
+        (TlsVersion::V13, ["TLS13_AES_128_GCM_SHA256", "TLS13_AES_256_GCM_SHA384"]),
+        (TlsVersion::V12, ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"]),
+    ];
+    for (version, [one, other]) in suites {
+        for (first, second) in [(one, other), (other, one)] {
+            plan.tls[0].cipher_suites = vec![first.into(), second.into()];
+            let met = shake(client(&ca), dns("a.test"), built(&plan).bind(0)).unwrap();
+            let facts = met.facts();
+            assert_eq!((facts.version, facts.cipher_suite), (version, first), "the client's order is one of these");
+        }
+    }
+}
+
+#[test]
 fn cipher_suites_that_are_not_there_are_named_with_those_that_are() {
     let ca = Ca::new("ca");
     let mut plan = plan(vec![ca.sign("a", &["a.test"], Kind::Ecdsa)]);
