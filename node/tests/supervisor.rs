@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use node::listeners::{Listeners, wanted};
 use node::supervisor::{ApplyError, CoreState, Settings, StartError, Status, Supervisor, Timing};
-use proxy_core::plan::{Backend, Balance, Bind, Frontend, Log, LogFormat, LogSink, Mode, Plan, Server};
+use proxy_core::plan::{Backend, Bind, Frontend, Log, LogFormat, LogSink, Mode, Plan, Server};
 use proxy_core::sandbox::Identity;
 use tokio::sync::mpsc;
 
@@ -73,30 +73,7 @@ impl Bench {
                 max_connections: None,
                 client_timeout: 60 * SECOND,
             }],
-            backends: vec![Backend {
-                name: "back".into(),
-                balance: Balance::RoundRobin,
-                servers: vec![server],
-                tls: None,
-                check: None,
-                agent_check: None,
-                retries: 3,
-                redispatch: false,
-                connect_timeout: 5 * SECOND,
-                server_timeout: 60 * SECOND,
-                queue_timeout: 5 * SECOND,
-                tunnel_timeout: None,
-                abort_on_close: false,
-                persist: None,
-                prefer_last_server: false,
-                send_proxy: None,
-                slow_start: None,
-                cut_on_down: false,
-                all_backups: false,
-                http2: false,
-                request_edits: Vec::new(),
-                response_edits: Vec::new(),
-            }],
+            backends: vec![Backend { redispatch: false, ..Backend::new("back", vec![server], 60 * SECOND) }],
             ..Plan::default()
         }
     }

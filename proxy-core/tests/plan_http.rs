@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use proxy_core::plan::{
-    Action, Backend, Balance, Bind, ClientCertField, Condition, Frontend, HeaderEdit, Http, List, Log, LogFormat,
-    LogSink, MAX_BODY, Mode, Pattern, Plan, Redirect, Reply, Rule, Sources, Text,
+    Action, Backend, Bind, ClientCertField, Condition, Frontend, HeaderEdit, Http, List, Log, LogFormat, LogSink,
+    MAX_BODY, Mode, Pattern, Plan, Redirect, Reply, Rule, Sources, Text,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -34,30 +34,7 @@ fn valid() -> Plan {
         client_timeout: SECOND,
         log: None,
     };
-    let backend = Backend {
-        name: "app".into(),
-        balance: Balance::RoundRobin,
-        servers: Vec::new(),
-        tls: None,
-        check: None,
-        agent_check: None,
-        retries: 3,
-        redispatch: true,
-        connect_timeout: SECOND,
-        server_timeout: SECOND,
-        queue_timeout: SECOND,
-        tunnel_timeout: None,
-        abort_on_close: false,
-        persist: None,
-        prefer_last_server: false,
-        send_proxy: None,
-        slow_start: None,
-        cut_on_down: false,
-        all_backups: false,
-        http2: false,
-        request_edits: Vec::new(),
-        response_edits: Vec::new(),
-    };
+    let backend = Backend::new("app", Vec::new(), SECOND);
     Plan {
         revision: 7,
         frontends: vec![frontend("web", 80, Mode::Http(Box::new(http))), frontend("mail", 25, Mode::Tcp)],

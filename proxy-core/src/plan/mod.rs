@@ -361,6 +361,34 @@ fn needs_requests(plan: &Plan, backend: usize) -> bool {
 }
 
 impl Backend {
+    /// One of which nothing else is said: whatever may take time may take `limit`.
+    pub fn new(name: impl Into<String>, servers: Vec<Server>, limit: Duration) -> Backend {
+        Backend {
+            name: name.into(),
+            balance: Balance::RoundRobin,
+            servers,
+            all_backups: false,
+            tls: None,
+            send_proxy: None,
+            persist: None,
+            prefer_last_server: false,
+            slow_start: None,
+            cut_on_down: false,
+            check: None,
+            agent_check: None,
+            retries: 3,
+            redispatch: true,
+            connect_timeout: limit,
+            server_timeout: limit,
+            queue_timeout: limit,
+            abort_on_close: false,
+            http2: false,
+            tunnel_timeout: None,
+            request_edits: Vec::new(),
+            response_edits: Vec::new(),
+        }
+    }
+
     /// How this server of it is checked; `None`: it counts as up.
     pub fn check_of(&self, server: &Server) -> Option<&Check> {
         self.check.as_ref().filter(|_| server.check)
@@ -415,28 +443,8 @@ pub(crate) mod tests {
         let probe = Probe::Http(HttpProbe { host: Some("a.test".into()), ..HttpProbe::default() });
         let check = Check { probe, ..Check::default() };
         let backend = |name: &str| Backend {
-            name: name.into(),
-            balance: Balance::RoundRobin,
-            servers: vec![server("one"), server("two")],
-            tls: None,
-            send_proxy: None,
             check: Some(check.clone()),
-            agent_check: None,
-            retries: 3,
-            redispatch: true,
-            connect_timeout: second,
-            server_timeout: second,
-            queue_timeout: second,
-            tunnel_timeout: None,
-            abort_on_close: false,
-            persist: None,
-            prefer_last_server: false,
-            slow_start: None,
-            cut_on_down: false,
-            all_backups: false,
-            http2: false,
-            request_edits: Vec::new(),
-            response_edits: Vec::new(),
+            ..Backend::new(name, vec![server("one"), server("two")], second)
         };
         let frontend = |name: &str, port| Frontend {
             name: name.into(),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use proxy_core::beat::BeatBoard;
 use proxy_core::limits::Limits;
 use proxy_core::listener::{Listener, ListenerKey};
-use proxy_core::plan::{Backend, Balance, Bind, Frontend, Mode, Plan, Server};
+use proxy_core::plan::{Backend, Bind, Frontend, Mode, Plan, Server};
 use proxy_core::plane::{DataPlane, LogDescriptors};
 use socket2::{Domain, Socket, Type};
 
@@ -95,28 +95,10 @@ pub(crate) fn plan(bind: SocketAddr, servers: Vec<Server>) -> Plan {
         log: None,
     };
     let backend = Backend {
-        name: "back".into(),
-        balance: Balance::RoundRobin,
-        servers,
-        tls: None,
-        check: None,
-        agent_check: None,
         retries: 0,
         redispatch: false,
         connect_timeout: Duration::from_millis(100),
-        server_timeout: PATIENCE,
-        queue_timeout: PATIENCE,
-        tunnel_timeout: None,
-        abort_on_close: false,
-        persist: None,
-        prefer_last_server: false,
-        send_proxy: None,
-        slow_start: None,
-        cut_on_down: false,
-        all_backups: false,
-        http2: false,
-        request_edits: Vec::new(),
-        response_edits: Vec::new(),
+        ..Backend::new("back", servers, PATIENCE)
     };
     Plan { revision: 1, frontends: vec![frontend], backends: vec![backend], ..Plan::default() }
 }

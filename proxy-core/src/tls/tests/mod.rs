@@ -20,7 +20,7 @@ use rustls::{ClientConfig, ClientConnection, ConnectionCommon, ServerConfig, Ser
 
 use super::certificates::Shown;
 use super::*;
-use crate::plan::{Backend, Balance, Certificate, ClientAuth, Plan, Secret, Server, ServerTls, Tls, Verify};
+use crate::plan::{Backend, Certificate, ClientAuth, Plan, Secret, Server, ServerTls, Tls, Verify};
 
 /// A private authority.
 struct Ca(CertifiedIssuer<'static, KeyPair>);
@@ -123,31 +123,7 @@ fn server(name: &str, tls_name: Option<&str>) -> Server {
 }
 
 fn backend(tls: ServerTls, servers: Vec<Server>) -> Backend {
-    let second = Duration::from_secs(1);
-    Backend {
-        name: "farm".into(),
-        balance: Balance::RoundRobin,
-        servers,
-        http2: false,
-        tls: Some(tls),
-        check: None,
-        agent_check: None,
-        retries: 0,
-        redispatch: false,
-        connect_timeout: second,
-        server_timeout: second,
-        queue_timeout: second,
-        abort_on_close: false,
-        persist: None,
-        prefer_last_server: false,
-        send_proxy: None,
-        slow_start: None,
-        cut_on_down: false,
-        all_backups: false,
-        tunnel_timeout: None,
-        request_edits: Vec::new(),
-        response_edits: Vec::new(),
-    }
+    Backend { tls: Some(tls), retries: 0, redispatch: false, ..Backend::new("farm", servers, Duration::from_secs(1)) }
 }
 
 fn built(plan: &Plan) -> Configs {
