@@ -102,7 +102,7 @@ async fn converse(
     }
     match tls {
         Some(tls) => Box::pin(shake_hands(line, question, tls)).await,
-        None => talk(line, question).await,
+        None => talk(&mut line, question).await,
     }
 }
 
