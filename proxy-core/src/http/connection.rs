@@ -151,18 +151,20 @@ impl Connection {
 
     /// To the end of the connection, or, with `true`, of HTTP/1 on it: the client speaks HTTP/2. Small while it waits for
     /// a request: what comes then is boxed.
-    pub(crate) async fn serve(&mut self) -> bool {
-        loop {
-            let (step, route) = poll_fn(|cx| self.poll_head(cx)).await;
-            match Box::pin(self.act(step, route)).await {
-                Outcome::Next(Next::Request) => self.await_next(),
-                Outcome::Next(Next::Http2) => return true,
-                Outcome::Next(Next::Close | Next::Linger | Next::Reset) => return false,
-                Outcome::Tunnel(tunnel) => {
-                    Box::pin(self.tunnel(tunnel)).await;
-                    return false;
+    #[expect(clippy::manual_async_fn, reason = "every idle client would have room for an async fn's arguments twice")]
+    pub(crate) fn serve(&mut self) -> impl Future<Output = bool> {
+        async move {
+            let tunnel = loop {
+                let (step, route) = poll_fn(|cx| self.poll_head(cx)).await;
+                match Box::pin(self.act(step, route)).await {
+                    Outcome::Next(Next::Request) => self.await_next(),
+                    Outcome::Next(Next::Http2) => return true,
+                    Outcome::Next(Next::Close | Next::Linger | Next::Reset) => return false,
+                    Outcome::Tunnel(tunnel) => break tunnel,
                 }
-            }
+            };
+            Box::pin(self.tunnel(tunnel)).await;
+            false
         }
     }
 
@@ -174,26 +176,29 @@ impl Connection {
 
     /// One request, from the end of its head to the end of its answer, by the plan of the moment when its head was
     /// whole. After the last one: to the end of the connection, unless it becomes a tunnel.
-    async fn act(&mut self, step: Step, route: Rc<Route>) -> Outcome {
-        let outcome = match step {
-            Step::Forward(trip) => self.forward(&route, trip).await,
-            Step::Answer(answer, next) => Outcome::Next(self.answer(&route, answer, next).await),
-            Step::Tarpit(late) => {
-                let (answer, delay) = *late;
-                Outcome::Next(Box::pin(self.tarpit(&route, answer, delay)).await)
+    #[expect(clippy::manual_async_fn, reason = "every request would take memory for an async fn's arguments twice")]
+    fn act(&mut self, step: Step, route: Rc<Route>) -> impl Future<Output = Outcome> {
+        async move {
+            let outcome = match step {
+                Step::Forward(trip) => self.forward(&route, trip).await,
+                Step::Answer(answer, next) => Outcome::Next(self.answer(&route, answer, next).await),
+                Step::Tarpit(late) => {
+                    let (answer, delay) = *late;
+                    Outcome::Next(Box::pin(self.tarpit(&route, answer, delay)).await)
+                }
+                Step::End(next) => Outcome::Next(next),
+            };
+            let Outcome::Next(next) = outcome else { return outcome };
+            if let Some(story) = self.story.take() {
+                story.tell(&route, &self.ends);
             }
-            Step::End(next) => Outcome::Next(next),
-        };
-        let Outcome::Next(next) = outcome else { return outcome };
-        if let Some(story) = self.story.take() {
-            story.tell(&route, &self.ends);
+            match next {
+                Next::Request | Next::Close | Next::Http2 => {}
+                Next::Linger => Box::pin(linger(&self.client)).await,
+                Next::Reset => self.client.reset_on_close(),
+            }
+            outcome
         }
-        match next {
-            Next::Request | Next::Close | Next::Http2 => {}
-            Next::Linger => Box::pin(linger(&self.client)).await,
-            Next::Reset => self.client.reset_on_close(),
-        }
-        outcome
     }
 
     /// Reads to the end of a head, and decides what is to be done about it.

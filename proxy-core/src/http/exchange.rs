@@ -141,8 +141,6 @@ impl<'t> Exchange<'t> {
         alarm: &mut Alarm,
         mut cut: Cut<'_>,
     ) -> Result<End, Failure> {
-        let client_timeout = self.route.frontend().client_timeout;
-        let server_timeout = self.route.backend(self.trip.backend).server_timeout;
         let mut last = Instant::now();
         // What goes at once moves nothing on: it has just begun.
         let mut moved = None;
@@ -159,9 +157,9 @@ impl<'t> Exchange<'t> {
                 last = Instant::now();
             }
             let (limit, expired) = if self.waits_for_client() {
-                (client_timeout, Failure::ClientTimeout)
+                (self.route.frontend().client_timeout, Failure::ClientTimeout)
             } else {
-                (server_timeout, Failure::ServerTimeout)
+                (self.route.backend(self.trip.backend).server_timeout, Failure::ServerTimeout)
             };
             alarm.poll(cx, last + limit).map(|()| Err(expired))
         })
