@@ -59,7 +59,8 @@ struct Job {
     backend: String,
     server: String,
     address: SocketAddr,
-    check: Option<Check>,
+    /// Its backend's: what thousands look at stays in the processor's cache.
+    check: Option<Arc<Check>>,
     agent: Option<AgentCheck>,
     /// What the server is called where its address is a name.
     name: Option<String>,
@@ -159,19 +160,21 @@ fn same_tls(one: &Option<Outbound>, other: &Option<Outbound>) -> bool {
 }
 
 fn jobs(scheme: &Scheme) -> impl Iterator<Item = Job> {
-    let places = scheme.plan.backends.iter().enumerate();
-    let places = places.flat_map(|(index, backend)| (0..backend.servers.len()).map(move |server| (index, server)));
-    places.filter_map(|(index, number)| {
+    let places = scheme.plan.backends.iter().enumerate().flat_map(|(index, backend)| {
+        let check = backend.check.clone().map(Arc::new);
+        (0..backend.servers.len()).map(move |server| (index, check.clone(), server))
+    });
+    places.filter_map(|(index, shared, number)| {
         let (backend, live) = (&scheme.plan.backends[index], &scheme.backends[index]);
         let server = &backend.servers[number];
         // Without an address there is nobody to ask.
-        let check = backend.check_of(server);
+        let check = backend.check_of(server).and(shared);
         let wanted = (check.is_some() || backend.agent_check.is_some()) && server.unresolved().is_none();
         wanted.then(|| Job {
             backend: backend.name.clone(),
             server: server.name.clone(),
             address: server.address,
-            check: check.cloned(),
+            check,
             agent: backend.agent_check.clone(),
             name: server.host.as_ref().map(|host| host.name.clone()),
             tls: scheme.tls.check(index, number).cloned(),
