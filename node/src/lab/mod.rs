@@ -168,7 +168,9 @@ fn surroundings(stack: &dyn Stack, folder: &Path, peer_stack: bool) -> String {
     let enter = |host: &netns_lab::site::Host| format!("nsenter --net={}", host.netns.path().display());
     let mut text = String::from("\nThe pair keeps running until Ctrl-C. To look around, from another terminal:\n");
     if !peer_stack {
-        text += "  lbnode --lab a status                 (or b)\n";
+        // As it was called: after a build it is in no PATH.
+        let program = std::env::args_os().next().unwrap_or_else(|| "lbnode".into());
+        text += &format!("  {} --lab a status                 (or b)\n", program.display());
     }
     text += &format!("  {} curl -s http://{VIP}/\n", enter(&site.client));
     for host in &site.nodes {

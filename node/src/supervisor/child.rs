@@ -15,6 +15,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::Settings;
+use super::liveness::Scheduled;
 use crate::pidfd;
 
 /// A core's process, ours or one that we adopted.
@@ -96,11 +97,20 @@ impl Child {
         }
     }
 
-    /// Nanoseconds for which a thread waited for a CPU, ever; `None` where the kernel doesn't count them.
-    pub(super) fn run_delay(&self, tid: i32) -> Option<u64> {
-        let path = format!("/proc/{}/task/{tid}/schedstat", self.pid);
-        std::fs::read_to_string(path).ok()?.split_whitespace().nth(1)?.parse().ok()
+    /// How a thread of it stands with the scheduler; `None` where the kernel doesn't tell.
+    pub(super) fn scheduled(&self, tid: i32) -> Option<Scheduled> {
+        scheduled(self.pid, tid)
     }
+}
+
+fn scheduled(pid: u32, tid: i32) -> Option<Scheduled> {
+    let told = |of: &str| std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/{of}")).ok();
+    let counts = told("schedstat")?;
+    let mut counts = counts.split_whitespace().map(str::parse);
+    let (ran, waited) = (counts.next()?.ok()?, counts.next()?.ok()?);
+    // The state stands behind the name, in which there may be anything.
+    let runnable = told("stat")?.rsplit(')').next()?.trim_start().starts_with('R');
+    Some(Scheduled { ran, waited, runnable })
 }
 
 fn words(status: ExitStatus) -> String {
@@ -117,6 +127,30 @@ fn words(status: ExitStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_that_computes_is_runnable_and_one_that_waits_for_somebody_is_not() {
+        use std::time::{Duration, Instant};
+        let (say, hear) = std::sync::mpsc::sync_channel(1);
+        let (end, ended) = std::sync::mpsc::sync_channel::<()>(1);
+        let waiting = std::thread::Builder::new().name("(R) x".into()).spawn(move || {
+            say.send(nix::unistd::gettid().as_raw()).expect("somebody listens");
+            ended.recv().expect("the end is told");
+        });
+        let tid = hear.recv().expect("it says its number");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while scheduled(std::process::id(), tid).expect("the kernel tells").runnable {
+            assert!(Instant::now() < deadline, "it waits for a message");
+            std::thread::yield_now();
+        }
+        let own = || scheduled(std::process::id(), nix::unistd::gettid().as_raw()).expect("the kernel tells");
+        let before = own();
+        while own().ran <= before.ran {
+            assert!(own().runnable && Instant::now() < deadline, "we compute");
+        }
+        end.send(()).expect("it waits for that");
+        waiting.expect("it was started").join().expect("no panic");
+    }
 
     #[test]
     fn an_exit_is_told_in_words() {

@@ -84,14 +84,14 @@ impl Link {
         Ok(Link { child, channel: Some(channel), log, workers: settings.workers, board, probes })
     }
 
-    /// Looks at every worker; `wants_run_delay` says for whom waiting for a CPU is looked up.
-    pub(super) fn look(&mut self, now: Instant, every: Duration, wants_run_delay: impl Fn(u16) -> bool) -> Vec<Sign> {
+    /// Looks at every worker; `wants_scheduled` says whose turns on a CPU are looked up.
+    pub(super) fn look(&mut self, now: Instant, every: Duration, wants_scheduled: impl Fn(u16) -> bool) -> Vec<Sign> {
         let look = |(worker, probe): (u16, &mut Probe)| {
             let reading = self.board.read(worker);
-            let run_delay = wants_run_delay(worker).then(|| self.child.run_delay(reading.tid)).flatten();
+            let scheduled = wants_scheduled(worker).then(|| self.child.scheduled(reading.tid)).flatten();
             let probe_answered = probe.answered();
             let probe_sent = probe.ask(now, every);
-            Sign { reading, run_delay, probe_answered, probe_sent }
+            Sign { reading, scheduled, probe_answered, probe_sent }
         };
         (0..).zip(&mut self.probes).map(look).collect()
     }

@@ -1,8 +1,8 @@
 //! Is a worker alive? Pure: signs of life in, silence out.
 //!
 //! Only silence that the worker could have broken counts: rounds for which we were late ourselves are
-//! forgiven, and so is a worker that waited for a CPU for half of the time or more. Beats alone lie (a burst of
-//! long work delays one by half a second), so any poll of any task is a sign of life too.
+//! forgiven, and so is a worker that waited for a CPU for half of the time or more, or still waits for one. Beats alone
+//! lie (a burst of long work delays one by half a second), so any poll of any task is a sign of life too.
 
 use std::time::{Duration, Instant};
 
@@ -15,12 +15,23 @@ use super::policy::Timing;
 pub(super) struct Sign {
     /// From the board.
     pub(super) reading: Reading,
-    /// Nanoseconds for which its thread waited for a CPU, ever; asked for by [`Liveness::wants_run_delay`].
-    pub(super) run_delay: Option<u64>,
+    /// How its thread stands with the scheduler; asked for by [`Liveness::wants_scheduled`].
+    pub(super) scheduled: Option<Scheduled>,
     /// A probe was answered since the last round.
     pub(super) probe_answered: bool,
     /// A probe was sent since the last round.
     pub(super) probe_sent: bool,
+}
+
+/// What the kernel tells of a thread's turns on a CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Scheduled {
+    /// Nanoseconds on a CPU, ever.
+    pub(super) ran: u64,
+    /// Nanoseconds of waiting for one, ever. The kernel adds a wait when it ends.
+    pub(super) waited: u64,
+    /// It runs, or waits for a CPU right now.
+    pub(super) runnable: bool,
 }
 
 /// A worker that is silent for too long.
@@ -37,8 +48,8 @@ struct Worker {
     silent: Duration,
     /// With a probe unanswered; `None`: none is out.
     unanswered: Option<Duration>,
-    /// Run delay when silence became suspicious, and for how long it lasts since.
-    suspected: Option<(u64, Duration)>,
+    /// What the kernel told when silence became suspicious, and for how long it lasts since.
+    suspected: Option<(Scheduled, Duration)>,
 }
 
 /// The judgement over all workers.
@@ -63,8 +74,8 @@ impl Liveness {
         self.workers.iter_mut().for_each(|worker| worker.unanswered = None);
     }
 
-    /// Whether the next round needs to know how long the worker waited for a CPU: a healthy one costs no look-up.
-    pub(super) fn wants_run_delay(&self, worker: u16) -> bool {
+    /// Whether the next round needs to know if the worker gets a CPU: a healthy one costs no look-up.
+    pub(super) fn wants_scheduled(&self, worker: u16) -> bool {
         self.workers.get(usize::from(worker)).is_some_and(|worker| worker.silence() >= self.timing.suspect_after)
     }
 
@@ -76,7 +87,7 @@ impl Liveness {
         let counted = if passed > self.timing.round + self.timing.late { Duration::ZERO } else { passed };
         for (worker, sign) in self.workers.iter_mut().zip(signs) {
             worker.hear(sign, counted, self.probing);
-            worker.suspect(sign, counted, self.timing.suspect_after);
+            worker.suspect(sign, counted, &self.timing);
         }
         let numbered = (0..).zip(&self.workers);
         let hung = numbered.filter(|(_, worker)| worker.is_hung(&self.timing));
@@ -106,19 +117,23 @@ impl Worker {
         }
     }
 
-    fn suspect(&mut self, sign: &Sign, counted: Duration, after: Duration) {
+    fn suspect(&mut self, sign: &Sign, counted: Duration, timing: &Timing) {
+        let after = timing.suspect_after;
         if self.silence() < after {
             self.suspected = None;
         } else if let Some((_, lasting)) = &mut self.suspected {
             *lasting += counted;
-        } else if let Some(run_delay) = sign.run_delay {
-            self.suspected = Some((run_delay, Duration::ZERO));
+        } else if let Some(scheduled) = sign.scheduled {
+            self.suspected = Some((scheduled, Duration::ZERO));
         }
-        if let (Some((base, lasting)), Some(run_delay)) = (&mut self.suspected, sign.run_delay) {
-            let waited = Duration::from_nanos(run_delay.saturating_sub(*base));
-            if !lasting.is_zero() && waited * 2 >= *lasting {
+        let hung = self.is_hung(timing);
+        if let (Some((base, lasting)), Some(scheduled)) = (&mut self.suspected, sign.scheduled) {
+            let most = |now: u64, then: u64| Duration::from_nanos(now.saturating_sub(then)) * 2 >= *lasting;
+            // One long wait is counted nowhere yet. Asked only when all depends on it: what a thread ran is counted by ticks.
+            let waits = hung && scheduled.runnable && !most(scheduled.ran, base.ran);
+            if !lasting.is_zero() && (waits || most(scheduled.waited, base.waited)) {
                 // Starved: this silence is the machine's, not the worker's. Counting starts again from the suspicion.
-                (*base, *lasting) = (run_delay, Duration::ZERO);
+                (*base, *lasting) = (scheduled, Duration::ZERO);
                 self.silent = self.silent.min(after);
                 self.unanswered = self.unanswered.map(|unanswered| unanswered.min(after));
             }
@@ -172,7 +187,7 @@ mod tests {
 
     #[test]
     fn silence_of_150_ms_is_a_hang() {
-        let hung = Bench::new().until_hung(Duration::from_secs(1), |sign| sign.run_delay = Some(0));
+        let hung = Bench::new().until_hung(Duration::from_secs(1), |sign| sign.scheduled = Some(Scheduled::default()));
         assert_eq!(hung, Some(Duration::from_millis(150)));
     }
 
@@ -193,9 +208,34 @@ mod tests {
     #[test]
     fn a_starved_worker_is_not_hung_until_it_gets_its_cpu_and_does_nothing() {
         let mut bench = Bench::new();
-        let starving = |sign: &mut Sign| sign.run_delay = Some(sign.run_delay.unwrap_or(0) + 8_000_000);
+        let starving = |sign: &mut Sign| sign.scheduled.get_or_insert_default().waited += 8_000_000;
         assert_eq!(bench.until_hung(Duration::from_secs(5), starving), None);
         assert!(bench.until_hung(Duration::from_secs(5), |_| {}).is_some());
+    }
+
+    /// The kernel counts a wait when it ends.
+    #[test]
+    fn a_worker_that_waits_for_a_cpu_in_one_piece_is_not_hung() {
+        let waits = |sign: &mut Sign| sign.scheduled = Some(Scheduled { runnable: true, ..Scheduled::default() });
+        let mut bench = Bench::new();
+        assert_eq!(bench.until_hung(Duration::from_secs(5), waits), None);
+        assert!(bench.until_hung(Duration::from_secs(5), |sign| sign.scheduled = Some(Scheduled::default())).is_some());
+        let unanswered = |sign: &mut Sign| {
+            waits(sign);
+            sign.reading.beat += 1;
+            sign.probe_sent = true;
+        };
+        assert_eq!(Bench::new().until_hung(Duration::from_secs(5), unanswered), None);
+    }
+
+    #[test]
+    fn a_worker_that_runs_and_runs_is_hung_in_time() {
+        let spins = |sign: &mut Sign| {
+            let scheduled = sign.scheduled.get_or_insert_default();
+            scheduled.runnable = true;
+            scheduled.ran += 10_000_000;
+        };
+        assert_eq!(Bench::new().until_hung(Duration::from_secs(1), spins), Some(Duration::from_millis(150)));
     }
 
     #[test]

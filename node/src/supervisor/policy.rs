@@ -17,7 +17,7 @@ pub struct Timing {
     pub round: Duration,
     /// A round that is later than this is forgiven. 30 ms.
     pub late: Duration,
-    /// From when on a silent worker's waiting for a CPU is looked up. 60 ms.
+    /// From when on it is looked up whether a silent worker gets a CPU. 60 ms.
     pub suspect_after: Duration,
     /// Without beat and poll a worker is hung. 150 ms.
     pub hung_after: Duration,

@@ -554,7 +554,7 @@ impl Shell {
     fn round(&mut self) {
         let (Some(link), Some(liveness)) = (&mut self.link, &mut self.liveness) else { return };
         let now = Instant::now();
-        let signs = link.look(now, self.settings.timing.probe_every, |worker| liveness.wants_run_delay(worker));
+        let signs = link.look(now, self.settings.timing.probe_every, |worker| liveness.wants_scheduled(worker));
         let hung = liveness.round(now, &signs);
         self.policy.handle(Input::Round(hung), now);
     }
