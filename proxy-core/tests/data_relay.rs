@@ -66,7 +66,7 @@ fn big_transfers_both_ways_at_once_arrive_whole_past_slow_readers() {
     let (backend, _) = server(|mut stream| {
         let mut writer = stream.try_clone().unwrap();
         thread::spawn(move || {
-            writer.write_all(&vec![2; BYTES]).unwrap();
+            writer.write_all(&numbered(BYTES)).unwrap();
             writer.shutdown(Shutdown::Write).unwrap();
         });
         assert_eq!(read_slowly(&mut stream), BYTES);
@@ -76,7 +76,7 @@ fn big_transfers_both_ways_at_once_arrive_whole_past_slow_readers() {
     let mut stream = client(address);
     let mut writer = stream.try_clone().unwrap();
     let writing = thread::spawn(move || {
-        writer.write_all(&vec![1; BYTES]).unwrap();
+        writer.write_all(&numbered(BYTES)).unwrap();
         writer.shutdown(Shutdown::Write).unwrap();
     });
     assert_eq!(read_slowly(&mut stream), BYTES);
@@ -85,13 +85,22 @@ fn big_transfers_both_ways_at_once_arrive_whole_past_slow_readers() {
     assert_eq!(plane.stats().frontends[0].bytes_in, BYTES as u64);
 }
 
+/// Bytes of which none can be missing, or come before another one, unnoticed.
+fn numbered(bytes: usize) -> Vec<u8> {
+    (0..bytes / 4).flat_map(|number| u32::try_from(number).unwrap().to_be_bytes()).collect()
+}
+
+/// How many of the [`numbered`] bytes came.
 fn read_slowly(stream: &mut impl Read) -> usize {
     let mut buffer = vec![0; 64 << 10];
-    let mut total = 0;
+    let mut all = Vec::new();
     loop {
         match stream.read(&mut buffer).unwrap() {
-            0 => return total,
-            read => total += read,
+            0 => {
+                assert!(all == numbered(all.len()), "something is missing, or out of its place");
+                return all.len();
+            }
+            read => all.extend_from_slice(&buffer[..read]),
         }
         // Slower than the writer: what is in flight must be held back, not heaped up.
         pace(Duration::from_millis(1));

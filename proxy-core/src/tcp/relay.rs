@@ -188,7 +188,8 @@ impl Direction {
                 self.passed += written as u64;
             }
             ready!(to.poll_flush(cx)).map_err(unwritten)?;
-            if self.full == STREAM
+            // What a pipe holds came before all that can still be read.
+            if (self.full == STREAM || self.pipe.is_some())
                 && let (Some(from), Some(to)) = (from.clear(), to.clear())
                 && let Some(pipe) = self.pipe.take().or_else(|| desk.pipes.lend())
             {
@@ -242,5 +243,68 @@ impl Direction {
         }
         desk.pipes.give_back(pipe);
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use crate::beat::BeatBoard;
+    use crate::limits::Gate;
+    use crate::log::Logs;
+    use crate::stats::shards;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (ours, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn the_last_few_bytes_in_a_pipe_go_on_before_what_comes_after_them() {
+        let shards = shards(1).into();
+        let logger = Logs::start(&shards).unwrap().1.remove(0);
+        let board = BeatBoard::create().unwrap();
+        let desk = Desk::new(0, board.slot(0), shards, logger, Arc::new(Gate::new(None)));
+        let ((mut client, from), (to, mut server)) = (pair().await, pair().await);
+        // The server reads nothing, until there is room nowhere.
+        let mut before = 0;
+        loop {
+            match to.try_write(&[b'-'; 64 * 1024]) {
+                Ok(written) => before += written,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if timeout(Duration::from_millis(200), to.writable()).await.is_err() {
+                        break;
+                    }
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let (from, to) = (Stream::Tcp(from), Stream::Tcp(to));
+        let mut direction = Direction { full: STREAM, ..Direction::default() };
+        client.write_all(b"few, ").await.unwrap();
+        let waits = poll_fn(|cx| {
+            assert!(direction.poll(cx, &from, &to, &desk).is_pending());
+            if direction.pipe.is_some() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        waits.await;
+        client.write_all(b"and the rest").await.unwrap();
+        client.shutdown().await.unwrap();
+        let reads = async {
+            server.read_exact(&mut vec![0; before]).await.unwrap();
+            let mut rest = String::new();
+            server.read_to_string(&mut rest).await.unwrap();
+            rest
+        };
+        let (ended, rest) = tokio::join!(poll_fn(|cx| direction.poll(cx, &from, &to, &desk)), reads);
+        ended.unwrap();
+        assert_eq!((&*rest, direction.passed), ("few, and the rest", 17));
     }
 }
