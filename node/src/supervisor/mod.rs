@@ -315,32 +315,26 @@ impl Supervisor {
 
     /// What the data plane counts; `None` when no core answers within half a second.
     pub async fn stats(&self) -> Option<Stats> {
-        let (reply, answer) = oneshot::channel();
-        let ask = async {
-            self.commands.send(Command::Stats(reply)).await.ok()?;
-            answer.await.ok()
-        };
-        tokio::time::timeout(STATISTICS, ask).await.ok()?
+        self.ask(STATISTICS, Command::Stats).await
     }
 
     /// What of that is looked at all the time; `None` likewise.
     pub async fn summary(&self) -> Option<Summary> {
-        let (reply, answer) = oneshot::channel();
-        let ask = async {
-            self.commands.send(Command::Summary(reply)).await.ok()?;
-            answer.await.ok()
-        };
-        tokio::time::timeout(STATISTICS, ask).await.ok()?
+        self.ask(STATISTICS, Command::Summary).await
     }
 
     /// Shows or forgets entries of a stick table; `None` when no core answers within ten seconds.
     pub async fn table(&self, ask: TableAsk) -> Option<TableAnswer> {
+        self.ask(TABLES, |reply| Command::Table(ask, reply)).await
+    }
+
+    async fn ask<T>(&self, within: Duration, question: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         let asked = async {
-            self.commands.send(Command::Table(ask, reply)).await.ok()?;
+            self.commands.send(question(reply)).await.ok()?;
             answer.await.ok()
         };
-        tokio::time::timeout(TABLES, asked).await.ok()?
+        tokio::time::timeout(within, asked).await.ok()?
     }
 
     /// Has the log sinks of the plan that runs opened anew, now or after the change that is on its way: their files were
