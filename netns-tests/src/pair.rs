@@ -283,6 +283,13 @@ impl Status {
         self.own()["fit"] == true
     }
 
+    /// Whether its checks have found every server up.
+    pub fn servers_up(&self) -> bool {
+        let backends = self.0["backends"].as_array();
+        let mut servers = backends.into_iter().flatten().filter_map(|backend| backend["servers"].as_array()).flatten();
+        servers.all(|server| server["state"] == "up")
+    }
+
     /// The pid of its proxy core, if there is one.
     pub fn core(&self) -> Option<Pid> {
         self.own()["proxy"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw)

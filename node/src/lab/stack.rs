@@ -102,7 +102,9 @@ impl Stack for Pair {
 
     fn standing(&mut self, node: usize) -> Result<Standing, String> {
         let status = self.nodes[node].status().map_err(|error| error.to_string())?;
-        Ok(Standing { active: status.active(), fit: status.fit(), words: status.words() })
+        // One whose servers are down yet, after its cable came back, would take over and have nobody to send clients to.
+        let fit = status.fit() && status.servers_up();
+        Ok(Standing { active: status.active(), fit, words: status.words() })
     }
 
     fn core(&mut self, node: usize) -> Result<Pid, StackError> {
